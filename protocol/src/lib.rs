@@ -1,1 +1,20 @@
-//! swarm-protocol
+//! The rules of SwarmPool: what nodes say to each other and what follows from it.
+//!
+//! This crate is pure. It does no IO and reads no clock, randomness or environment; it holds no floats. Every role is
+//! a [`Machine`]: events and times go in, effects come out, and the same inputs give the same outputs to the byte.
+//! `docs/protocol.md` restates the rules as a specification with vectors.
+
+pub mod codec;
+mod machine;
+pub mod money;
+pub mod planted;
+mod posted;
+pub mod race;
+pub mod rejection;
+pub mod statement;
+mod time;
+
+pub use machine::Machine;
+pub use posted::Posted;
+pub use rejection::{Rejection, Verdict};
+pub use time::{Millis, Timestamp};

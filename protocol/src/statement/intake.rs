@@ -1,0 +1,211 @@
+use super::body::{Body, Job, MAX_JOB_LIFE, SKEW};
+use super::wire::{Kind, Nonce, Role, Signed, Statement, Topic, signing_hash};
+use crate::codec::Link;
+use crate::{Millis, Rejection, Timestamp};
+use std::collections::BTreeMap;
+use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::keyring::Keyring;
+
+/// Statements remembered for deduplication.
+pub const MAX_SEEN: usize = 200_000;
+
+/// A statement whose bytes, pool, time and signature have been checked. [`Intake::verify`] is its one constructor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    id: Link,
+    statement: Statement,
+    signed: Signed,
+}
+
+impl Verified {
+    /// The statement's id.
+    pub fn id(&self) -> Link {
+        self.id
+    }
+
+    /// What is said, and by whom.
+    pub fn statement(&self) -> &Statement {
+        &self.statement
+    }
+
+    /// The snapshot as it came.
+    pub fn signed(&self) -> &Signed {
+        &self.signed
+    }
+}
+
+/// What is known of the name that a signer claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameStanding {
+    /// It claims none.
+    Unnamed,
+    /// It claims one, which nothing could confirm.
+    Unverified(String),
+    /// ENS says the name is this wallet's.
+    Confirmed(String),
+}
+
+/// A verified statement whose signer's name has been looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identified {
+    verified: Verified,
+    name: NameStanding,
+}
+
+impl Identified {
+    /// Joins a statement and what a name lookup said; `confirmed` is whether ENS gives the name to the signer.
+    pub fn new(verified: Verified, confirmed: bool) -> Self {
+        let name = match &verified.statement.body {
+            Body::Heartbeat(heartbeat) => match heartbeat.ens.clone() {
+                None => NameStanding::Unnamed,
+                Some(name) if confirmed => NameStanding::Confirmed(name),
+                Some(name) => NameStanding::Unverified(name),
+            },
+            _ => NameStanding::Unnamed,
+        };
+        Self { verified, name }
+    }
+
+    /// The statement.
+    pub fn verified(&self) -> &Verified {
+        &self.verified
+    }
+
+    /// The signer's name.
+    pub fn name(&self) -> &NameStanding {
+        &self.name
+    }
+}
+
+/// The way in: bytes become verified statements, each once, or a [`Rejection`].
+#[derive(Debug)]
+pub struct Intake {
+    pool: PoolId,
+    operator: Address,
+    keyring: Keyring,
+    seen: BTreeMap<(Address, Kind, Nonce), Link>,
+    forget: BTreeMap<(Timestamp, Address, Kind, Nonce), ()>,
+}
+
+impl Intake {
+    /// An intake for statements of `pool`, whose operator is `operator`.
+    pub fn new(pool: PoolId, operator: Address) -> Self {
+        Self { pool, operator, keyring: Keyring::default(), seen: BTreeMap::new(), forget: BTreeMap::new() }
+    }
+
+    /// The whole way: decode, pool, kind, time, seen before, signature; cheap checks first.
+    pub fn accept(
+        &mut self,
+        topic: Option<Topic>,
+        bytes: &[u8],
+        now: Timestamp,
+    ) -> Result<Verified, Rejection> {
+        let verified = self.verify(topic, bytes, now)?;
+        self.remember(&verified)?;
+        Ok(verified)
+    }
+
+    /// As [`Intake::accept`], for what may come more than once: answers to our own questions. Remembers nothing.
+    pub fn verify(
+        &mut self,
+        topic: Option<Topic>,
+        bytes: &[u8],
+        now: Timestamp,
+    ) -> Result<Verified, Rejection> {
+        let signed = Signed::decode(bytes)?;
+        let statement = Statement::decode(&signed.payload)?;
+        let header = &statement.header;
+        let kind = statement.kind();
+        if header.pool != self.pool && !crate::planted::is(crate::planted::Bug::OtherPool) {
+            return Err(Rejection::OtherPool);
+        }
+        if topic.is_some_and(|topic| !kind.topics().contains(&topic)) {
+            return Err(Rejection::WrongTopic(kind));
+        }
+        if kind.signer() == Role::Operator && header.by != self.operator {
+            return Err(Rejection::NotOperator(kind, header.by));
+        }
+        check_time(&statement, now)?;
+        self.forget_until(now);
+        let id = signed.id();
+        self.check_seen(&statement, id, topic.is_some())?;
+        self.keyring
+            .check(header.by, &signing_hash(&header.pool, kind, &signed.payload), &signed.signature)
+            .map_err(|e| Rejection::BadSignature(e.to_string()))?;
+        Ok(Verified { id, statement, signed })
+    }
+
+    /// Statements remembered at this moment.
+    pub fn remembered(&self) -> usize {
+        self.seen.len()
+    }
+
+    fn check_seen(&self, statement: &Statement, id: Link, once: bool) -> Result<(), Rejection> {
+        let header = &statement.header;
+        match self.seen.get(&(header.by, statement.kind(), header.nonce)) {
+            Some(seen) if *seen != id => Err(Rejection::NonceReused(header.by, statement.kind())),
+            Some(_) if once => Err(Rejection::Duplicate),
+            _ => Ok(()),
+        }
+    }
+
+    fn remember(&mut self, verified: &Verified) -> Result<(), Rejection> {
+        let header = &verified.statement.header;
+        let kind = verified.statement.kind();
+        let key = (header.by, kind, header.nonce);
+        if self.seen.insert(key, verified.id).is_some() {
+            return Err(Rejection::Duplicate);
+        }
+        self.forget.insert((expiry(&verified.statement), header.by, kind, header.nonce), ());
+        if self.seen.len() > MAX_SEEN
+            && let Some(((_, by, kind, nonce), ())) = self.forget.pop_first()
+        {
+            self.seen.remove(&(by, kind, nonce));
+        }
+        Ok(())
+    }
+
+    fn forget_until(&mut self, now: Timestamp) {
+        while let Some(entry) = self.forget.first_entry() {
+            let (at, by, kind, nonce) = *entry.key();
+            if at >= now {
+                break;
+            }
+            entry.remove();
+            self.seen.remove(&(by, kind, nonce));
+        }
+    }
+}
+
+fn check_time(statement: &Statement, now: Timestamp) -> Result<(), Rejection> {
+    let at = statement.header.at;
+    if at > now + SKEW {
+        return Err(Rejection::FromFuture(at.since(now)));
+    }
+    if expiry(statement) < now { Err(Rejection::TooOld(at)) } else { Ok(()) }
+}
+
+/// When a statement is too old to be taken; what was seen is remembered until then.
+fn expiry(statement: &Statement) -> Timestamp {
+    let at = statement.header.at;
+    match &statement.body {
+        Body::Job(job) => job.last_valid_at(at) + SKEW,
+        Body::Claim(_) | Body::Heartbeat(_) | Body::Beacon(_) | Body::Progress(_) => at + SKEW.times(2),
+        Body::Listing(_) => at + Millis::from_secs(300),
+        Body::Cancel(_)
+        | Body::Admitted(_)
+        | Body::Refusal(_)
+        | Body::Release(_)
+        | Body::Lease(_)
+        | Body::LeaseEnded(_)
+        | Body::Proof(_) => at + MAX_JOB_LIFE.times(2),
+        Body::Receipt(_) | Body::EpochOpened(_) | Body::EpochSealed(_) => Timestamp(u64::MAX),
+    }
+}
+
+impl Job {
+    /// Until when a job signed at `at` can be valid.
+    pub fn last_valid_at(&self, at: Timestamp) -> Timestamp {
+        self.not_after.min(at + MAX_JOB_LIFE)
+    }
+}

@@ -1,0 +1,145 @@
+use super::*;
+use crate::codec::{self, Link};
+use crate::money::MicroUsdc;
+use crate::{Millis, Rejection, Timestamp, Verdict};
+use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::key::SecretKey;
+
+const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+fn key(n: u8) -> SecretKey {
+    SecretKey::from_bytes(&[n; 32]).unwrap()
+}
+
+fn pool() -> PoolId {
+    PoolId::derive("swarmpool.eth", key(1).address(), 0, Address::ZERO)
+}
+
+fn job() -> Job {
+    Job {
+        job_type: JobType::LlmGen,
+        model: "queenbee-nano".into(),
+        input: Input::Linked { cid: codec::raw_cid(b"hello"), bytes: 5 },
+        params: Params {
+            max_tokens: 16,
+            temperature: 10_000,
+            top_p: 9_000,
+            seed: Some(7),
+            stop: vec!["\n".into()],
+        },
+        price: MicroUsdc(100_000),
+        not_after: NOW + Millis::from_secs(60),
+        max_runtime_s: 30,
+        vram_mb: 0,
+        assurance: Assurance::Seeded,
+    }
+}
+
+fn signed(by: u8, at: Timestamp, body: impl Into<Body>) -> Signed {
+    Statement::derived(pool(), key(by).address(), at, body.into()).sign(&key(by))
+}
+
+fn intake() -> Intake {
+    Intake::new(pool(), key(1).address())
+}
+
+#[test]
+fn a_statement_comes_back_as_it_went() {
+    let sent = signed(2, NOW, job());
+    let got = intake().accept(Some(Topic::Jobs), &sent.encode(), NOW).unwrap();
+    assert_eq!(got.statement().body, job().into());
+    assert_eq!(got.id(), Link::of(&sent.payload));
+    assert_eq!(codec::from_row::<Signed>(&codec::to_row(&sent)).unwrap(), sent);
+}
+
+#[test]
+fn the_same_bytes_pass_once_and_another_payload_under_the_nonce_never() {
+    let mut intake = intake();
+    let first = signed(2, NOW, job());
+    intake.accept(Some(Topic::Jobs), &first.encode(), NOW).unwrap();
+    assert_eq!(intake.accept(Some(Topic::Jobs), &first.encode(), NOW), Err(Rejection::Duplicate));
+    let mut other =
+        Statement::derived(pool(), key(2).address(), NOW, Job { price: MicroUsdc(5), ..job() }.into());
+    other.header.nonce = Statement::decode(&first.payload).unwrap().header.nonce;
+    let refused = intake.accept(Some(Topic::Jobs), &other.sign(&key(2)).encode(), NOW);
+    assert!(matches!(refused, Err(Rejection::NonceReused(..))));
+}
+
+#[test]
+fn every_fault_has_its_name_and_only_faults_of_the_bytes_cost_score() {
+    let good = signed(2, NOW, job());
+    let mut forged = good.clone();
+    forged.signature.0[5] ^= 1;
+    let mut elsewhere = Statement::derived(pool(), key(2).address(), NOW, job().into());
+    elsewhere.header.pool = PoolId([9; 32]);
+    let receipt_by_a_stranger = signed(2, NOW, EpochSealed { epoch: 0, header: Link([0; 32]) });
+    let too_hot = Job { params: Params { temperature: 1_000_000, ..job().params }, ..job() };
+    let late = NOW + Millis::from_secs(91);
+    let cases: [(&[u8], Topic, Timestamp, &str, Verdict); 8] = [
+        (&[0; 9000], Topic::Jobs, NOW, "message of 9000 bytes", Verdict::Reject),
+        (&good.encode(), Topic::Claims, NOW, "kind 'job' is not allowed here", Verdict::Reject),
+        (&forged.encode(), Topic::Jobs, NOW, "signature does not verify", Verdict::Reject),
+        (&elsewhere.sign(&key(2)).encode(), Topic::Jobs, NOW, "statement of another pool", Verdict::Ignore),
+        (
+            &receipt_by_a_stranger.encode(),
+            Topic::Epochs,
+            NOW,
+            "kind 'epoch_sealed' is the operator's",
+            Verdict::Reject,
+        ),
+        (
+            &signed(2, NOW, too_hot).encode(),
+            Topic::Jobs,
+            NOW,
+            "temperature is out of bounds",
+            Verdict::Reject,
+        ),
+        (&good.encode(), Topic::Jobs, late, "signed at", Verdict::Ignore),
+        (
+            &good.encode(),
+            Topic::Jobs,
+            NOW - Millis::from_secs(31),
+            "signed 31.000 s in the future",
+            Verdict::Ignore,
+        ),
+    ];
+    for (bytes, topic, now, message, verdict) in cases {
+        let rejection = intake().accept(Some(topic), bytes, now).unwrap_err();
+        assert!(rejection.to_string().starts_with(message), "{rejection}");
+        assert_eq!(rejection.verdict(), verdict, "{rejection}");
+    }
+}
+
+#[test]
+fn only_the_one_canonical_encoding_is_taken() {
+    let payload = signed(2, NOW, job()).payload;
+    assert_eq!(payload[0] & 0xe0, 0xa0, "a map");
+    let mut with_unknown: std::collections::BTreeMap<String, ipld_core::ipld::Ipld> =
+        codec::decode(&payload).unwrap();
+    with_unknown.insert("zzz".into(), ipld_core::ipld::Ipld::Integer(1));
+    assert!(Statement::decode(&codec::encode(&with_unknown)).is_err());
+    let mut with_null: std::collections::BTreeMap<String, ipld_core::ipld::Ipld> =
+        codec::decode(&payload).unwrap();
+    let Some(ipld_core::ipld::Ipld::Map(params)) = with_null.get_mut("params") else {
+        panic!("params is a map")
+    };
+    params.insert("seed".into(), ipld_core::ipld::Ipld::Null);
+    assert_eq!(Statement::decode(&codec::encode(&with_null)), Err(codec::CodecError::NotCanonical.into()));
+    let mut long_integer = payload.clone();
+    let v = payload.windows(3).position(|w| w == [0x61, b'v', 0x01]).expect("v: 1");
+    long_integer.splice(v + 2..v + 3, [0x18, 0x01]);
+    assert!(Statement::decode(&long_integer).is_err());
+}
+
+#[test]
+fn unbuilt_and_unknown_kinds_are_refused_by_name() {
+    let payload = signed(2, NOW, Cancel { job: Link([1; 32]) }).payload;
+    let renamed = |name: &str| {
+        let mut map: std::collections::BTreeMap<String, ipld_core::ipld::Ipld> =
+            codec::decode(&payload).unwrap();
+        map.insert("kind".into(), ipld_core::ipld::Ipld::String(name.into()));
+        Statement::decode(&codec::encode(&map))
+    };
+    assert_eq!(renamed("challenge"), Err(Rejection::Unbuilt(Kind::Challenge)));
+    assert_eq!(renamed("teapot"), Err(Rejection::UnknownKind("teapot".into())));
+}

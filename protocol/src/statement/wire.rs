@@ -1,0 +1,239 @@
+use super::body::Body;
+use crate::codec::{self, CodecError, Link};
+use crate::{Rejection, Timestamp};
+use ipld_core::ipld::Ipld;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::digest::{Digest, blake3};
+use swarm_crypto::eip712::statement_hash;
+use swarm_crypto::key::{SecretKey, Signature};
+
+/// The longest statement, signature included, in bytes.
+pub const MAX_STATEMENT_BYTES: usize = 8 * 1024;
+
+/// The one protocol version that this crate speaks.
+pub const VERSION: u64 = 1;
+
+/// The five gossip topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Topic {
+    /// Jobs, their admission and their listing.
+    Jobs,
+    /// Claims and leases.
+    Claims,
+    /// Proofs and receipts.
+    Proofs,
+    /// Miners' and the operator's signs of life.
+    Heartbeats,
+    /// Epochs opened and sealed.
+    Epochs,
+}
+
+/// Who may sign a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Any wallet.
+    Anyone,
+    /// The pool's operator only.
+    Operator,
+}
+
+macro_rules! kinds {
+    ($($variant:ident = $name:literal, $topic:expr, $role:ident, $built:literal;)*) => {
+        /// Every kind of statement of the protocol, built or not.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[expect(missing_docs, reason = "the specification lists them")]
+        pub enum Kind { $($variant),* }
+
+        impl Kind {
+            /// All of them.
+            pub const ALL: &'static [Kind] = &[$(Kind::$variant),*];
+
+            /// The kind's name on the wire.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Kind::$variant => $name),* }
+            }
+
+            /// The kind of this name.
+            pub fn parse(name: &str) -> Option<Kind> {
+                match name { $($name => Some(Kind::$variant),)* _ => None }
+            }
+
+            /// The topics that carry it; none if it only travels directly.
+            pub fn topics(self) -> &'static [Topic] {
+                match self { $(Kind::$variant => $topic),* }
+            }
+
+            /// Who may sign it.
+            pub fn signer(self) -> Role {
+                match self { $(Kind::$variant => Role::$role),* }
+            }
+
+            /// False for kinds that are refused by name in this version.
+            pub fn is_built(self) -> bool {
+                match self { $(Kind::$variant => $built),* }
+            }
+        }
+    };
+}
+
+kinds! {
+    Job = "job", &[Topic::Jobs], Anyone, true;
+    Cancel = "cancel", &[Topic::Jobs], Anyone, true;
+    Admitted = "admitted", &[Topic::Jobs], Operator, true;
+    Refusal = "refusal", &[Topic::Jobs, Topic::Proofs], Operator, true;
+    Listing = "listing", &[Topic::Jobs], Operator, true;
+    Claim = "claim", &[Topic::Claims], Anyone, true;
+    Release = "release", &[Topic::Claims], Anyone, true;
+    Lease = "lease", &[Topic::Claims], Operator, true;
+    LeaseEnded = "lease_ended", &[Topic::Claims], Operator, true;
+    Proof = "proof", &[Topic::Proofs], Anyone, true;
+    Attestation = "attestation", &[Topic::Proofs], Anyone, false;
+    Challenge = "challenge", &[Topic::Proofs], Anyone, false;
+    Receipt = "receipt", &[Topic::Proofs], Operator, true;
+    AuditPicked = "audit_picked", &[Topic::Proofs], Operator, false;
+    Heartbeat = "heartbeat", &[Topic::Heartbeats], Anyone, true;
+    Revocation = "revocation", &[Topic::Heartbeats], Anyone, false;
+    Beacon = "beacon", &[Topic::Heartbeats], Operator, true;
+    EpochOpened = "epoch_opened", &[Topic::Epochs], Operator, true;
+    EpochSealed = "epoch_sealed", &[Topic::Epochs], Operator, true;
+    Progress = "progress", &[], Anyone, true;
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A number used once per (pool, signer, kind).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Nonce(#[serde(with = "serde_bytes")] pub [u8; 16]);
+
+/// What every statement says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The pool it is meant for; nothing signed for one pool means anything in another.
+    pub pool: PoolId,
+    /// The wallet that signs.
+    pub by: Address,
+    /// When, by the signer's clock.
+    pub at: Timestamp,
+    /// Used once per signer and kind.
+    pub nonce: Nonce,
+}
+
+/// An unsigned statement: header and body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Who, where, when.
+    pub header: Header,
+    /// What is said.
+    pub body: Body,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    kind: String,
+    v: u64,
+    pool: PoolId,
+    by: Address,
+    at: Timestamp,
+    nonce: Nonce,
+}
+
+const ENVELOPE_KEYS: [&str; 6] = ["at", "by", "kind", "nonce", "pool", "v"];
+
+impl Statement {
+    /// A statement whose nonce is a digest of its content, so that saying the same again is the same statement.
+    pub fn derived(pool: PoolId, by: Address, at: Timestamp, body: Body) -> Self {
+        let digest = blake3(&codec::encode(&(at, body.kind().as_str(), body.to_ipld())));
+        let nonce = Nonce(digest.0[..16].try_into().expect("16 of 32 bytes"));
+        Self { header: Header { pool, by, at, nonce }, body }
+    }
+
+    /// The kind of its body.
+    pub fn kind(&self) -> Kind {
+        self.body.kind()
+    }
+
+    /// The canonical payload bytes: the DAG-CBOR map `{kind, v, pool, by, at, nonce, …}`.
+    pub fn encode(&self) -> Vec<u8> {
+        let Header { pool, by, at, nonce } = self.header.clone();
+        let envelope = Envelope { kind: self.kind().as_str().to_owned(), v: VERSION, pool, by, at, nonce };
+        let (Ipld::Map(mut map), Ipld::Map(fields)) = (codec::to_ipld(&envelope), self.body.to_ipld()) else {
+            unreachable!("structs become maps")
+        };
+        map.extend(fields);
+        codec::encode(&Ipld::Map(map))
+    }
+
+    /// Reads payload bytes, refusing everything that is not the canonical form of what it says.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Rejection> {
+        let malformed = |m: &str| Rejection::Malformed(CodecError::Malformed(m.to_owned()));
+        let Ipld::Map(mut map) = codec::decode::<Ipld>(bytes)? else { return Err(malformed("not a map")) };
+        let mut own = std::collections::BTreeMap::new();
+        for key in ENVELOPE_KEYS {
+            let value = map.remove(key).ok_or_else(|| malformed(&format!("field '{key}' is missing")))?;
+            own.insert(key.to_owned(), value);
+        }
+        let envelope: Envelope = codec::from_ipld(Ipld::Map(own))?;
+        if envelope.v != VERSION {
+            return Err(Rejection::UnknownVersion(envelope.v));
+        }
+        let kind =
+            Kind::parse(&envelope.kind).ok_or_else(|| Rejection::UnknownKind(envelope.kind.clone()))?;
+        let body = Body::from_ipld(kind, Ipld::Map(map))?;
+        body.check_bounds()?;
+        let Envelope { pool, by, at, nonce, .. } = envelope;
+        let statement = Self { header: Header { pool, by, at, nonce }, body };
+        if statement.encode() != bytes {
+            return Err(CodecError::NotCanonical.into());
+        }
+        Ok(statement)
+    }
+
+    /// Signs it with `key`, which must be the key of the wallet that it names.
+    pub fn sign(&self, key: &SecretKey) -> Signed {
+        let payload = self.encode();
+        let hash = signing_hash(&self.header.pool, self.kind(), &payload);
+        Signed { signature: key.sign_prehash(&hash), payload }
+    }
+}
+
+pub(super) fn signing_hash(pool: &PoolId, kind: Kind, payload: &[u8]) -> [u8; 32] {
+    let digest: Digest = blake3(payload);
+    statement_hash(pool, kind.as_str(), &digest)
+}
+
+/// A snapshot: payload and signature, as it is sent and stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signed {
+    /// The canonical payload bytes.
+    #[serde(with = "serde_bytes")]
+    pub payload: Vec<u8>,
+    /// EIP-712 signature over their digest.
+    pub signature: Signature,
+}
+
+impl Signed {
+    /// Reads a snapshot's canonical bytes, which say nothing yet about the payload or the signature.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Rejection> {
+        if bytes.len() > MAX_STATEMENT_BYTES {
+            return Err(Rejection::TooLong(bytes.len()));
+        }
+        Ok(codec::decode(bytes)?)
+    }
+
+    /// The snapshot's canonical bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// The statement's id: the CID of the payload bytes, signature excluded.
+    pub fn id(&self) -> Link {
+        Link::of(&self.payload)
+    }
+}
