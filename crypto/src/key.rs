@@ -3,7 +3,7 @@
 use std::fmt;
 
 use k256::{
-    AffinePoint, ProjectivePoint, Scalar, U256,
+    ProjectivePoint, Scalar, U256,
     ecdsa::{RecoveryId, SigningKey, VerifyingKey},
     elliptic_curve::{
         ff::PrimeField,
@@ -153,12 +153,9 @@ pub fn verify(
     );
     let point = point.to_affine();
     // The whole x, not x modulo the order: v has no room to say that x was reduced.
-    let same_x = point.x() == r.to_repr();
-    if point != AffinePoint::IDENTITY && same_x && bool::from(point.y_is_odd()) == y_is_odd {
-        Ok(())
-    } else {
-        Err(SignatureError::Mismatch)
-    }
+    // The identity's x is 0, which r is not.
+    let fits = point.x() == r.to_repr() && bool::from(point.y_is_odd()) == y_is_odd;
+    fits.then_some(()).ok_or(SignatureError::Mismatch)
 }
 
 /// The only public key for which [`verify`] accepts this signature over `prehash`.

@@ -54,6 +54,11 @@ impl Keyring {
         self.keys.is_empty()
     }
 
+    /// Whether the key of this address is remembered.
+    pub fn knows(&self, address: &Address) -> bool {
+        self.keys.contains_key(address)
+    }
+
     /// Accepts a signature over `prehash` by the key of the address `claimed`, and remembers that key.
     pub fn check(
         &mut self,

@@ -144,7 +144,7 @@ fn split(count: usize) -> usize {
 
 /// A tree that grows by appending and keeps only the roots of its complete subtrees: one per bit of its length.
 #[derive(Serialize, Deserialize)]
-#[serde(try_from = "Frontier", into = "Frontier")]
+#[serde(try_from = "Frontier", into = "Frontier", bound = "")]
 pub struct Tree<H: TreeHash = PoolHash> {
     frontier: Frontier,
     hash: PhantomData<H>,
@@ -163,15 +163,14 @@ struct Frontier {
 #[error("a tree's peaks do not fit its length")]
 pub struct FrontierError;
 
-impl<H: TreeHash> Tree<H> {
-    /// A tree without leaves.
+impl Tree {
+    /// A tree of the pool's own hashes, without leaves; [`Default`] makes one of other hashes.
     pub fn new() -> Self {
-        Self {
-            frontier: Frontier::default(),
-            hash: PhantomData,
-        }
+        Self::default()
     }
+}
 
+impl<H: TreeHash> Tree<H> {
     /// How many leaves were appended.
     pub fn len(&self) -> u64 {
         self.frontier.count
@@ -208,7 +207,10 @@ impl<H: TreeHash> Tree<H> {
 
 impl<H: TreeHash> Default for Tree<H> {
     fn default() -> Self {
-        Self::new()
+        Self {
+            frontier: Frontier::default(),
+            hash: PhantomData,
+        }
     }
 }
 

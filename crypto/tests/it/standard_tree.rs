@@ -1,0 +1,85 @@
+use serde::Deserialize;
+use swarm_crypto::{
+    Address, Digest,
+    merkle::MAX_PROOF_LEN,
+    standard_tree::{StandardTree, leaf, verify},
+};
+
+#[test]
+fn the_root_is_the_one_a_contract_expects() {
+    let entries = [
+        ("0x70997970C51812dc3A010C7d01b50e0d17dc79C8", 750_000),
+        ("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC", 250_000),
+        ("0x90F79bf6EB2c4f870365E785982E1f101E93b906", 1),
+    ]
+    .map(|(address, amount)| (address.parse().unwrap(), amount));
+    let root = StandardTree::new(&entries).root();
+    assert_eq!(
+        root.to_string(),
+        "c8dcb98b60c5fa950fd868e8dcfda7572e17da1e91469776060d5e310a3c0eb3"
+    );
+}
+
+#[derive(Deserialize)]
+struct Published {
+    root: Digest,
+    entries: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    address: Address,
+    amount: String,
+    proof: Vec<Digest>,
+}
+
+#[test]
+fn trees_and_proofs_equal_those_of_openzeppelin() {
+    let trees: Vec<Published> = crate::vectors("standard-trees.json");
+    assert_eq!(trees.len(), 10);
+    for Published { root, entries } in trees {
+        let amounts: Vec<u128> = entries
+            .iter()
+            .map(|entry| entry.amount.parse().unwrap())
+            .collect();
+        let pairs: Vec<_> = entries
+            .iter()
+            .map(|entry| entry.address)
+            .zip(amounts)
+            .collect();
+        let tree = StandardTree::new(&pairs);
+        assert_eq!(tree.root(), root);
+        for ((address, amount), entry) in pairs.iter().zip(&entries) {
+            assert_eq!(tree.proof(*address, *amount).as_ref(), Some(&entry.proof));
+            assert!(verify(*address, *amount, &entry.proof, &root));
+            assert!(!verify(*address, *amount ^ 1, &entry.proof, &root));
+            assert!(!verify(Address([1; 20]), *amount, &entry.proof, &root));
+        }
+    }
+}
+
+#[test]
+fn the_order_of_the_entries_does_not_matter() {
+    let mut entries: Vec<_> = (0..9)
+        .map(|number| (Address([number; 20]), u128::from(number)))
+        .collect();
+    let root = StandardTree::new(&entries).root();
+    entries.reverse();
+    assert_eq!(StandardTree::new(&entries).root(), root);
+    assert_eq!(StandardTree::new(&entries).proof(Address([1; 20]), 2), None);
+}
+
+#[test]
+fn nothing_and_one_thing_have_roots_too() {
+    let one = (Address([1; 20]), 1);
+    assert_eq!(StandardTree::new(&[]).root(), Digest::ZERO);
+    assert_eq!(StandardTree::new(&[]).proof(one.0, one.1), None);
+    assert_eq!(StandardTree::new(&[one]).root(), leaf(one.0, one.1));
+    assert_eq!(StandardTree::new(&[one]).proof(one.0, one.1), Some(vec![]));
+    assert!(!verify(
+        one.0,
+        one.1,
+        &vec![Digest::ZERO; MAX_PROOF_LEN + 1],
+        &Digest::ZERO
+    ));
+}
