@@ -9,6 +9,7 @@ mod machine;
 pub mod money;
 pub mod planted;
 mod posted;
+pub mod query;
 pub mod race;
 pub mod rejection;
 pub mod statement;

@@ -1,0 +1,283 @@
+//! What goes over `/swarmpool/sync/1`: questions to the operator, statements handed over directly, and its answers.
+//!
+//! Both are plain CBOR frames. Only the [`Signed`] parts of an answer prove anything; the rest is the operator's word,
+//! good for a progress line.
+
+use crate::codec::{self, CodecError, JobId};
+use crate::race::RosterEntry;
+use crate::statement::{MAX_MODELS, MAX_NAME_BYTES, MAX_STATEMENT_BYTES, Signed};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use swarm_crypto::address::Address;
+use swarm_crypto::digest::Digest;
+
+/// The longest query, in bytes.
+pub const MAX_QUERY_BYTES: usize = MAX_STATEMENT_BYTES + 1024;
+/// The longest answer, in bytes.
+pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+/// Most open jobs, and most listings, of one answer.
+pub const MAX_OPEN_JOBS: usize = 4;
+/// Most records of one answer.
+pub const MAX_ANSWERED_RECORDS: usize = 256;
+/// Longest reason of a refusal or an error, in bytes.
+pub const MAX_REASON_BYTES: usize = 512;
+
+/// A question to the operator, or a statement for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Query {
+    /// A statement that would otherwise be gossiped to the operator, or `Progress`. Answered by `Taken` or `Refused`.
+    Hand(Signed),
+    /// Which jobs past their claim windows could this wallet claim? Answered by `Jobs`.
+    OpenJobs {
+        /// Who asks; with the epoch it decides where in the queue the answer begins ([`crate::race::queue_start`]).
+        wallet: Address,
+        /// Models that it serves; at most [`MAX_MODELS`].
+        models: Vec<String>,
+    },
+    /// What became of a job? Answered by `Fate`.
+    Job {
+        /// Which.
+        job: JobId,
+    },
+    /// The roster entry of a wallet in the open epoch. Answered by `Roster`.
+    Roster {
+        /// Whose.
+        wallet: Address,
+    },
+    /// The pool as it is now. Answered by `Pool`.
+    Beacon,
+    /// Ledger records from a sequence number on. Answered by `Records`.
+    Records {
+        /// The first one wanted.
+        from: u64,
+    },
+}
+
+/// The operator's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Answer {
+    /// The statement handed over was valid, new or known; what it led to is said by statements.
+    Taken,
+    /// The statement handed over goes no further, and why.
+    Refused(String),
+    /// Listings of at most [`MAX_OPEN_JOBS`] entries in all, each open to claims at once.
+    Jobs(Vec<Signed>),
+    /// What became of the job.
+    Fate(Fate),
+    /// The wallet's roster entry, if it has one.
+    Roster(Option<RosterEntry>),
+    /// The pool as it is now.
+    Pool {
+        /// The operator's latest `Beacon`.
+        beacon: Signed,
+        /// The `EpochOpened` of the open epoch.
+        opened: Signed,
+    },
+    /// Ledger records in order, without gaps.
+    Records {
+        /// Sequence number of the first row.
+        from: u64,
+        /// Rows as the ledger holds them; at most [`MAX_ANSWERED_RECORDS`].
+        rows: Vec<ByteBuf>,
+        /// Sequence number that the next record will have.
+        end: u64,
+    },
+    /// The question could not be answered, and why.
+    Error(String),
+}
+
+/// What became of a job, as far as the operator tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Fate {
+    /// The operator has no such job.
+    Unknown,
+    /// It waits for a miner.
+    Pending {
+        /// The attempt it is listed for, from 1.
+        attempt: u32,
+        /// Pending jobs before it.
+        ahead: u64,
+    },
+    /// A miner works on it.
+    Leased {
+        /// The lease.
+        lease: Digest,
+        /// Who holds it.
+        wallet: Address,
+        /// The holder's name, if it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// The attempt.
+        term: u32,
+        /// Tokens (or the workload's own steps) reported so far.
+        units: u64,
+        /// Whether a proof is in and being checked.
+        proven: bool,
+    },
+    /// It is done.
+    Accepted {
+        /// The operator's `Receipt`.
+        receipt: Signed,
+        /// The earner's name, if it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// It was refused, expired, cancelled or unrunnable; nothing was paid.
+    Ended {
+        /// The operator's `Refusal`.
+        refusal: Signed,
+    },
+}
+
+impl Query {
+    /// Its frame.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::to_row(self)
+    }
+
+    /// Reads a frame, refusing what passes the limits.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let query: Self = bounded(bytes, MAX_QUERY_BYTES)?;
+        let ok = match &query {
+            Query::OpenJobs { models, .. } => {
+                models.len() <= MAX_MODELS && models.iter().all(|model| model.len() <= MAX_NAME_BYTES)
+            }
+            Query::Hand(_)
+            | Query::Job { .. }
+            | Query::Roster { .. }
+            | Query::Beacon
+            | Query::Records { .. } => true,
+        };
+        within(ok, query)
+    }
+}
+
+impl Answer {
+    /// Its frame.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::to_row(self)
+    }
+
+    /// Reads a frame, refusing what passes the limits.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let answer: Self = bounded(bytes, MAX_ANSWER_BYTES)?;
+        let ok = match &answer {
+            Answer::Refused(text) | Answer::Error(text) => text.len() <= MAX_REASON_BYTES,
+            Answer::Jobs(listings) => listings.len() <= MAX_OPEN_JOBS,
+            Answer::Records { rows, .. } => rows.len() <= MAX_ANSWERED_RECORDS,
+            Answer::Fate(fate) => fate.name().is_none_or(|name| name.len() <= MAX_NAME_BYTES),
+            Answer::Taken | Answer::Roster(_) | Answer::Pool { .. } => true,
+        };
+        within(ok, answer)
+    }
+}
+
+impl Fate {
+    /// The name of the miner, where one is named.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Fate::Leased { name, .. } | Fate::Accepted { name, .. } => name.as_deref(),
+            Fate::Unknown | Fate::Pending { .. } | Fate::Ended { .. } => None,
+        }
+    }
+}
+
+fn bounded<T: serde::de::DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, CodecError> {
+    if bytes.len() > max {
+        return Err(CodecError::Malformed(format!(
+            "frame of {} bytes; at most {max} are allowed",
+            bytes.len()
+        )));
+    }
+    codec::from_row(bytes)
+}
+
+fn within<T>(ok: bool, value: T) -> Result<T, CodecError> {
+    if ok { Ok(value) } else { Err(CodecError::Malformed("too many or too long items in the frame".into())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Link;
+    use crate::money::MicroUsdc;
+    use swarm_crypto::key::Signature;
+
+    fn signed() -> Signed {
+        Signed { payload: vec![1, 2, 3], signature: Signature([7; 65]) }
+    }
+
+    #[test]
+    fn queries_come_back_as_they_went() {
+        let wallet = Address([1; 20]);
+        for query in [
+            Query::Hand(signed()),
+            Query::OpenJobs { wallet, models: vec!["queenbee-nano".into()] },
+            Query::Job { job: Link([3; 32]) },
+            Query::Roster { wallet },
+            Query::Beacon,
+            Query::Records { from: u64::MAX },
+        ] {
+            assert_eq!(Query::decode(&query.encode()), Ok(query));
+        }
+    }
+
+    #[test]
+    fn answers_come_back_as_they_went() {
+        let wallet = Address([1; 20]);
+        let entry = RosterEntry {
+            wallet,
+            w: 3,
+            fee168: MicroUsdc(5),
+            loss24: 1,
+            established: true,
+            models: vec!["m".into()],
+            slots: 2,
+        };
+        for answer in [
+            Answer::Taken,
+            Answer::Refused("seen before".into()),
+            Answer::Jobs(vec![signed()]),
+            Answer::Fate(Fate::Unknown),
+            Answer::Fate(Fate::Pending { attempt: 2, ahead: 7 }),
+            Answer::Fate(Fate::Leased {
+                lease: Digest([4; 32]),
+                wallet,
+                name: None,
+                term: 2,
+                units: 40,
+                proven: false,
+            }),
+            Answer::Fate(Fate::Accepted { receipt: signed(), name: Some("alice.eth".into()) }),
+            Answer::Fate(Fate::Ended { refusal: signed() }),
+            Answer::Roster(Some(entry)),
+            Answer::Pool { beacon: signed(), opened: signed() },
+            Answer::Records { from: 4, rows: vec![ByteBuf::from(vec![1, 2])], end: 5 },
+            Answer::Error("busy".into()),
+        ] {
+            assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
+        }
+    }
+
+    #[test]
+    fn frames_past_a_limit_are_refused() {
+        let wallet = Address([1; 20]);
+        let many = Query::OpenJobs { wallet, models: vec!["m".into(); MAX_MODELS + 1] };
+        let long = Query::OpenJobs { wallet, models: vec!["m".repeat(MAX_NAME_BYTES + 1)] };
+        let large = Query::Hand(Signed { payload: vec![0; MAX_QUERY_BYTES], ..signed() });
+        for query in [many, long, large] {
+            assert!(Query::decode(&query.encode()).is_err());
+        }
+        for answer in [
+            Answer::Jobs(vec![signed(); MAX_OPEN_JOBS + 1]),
+            Answer::Records { from: 0, rows: vec![ByteBuf::new(); MAX_ANSWERED_RECORDS + 1], end: 0 },
+            Answer::Error("e".repeat(MAX_REASON_BYTES + 1)),
+            Answer::Records { from: 0, rows: vec![ByteBuf::from(vec![0; MAX_ANSWER_BYTES])], end: 1 },
+        ] {
+            assert!(Answer::decode(&answer.encode()).is_err());
+        }
+    }
+}
