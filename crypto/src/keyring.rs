@@ -1,4 +1,4 @@
-//! Checks signatures against remembered keys, which costs about half of recovering them.
+//! Checks signatures against remembered keys, which costs less than recovering them.
 
 use std::collections::BTreeMap;
 
