@@ -12,6 +12,7 @@ mod posted;
 pub mod query;
 pub mod race;
 pub mod rejection;
+pub mod sampler;
 pub mod statement;
 mod time;
 
