@@ -15,6 +15,7 @@ pub mod rejection;
 pub mod sampler;
 pub mod statement;
 mod time;
+pub mod transcript;
 
 pub use machine::Machine;
 pub use posted::Posted;
