@@ -1,1 +1,42 @@
-//! swarm-inference
+//! Models on devices: what a model is, how it is checked, loaded and run, and which engine runs it where.
+//!
+//! A [`Model`] is a [`Manifest`] and its weights. A [`Provider`] of the [`Registry`] turns it into an [`Engine`],
+//! which generates token by token: it offers [`Candidate`]s with integer costs and lets a [`TokenSampler`] choose.
+//! What ends a generation and what its output is are pure rules ([`stop_reason`], [`finish_output`]), so that
+//! somebody who did not run the model can recompute them from the token ids.
+
+mod cancel;
+mod candidates;
+mod candle;
+mod chat;
+mod engine;
+mod generate;
+mod gguf;
+mod llama;
+mod manifest;
+mod output;
+mod provider;
+pub mod testing;
+mod tokenizer;
+
+pub use cancel::{CancelToken, Interrupt};
+pub use candidates::{COST_SCALE, Candidate, MAX_COST, candidates};
+pub use candle::Candle;
+pub use chat::{Message, render_chat};
+pub use engine::{
+    Engine, EngineError, Flow, GenerateRequest, Generation, Greedy, LoadError, MAX_STOP_BYTES,
+    MAX_STOP_SEQUENCES, Step, TokenSampler,
+};
+pub use generate::PREFILL_CHUNK;
+pub use gguf::{
+    GgufError, MAX_ARRAY_LENGTH, MAX_HEADER_BYTES, MAX_METADATA, MAX_STRING_BYTES,
+    MAX_TENSOR_ELEMENTS, MAX_TENSORS,
+};
+pub use llama::{Llama, LlamaConfig};
+pub use manifest::{
+    MAX_CONTEXT_LENGTH, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MAX_TOP_K, MAX_VOCAB_SIZE, Manifest,
+    ManifestError, Model, ModelReader, ReadSeek, Weights,
+};
+pub use output::{StopReason, StopRule, finish_output, stop_reason};
+pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats, Support};
+pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, TokenizerError};

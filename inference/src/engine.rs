@@ -1,0 +1,205 @@
+//! The contract of everything that runs a model.
+
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::{
+    CancelToken, Candidate, GgufError, Manifest, ManifestError, StopReason, Tokenizer,
+    TokenizerError,
+};
+
+/// The most stop sequences of a request.
+pub const MAX_STOP_SEQUENCES: usize = 16;
+/// The longest stop sequence, in bytes.
+pub const MAX_STOP_BYTES: usize = 256;
+
+/// A model on a device, running one request at a time.
+pub trait Engine: Send {
+    /// The model that runs here.
+    fn manifest(&self) -> &Manifest;
+
+    /// The model's tokenizer.
+    fn tokenizer(&self) -> &Tokenizer;
+
+    /// Generates from a prompt until a [`StopReason`] holds, passing every token to `sink` as it is chosen.
+    ///
+    /// After an error the engine can take the next request; `cancel` and the deadline are obeyed within a token.
+    fn generate(
+        &mut self,
+        request: &GenerateRequest,
+        sampler: &mut dyn TokenSampler,
+        cancel: &CancelToken,
+        sink: &mut dyn FnMut(&Step) -> Flow,
+    ) -> Result<Generation, EngineError>;
+}
+
+/// Chooses tokens.
+pub trait TokenSampler {
+    /// The token of output position `position`, counted from 0, which must be one of `candidates`.
+    ///
+    /// There is at least one candidate, and they are ordered by cost and then by token id.
+    fn sample(&mut self, position: u32, candidates: &[Candidate]) -> u32;
+}
+
+/// Always takes the likeliest token; of equals, the one with the lowest id.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Greedy;
+
+impl TokenSampler for Greedy {
+    fn sample(&mut self, _position: u32, candidates: &[Candidate]) -> u32 {
+        candidates.first().map_or(0, |first| first.token)
+    }
+}
+
+/// What to generate, and within which bounds.
+#[derive(Debug, Clone, Default)]
+pub struct GenerateRequest {
+    /// Token ids of the prompt, at least one, fewer than the context holds.
+    pub prompt_ids: Vec<u32>,
+    /// The most tokens to generate, at least 1.
+    pub max_tokens: u32,
+    /// Texts that end the output, at most [`MAX_STOP_SEQUENCES`] of 1 to [`MAX_STOP_BYTES`] bytes.
+    pub stop: Vec<String>,
+    /// When to give up.
+    pub deadline: Option<Instant>,
+    /// The most memory that the weights and this request may take together, in bytes.
+    pub max_memory_bytes: Option<u64>,
+}
+
+/// One generated token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Output position, counted from 0.
+    pub position: u32,
+    /// The chosen token.
+    pub token: u32,
+    /// What it was chosen from.
+    pub candidates: Vec<Candidate>,
+    /// Output bytes that became certain with this token; all steps' texts together are the output.
+    pub text: Vec<u8>,
+}
+
+/// Whether to go on after a [`Step`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Generate the next token.
+    Continue,
+    /// End with [`EngineError::Cancelled`].
+    Stop,
+}
+
+/// A finished generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// All chosen tokens, with the one that ended the output.
+    pub ids: Vec<u32>,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+    /// The output, equal to [`crate::finish_output`] of `ids`.
+    pub output: Vec<u8>,
+    /// Time until the first token's candidates were known.
+    pub prompt_time: Duration,
+    /// Time from then to the end.
+    pub decode_time: Duration,
+}
+
+/// Why nothing was generated.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The model could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The prompt has no tokens.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The prompt leaves no room in the context.
+    #[error(
+        "the prompt has {tokens} tokens, the model's context holds {context} with at least one of output"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens that the context holds.
+        context: u32,
+    },
+    /// A token id that the model does not have.
+    #[error("token {0} is not in the model's vocabulary")]
+    UnknownToken(u32),
+    /// Another field of the request is out of its range.
+    #[error("the request is not valid: {0}")]
+    Request(&'static str),
+    /// The request would take more memory than allowed.
+    #[error("the request needs {needed} bytes of memory, {allowed} are allowed")]
+    Memory {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes allowed.
+        allowed: u64,
+    },
+    /// Somebody cancelled, or the provider was stopped.
+    #[error("cancelled")]
+    Cancelled,
+    /// The deadline passed.
+    #[error("the deadline passed")]
+    Deadline,
+    /// The sampler chose a token that was not offered.
+    #[error("the sampler chose token {0}, which was not a candidate")]
+    Sampler(u32),
+    /// The model computed logits that are not numbers.
+    #[error("the model computed logits that are not finite")]
+    NotFinite,
+    /// The device failed.
+    #[error("the computation failed: {0}")]
+    Compute(String),
+}
+
+impl From<candle_core::Error> for EngineError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Compute(error.to_string())
+    }
+}
+
+/// Why a model could not be loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The weights are not what the manifest says.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The file is not usable GGUF.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The tokenizer in the file is not usable.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The file describes a model that cannot be run here.
+    #[error("the model cannot be run: {0}")]
+    Unsupported(String),
+    /// The manifest and the file state different numbers.
+    #[error("the manifest says {what} {manifest}, the file says {file}")]
+    Contradiction {
+        /// Which number.
+        what: &'static str,
+        /// What the manifest says.
+        manifest: String,
+        /// What the file says.
+        file: String,
+    },
+    /// The weights do not fit.
+    #[error("the model needs {needed} bytes of memory, {allowed} are allowed")]
+    Memory {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes allowed.
+        allowed: u64,
+    },
+    /// The device failed while loading.
+    #[error("the weights could not be prepared: {0}")]
+    Prepare(String),
+}
+
+impl From<candle_core::Error> for LoadError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Prepare(error.to_string())
+    }
+}

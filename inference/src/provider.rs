@@ -1,0 +1,177 @@
+//! Who runs models: the contract of providers, and the registry of those that exist.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::{Candle, Engine, EngineError, Manifest, Model};
+
+/// What a machine has to offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hardware {
+    /// Memory that models may use, in bytes.
+    pub memory_bytes: u64,
+    /// Processor cores.
+    pub cores: u32,
+}
+
+impl Hardware {
+    /// This machine: the cores and the memory that are free now; memory counts as unlimited where the system does not say.
+    pub fn probe() -> Self {
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        Self {
+            memory_bytes: available(&meminfo).unwrap_or(u64::MAX),
+            cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+        }
+    }
+}
+
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+/// Whether a provider can run a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Support {
+    /// It can.
+    Supported,
+    /// It cannot, and why.
+    Unsupported(String),
+}
+
+/// What an engine is started with.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The model to run.
+    pub model: Model,
+    /// The most memory that the weights may take, in bytes.
+    pub max_memory_bytes: Option<u64>,
+}
+
+/// What a provider's engines have done since the process began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Engines running now.
+    pub engines: u32,
+    /// Memory of their weights, in bytes.
+    pub weight_bytes: u64,
+    /// Requests finished.
+    pub finished: u64,
+    /// Requests that ended with an error, cancelled ones among them.
+    pub failed: u64,
+    /// Prompt tokens of finished requests.
+    pub prompt_tokens: u64,
+    /// Output tokens of finished requests.
+    pub output_tokens: u64,
+    /// Time until the first token, over finished requests.
+    pub prompt_time: Duration,
+    /// Time after the first token, over finished requests.
+    pub decode_time: Duration,
+}
+
+/// Finds, starts and stops engines of one kind.
+pub trait Provider: Send + Sync {
+    /// The provider's name, unique in a [`Registry`].
+    fn name(&self) -> &'static str;
+
+    /// Whether it can run a model on some hardware; looks at nothing but its arguments.
+    fn detect(&self, hardware: &Hardware, model: &Manifest) -> Support;
+
+    /// Loads a model; the engine lives until it is dropped or the provider is stopped.
+    fn start(&self, config: &EngineConfig) -> Result<Box<dyn Engine>, EngineError>;
+
+    /// Cancels what its engines run and refuses further requests on them; engines started later work.
+    fn stop(&self);
+
+    /// Whether any of its engines can take requests.
+    fn is_running(&self) -> bool;
+
+    /// What its engines have done.
+    fn stats(&self) -> Stats;
+}
+
+/// The providers that exist, by name.
+#[derive(Clone, Default)]
+pub struct Registry(BTreeMap<&'static str, Arc<dyn Provider>>);
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Registry").field(&self.0.keys()).finish()
+    }
+}
+
+/// No registered provider can run a model.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("no provider can run the model {model}: {}", reasons.join("; "))]
+pub struct NoProvider {
+    /// Name of the model.
+    pub model: String,
+    /// `provider: reason` of each.
+    pub reasons: Vec<String>,
+}
+
+impl Registry {
+    /// A registry without providers.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// The providers of this crate: `candle`.
+    pub fn standard() -> Self {
+        let mut registry = Self::empty();
+        registry.register(Arc::new(Candle::default()));
+        registry
+    }
+
+    /// Adds a provider; one that is registered under the same name already stays, and false is returned.
+    pub fn register(&mut self, provider: Arc<dyn Provider>) -> bool {
+        let name = provider.name();
+        let new = !self.0.contains_key(name);
+        self.0.entry(name).or_insert(provider);
+        new
+    }
+
+    /// All providers, by name.
+    pub fn providers(&self) -> impl Iterator<Item = &Arc<dyn Provider>> {
+        self.0.values()
+    }
+
+    /// The first provider, by name, that can run a model, or the reason of each why it cannot.
+    pub fn find(
+        &self,
+        hardware: &Hardware,
+        model: &Manifest,
+    ) -> Result<Arc<dyn Provider>, NoProvider> {
+        let mut reasons = Vec::new();
+        for (name, provider) in &self.0 {
+            match provider.detect(hardware, model) {
+                Support::Supported => return Ok(provider.clone()),
+                Support::Unsupported(reason) => reasons.push(format!("{name}: {reason}")),
+            }
+        }
+        Err(NoProvider {
+            model: model.name.clone(),
+            reasons,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read_in_bytes() {
+        assert_eq!(
+            available("MemTotal: 5 kB\nMemAvailable:    2048 kB\n"),
+            Some(2 << 20)
+        );
+        assert_eq!(available("MemTotal: 5 kB\n"), None);
+    }
+}

@@ -1,0 +1,334 @@
+//! Models for tests and benchmarks: generated weights, and an engine that has none.
+//!
+//! Nothing here is registered as a provider: a node can only run these if a test hands them to it.
+
+use std::io::Cursor;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+
+use crate::generate::{Predictor, generate};
+use crate::tokenizer::{Vocabulary, chars_of_bytes};
+use crate::{
+    CancelToken, Candidate, Engine, EngineError, Flow, GenerateRequest, Generation, Interrupt,
+    Manifest, Model, Step, TokenSampler, Tokenizer, Weights,
+};
+
+const END: &str = "<|endoftext|>";
+/// Merges of the generated tokenizer, each of tokens that are there before it.
+const MERGES: [(&str, &str); 6] = [
+    ("t", "h"),
+    ("th", "e"),
+    ("Ġ", "the"),
+    ("i", "n"),
+    ("Ġ", "a"),
+    ("Ã", "©"),
+];
+/// How long a slow [`Scripted`] engine sleeps between two looks at its cancel token.
+const NAP: Duration = Duration::from_millis(5);
+
+/// How the matrices of a generated model are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// Blocks of 32 8-bit integers with a 16-bit scale.
+    Q8_0,
+}
+
+/// The shape of a generated Llama model.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Number of blocks.
+    pub layers: usize,
+    /// Width of the residual stream, a multiple of 32 and of `heads`.
+    pub width: usize,
+    /// Width inside the feed-forward, a multiple of 32.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads, a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Most positions.
+    pub context_length: usize,
+    /// How matrices are stored.
+    pub storage: Storage,
+    /// What the weights are drawn from.
+    pub seed: u64,
+}
+
+impl Default for Shape {
+    /// About 100,000 parameters: quick enough for any test.
+    fn default() -> Self {
+        Self {
+            layers: 2,
+            width: 64,
+            hidden: 128,
+            heads: 4,
+            kv_heads: 2,
+            context_length: 512,
+            storage: Storage::F32,
+            seed: 1,
+        }
+    }
+}
+
+/// A model named `name` with random weights and the tokenizer of [`tokenizer`].
+pub fn model(name: &str, shape: Shape) -> Result<Model, candle_core::Error> {
+    let bytes = gguf(shape)?;
+    let manifest = Manifest {
+        file: format!("{name}.gguf"),
+        size: bytes.len() as u64,
+        blake3: blake3::hash(&bytes).to_hex().to_string(),
+        context_length: shape.context_length as u32,
+        ..manifest(name)
+    };
+    Ok(Model {
+        manifest,
+        weights: Weights::Memory(bytes.into()),
+    })
+}
+
+/// A manifest for engines without weights; its digest is that of the name.
+pub fn manifest(name: &str) -> Manifest {
+    Manifest {
+        name: name.to_owned(),
+        file: "none.gguf".to_owned(),
+        size: 1,
+        blake3: blake3::hash(name.as_bytes()).to_hex().to_string(),
+        architecture: "llama".to_owned(),
+        context_length: 4_096,
+        vocab_size: tokens().len() as u32,
+        top_k: 32,
+        weight_in: 1,
+        weight_out: 4,
+        licence: "Apache-2.0".to_owned(),
+    }
+}
+
+/// A tokenizer of all bytes, a few merges and an end token.
+pub fn tokenizer() -> Tokenizer {
+    let tokens = tokens();
+    let merges: Vec<String> = merges().collect();
+    Tokenizer::new(&Vocabulary {
+        types: types(tokens.len()),
+        tokens: tokens.iter().map(String::as_str).collect(),
+        merges: merges.iter().map(String::as_str).collect(),
+        eos: Some(tokens.len() as u32 - 1),
+        bos: None,
+    })
+    .expect("the generated vocabulary is whole")
+}
+
+fn tokens() -> Vec<String> {
+    let bytes = chars_of_bytes().into_iter().map(String::from);
+    let merged = MERGES.iter().map(|(left, right)| [*left, *right].concat());
+    bytes.chain(merged).chain([END.to_owned()]).collect()
+}
+
+fn merges() -> impl Iterator<Item = String> {
+    MERGES.iter().map(|(left, right)| format!("{left} {right}"))
+}
+
+fn types(tokens: usize) -> Vec<i32> {
+    let mut types = vec![1; tokens - 1];
+    types.push(3);
+    types
+}
+
+/// The bytes of a GGUF file with random weights.
+pub fn gguf(shape: Shape) -> Result<Vec<u8>, candle_core::Error> {
+    let metadata = metadata(&shape);
+    let tensors = tensors(&shape)?;
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
+    let mut file = Cursor::new(Vec::new());
+    gguf_file::write(&mut file, &metadata, &tensors)?;
+    Ok(file.into_inner())
+}
+
+fn metadata(shape: &Shape) -> Vec<(&'static str, Value)> {
+    let number = |n: usize| Value::U32(n as u32);
+    let strings =
+        |strings: Vec<String>| Value::Array(strings.into_iter().map(Value::String).collect());
+    let tokens = tokens();
+    let types = types(tokens.len()).into_iter().map(Value::I32).collect();
+    vec![
+        ("general.architecture", Value::String("llama".into())),
+        ("llama.block_count", number(shape.layers)),
+        ("llama.embedding_length", number(shape.width)),
+        ("llama.feed_forward_length", number(shape.hidden)),
+        ("llama.attention.head_count", number(shape.heads)),
+        ("llama.attention.head_count_kv", number(shape.kv_heads)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+        ("llama.context_length", number(shape.context_length)),
+        (
+            "llama.rope.dimension_count",
+            number(shape.width / shape.heads),
+        ),
+        ("tokenizer.ggml.model", Value::String("gpt2".into())),
+        ("tokenizer.ggml.pre", Value::String("gpt-2".into())),
+        ("tokenizer.ggml.eos_token_id", number(tokens.len() - 1)),
+        ("tokenizer.ggml.tokens", strings(tokens)),
+        ("tokenizer.ggml.merges", strings(merges().collect())),
+        ("tokenizer.ggml.token_type", Value::Array(types)),
+    ]
+}
+
+fn tensors(shape: &Shape) -> Result<Vec<(String, QTensor)>, candle_core::Error> {
+    let kv_width = shape.kv_heads * shape.width / shape.heads;
+    let mut random = Random(shape.seed);
+    let mut matrix = |name: String, rows: usize, columns: usize| {
+        let scale = (3.0 / columns as f32).sqrt();
+        let cells = (0..rows * columns).map(|_| random.next() * scale).collect();
+        let tensor = Tensor::from_vec(cells, (rows, columns), &Device::Cpu)?;
+        Ok::<_, candle_core::Error>((name, QTensor::quantize(&tensor, shape.storage.into())?))
+    };
+    let mut tensors = vec![matrix(
+        "token_embd.weight".into(),
+        tokens().len(),
+        shape.width,
+    )?];
+    tensors.push(matrix("output.weight".into(), tokens().len(), shape.width)?);
+    for layer in 0..shape.layers {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        tensors.push(matrix(name("attn_q"), shape.width, shape.width)?);
+        tensors.push(matrix(name("attn_k"), kv_width, shape.width)?);
+        tensors.push(matrix(name("attn_v"), kv_width, shape.width)?);
+        tensors.push(matrix(name("attn_output"), shape.width, shape.width)?);
+        tensors.push(matrix(name("ffn_gate"), shape.hidden, shape.width)?);
+        tensors.push(matrix(name("ffn_up"), shape.hidden, shape.width)?);
+        tensors.push(matrix(name("ffn_down"), shape.width, shape.hidden)?);
+        tensors.push((name("attn_norm"), ones(shape.width)?));
+        tensors.push((name("ffn_norm"), ones(shape.width)?));
+    }
+    tensors.push(("output_norm.weight".into(), ones(shape.width)?));
+    Ok(tensors)
+}
+
+fn ones(length: usize) -> Result<QTensor, candle_core::Error> {
+    let ones = Tensor::ones(length, candle_core::DType::F32, &Device::Cpu)?;
+    QTensor::quantize(&ones, GgmlDType::F32)
+}
+
+impl From<Storage> for GgmlDType {
+    fn from(storage: Storage) -> Self {
+        match storage {
+            Storage::F32 => Self::F32,
+            Storage::F16 => Self::F16,
+            Storage::Q8_0 => Self::Q8_0,
+        }
+    }
+}
+
+/// SplitMix64, <https://doi.org/10.1145/2714064.2660195>, as numbers from -1 to 1.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        (z >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+/// An engine that offers the same candidates at every position, at once and without weights.
+///
+/// It measures what surrounds an engine, and stands in for one where the text does not matter.
+#[derive(Debug, Clone)]
+pub struct Scripted {
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    candidates: Arc<[Candidate]>,
+    step_time: Duration,
+}
+
+impl Scripted {
+    /// Offers `candidates`, of which there is at least one, in the order of their costs and tokens.
+    pub fn new(manifest: Manifest, tokenizer: Tokenizer, mut candidates: Vec<Candidate>) -> Self {
+        candidates.sort_unstable();
+        Self {
+            manifest,
+            tokenizer,
+            candidates: candidates.into(),
+            step_time: Duration::ZERO,
+        }
+    }
+
+    /// Offers the letters `a` to `p` with one sixteenth each, over [`tokenizer`].
+    pub fn letters(name: &str) -> Self {
+        let offered = |byte: u8| Candidate {
+            token: byte.into(),
+            cost: 4 * 4096,
+        };
+        Self::new(
+            manifest(name),
+            tokenizer(),
+            (b'a'..=b'p').map(offered).collect(),
+        )
+    }
+
+    /// Takes this long for each token.
+    #[must_use]
+    pub fn with_step_time(self, step_time: Duration) -> Self {
+        Self { step_time, ..self }
+    }
+}
+
+impl Engine for Scripted {
+    fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    fn generate(
+        &mut self,
+        request: &GenerateRequest,
+        sampler: &mut dyn TokenSampler,
+        cancel: &CancelToken,
+        sink: &mut dyn FnMut(&Step) -> Flow,
+    ) -> Result<Generation, EngineError> {
+        let tokenizer = self.tokenizer.clone();
+        let context = self.manifest.context_length;
+        let cancels = [cancel];
+        let interrupt = Interrupt::new(&cancels, request.deadline);
+        generate(self, &tokenizer, context, request, interrupt, sampler, sink)
+    }
+}
+
+impl Predictor for Scripted {
+    fn feed(&mut self, _: &[u32], _: usize, _: Interrupt<'_>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn predict(
+        &mut self,
+        _: &[u32],
+        _: usize,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<Candidate>, EngineError> {
+        let ready_at = Instant::now() + self.step_time;
+        while let Some(left) = ready_at
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
+        {
+            interrupt.check()?;
+            std::thread::sleep(left.min(NAP));
+        }
+        Ok(self.candidates.to_vec())
+    }
+}
