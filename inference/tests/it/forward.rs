@@ -1,0 +1,144 @@
+use swarm_inference::testing::{Shape, Storage, gguf};
+use swarm_inference::{CancelToken, EngineError, Interrupt, Llama};
+
+const NONE: fn() -> Interrupt<'static> = Interrupt::default;
+
+fn llama(shape: Shape) -> Llama {
+    Llama::from_gguf(&mut std::io::Cursor::new(gguf(shape).unwrap())).unwrap()
+}
+
+fn stored(storage: Storage) -> Shape {
+    Shape {
+        storage,
+        ..Shape::default()
+    }
+}
+
+fn ids(length: usize) -> Vec<u32> {
+    (0..length).map(|i| (i * 31 % 250) as u32).collect()
+}
+
+fn distance(left: &[f32], right: &[f32]) -> f64 {
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let difference: f64 = left.iter().zip(right).map(|(l, r)| square(l - r)).sum();
+    (difference / right.iter().map(|&r| square(r)).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn one_by_one_equals_all_at_once() {
+    for (storage, tolerance) in [
+        (Storage::F32, 1e-5),
+        (Storage::F16, 1e-5),
+        (Storage::Q8_0, 1e-4),
+    ] {
+        let ids = ids(70);
+        let mut llama = llama(stored(storage));
+        let all = llama.forward_all(&ids, 0, NONE()).unwrap();
+        assert_eq!((all.len(), all[0].len()), (70, 263));
+        llama.forget();
+        for (position, id) in ids.iter().enumerate() {
+            let logits = llama.forward(&[*id], position, NONE()).unwrap();
+            let distance = distance(&logits, &all[position]);
+            assert!(
+                distance < tolerance,
+                "{storage:?} at {position}: {distance}"
+            );
+        }
+    }
+}
+
+#[test]
+fn chunks_equal_the_whole() {
+    let ids = ids(300);
+    let mut llama = llama(stored(Storage::Q8_0));
+    let whole = llama.forward(&ids, 0, NONE()).unwrap();
+    for size in [1, 7, 64, 299] {
+        llama.forget();
+        let last = (ids.len() - 1) / size * size;
+        for (index, chunk) in ids[..last].chunks(size).enumerate() {
+            llama.feed(chunk, index * size, NONE()).unwrap();
+        }
+        let logits = llama.forward(&ids[last..], last, NONE()).unwrap();
+        assert!(distance(&logits, &whole) < 1e-4, "chunks of {size}");
+    }
+}
+
+#[test]
+fn every_earlier_token_and_its_place_matters() {
+    let mut llama = llama(Shape::default());
+    let before = llama.forward(&[10, 20, 30, 40], 0, NONE()).unwrap();
+    for other in [[11, 20, 30, 40], [20, 10, 30, 40], [10, 30, 20, 40]] {
+        let after = llama.forward(&other, 0, NONE()).unwrap();
+        assert!(distance(&after, &before) > 1e-3, "{other:?}");
+    }
+}
+
+#[test]
+fn a_later_token_changes_nothing_before_it() {
+    let mut llama = llama(Shape::default());
+    let one = llama.forward_all(&[10, 20, 30], 0, NONE()).unwrap();
+    let other = llama.forward_all(&[10, 20, 99], 0, NONE()).unwrap();
+    assert_eq!(one[..2], other[..2]);
+    assert_ne!(one[2], other[2]);
+}
+
+#[test]
+fn going_back_forgets_what_came_after() {
+    let mut llama = llama(Shape::default());
+    llama.feed(&ids(40), 0, NONE()).unwrap();
+    let again = llama.forward(&[7, 8], 20, NONE()).unwrap();
+    assert!(matches!(
+        llama.forward(&[1], 23, NONE()),
+        Err(EngineError::Request(_))
+    ));
+    llama.forget();
+    llama.feed(&ids(20), 0, NONE()).unwrap();
+    assert!(distance(&again, &llama.forward(&[7, 8], 20, NONE()).unwrap()) < 1e-6);
+}
+
+#[test]
+fn the_same_input_gives_the_same_bits() {
+    let ids = ids(100);
+    let mut one = llama(stored(Storage::Q8_0));
+    let mut other = llama(stored(Storage::Q8_0));
+    let first = one.forward_all(&ids, 0, NONE()).unwrap();
+    assert_eq!(first, other.forward_all(&ids, 0, NONE()).unwrap());
+    assert_eq!(first, one.forward_all(&ids, 0, NONE()).unwrap());
+}
+
+#[test]
+fn positions_and_tokens_have_bounds() {
+    let shape = Shape {
+        context_length: 8,
+        ..Shape::default()
+    };
+    let mut llama = llama(shape);
+    llama.feed(&ids(8), 0, NONE()).unwrap();
+    let full = llama.forward(&[1], 8, NONE());
+    assert!(matches!(
+        full,
+        Err(EngineError::PromptTooLong {
+            tokens: 9,
+            context: 8
+        })
+    ));
+    assert!(matches!(
+        llama.forward(&[263], 0, NONE()),
+        Err(EngineError::UnknownToken(263))
+    ));
+    assert!(matches!(
+        llama.forward(&[], 0, NONE()),
+        Err(EngineError::EmptyPrompt)
+    ));
+}
+
+#[test]
+fn cancelling_is_seen_between_layers() {
+    let cancel = CancelToken::new();
+    cancel.cancel();
+    let cancels = [&cancel];
+    let mut llama = llama(Shape::default());
+    let result = llama.forward(&[1, 2], 0, Interrupt::new(&cancels, None));
+    assert!(matches!(result, Err(EngineError::Cancelled)));
+    assert!(llama.forward(&[1, 2], 0, NONE()).is_ok());
+}

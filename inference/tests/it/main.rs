@@ -1,0 +1,11 @@
+//! The crate's behaviour from outside, on generated models.
+
+#![allow(clippy::unwrap_used)]
+
+mod forward;
+mod generation;
+mod gguf;
+mod manifest;
+mod output;
+mod provider;
+mod tokenizer;
