@@ -1,1 +1,3 @@
 //! swarm-node
+
+pub mod network;
