@@ -4,6 +4,7 @@
 //! a [`Machine`]: events and times go in, effects come out, and the same inputs give the same outputs to the byte.
 //! `docs/protocol.md` restates the rules as a specification with vectors.
 
+pub mod acceptance;
 pub mod codec;
 mod machine;
 pub mod money;
