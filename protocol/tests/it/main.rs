@@ -3,4 +3,24 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod acceptance;
+mod sampler;
+mod statements;
 mod toy;
+mod transcript;
+
+use serde::de::DeserializeOwned;
+
+fn path(file: &str) -> String {
+    format!("{}/../tests/vectors/{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Reads a file of `tests/vectors`.
+fn vectors<T: DeserializeOwned>(file: &str) -> T {
+    let path = path(file);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    serde_json::from_str(&text).unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
