@@ -7,6 +7,7 @@
 pub mod acceptance;
 pub mod codec;
 mod machine;
+pub mod miner;
 pub mod money;
 pub mod planted;
 mod posted;
