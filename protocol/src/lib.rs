@@ -18,6 +18,7 @@ pub mod sampler;
 pub mod statement;
 mod time;
 pub mod transcript;
+pub mod view;
 
 pub use machine::Machine;
 pub use posted::Posted;

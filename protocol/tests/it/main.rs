@@ -7,6 +7,7 @@ mod sampler;
 mod statements;
 mod toy;
 mod transcript;
+mod view;
 
 use serde::de::DeserializeOwned;
 
