@@ -1,3 +1,3 @@
 //! swarm-node
 
-pub mod network;
+pub mod storage;

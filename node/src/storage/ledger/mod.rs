@@ -1,0 +1,124 @@
+//! An append-only log of records, each chained by hash to the one before.
+//!
+//! `append` is compare-and-set on the next sequence number, so of two writers that believe they are the
+//! only one, one is refused. Sequence numbers start at 0.
+
+mod memory;
+mod on_disk;
+
+pub use memory::MemoryLedger;
+pub use on_disk::RedbLedger;
+
+use super::disk::DiskError;
+use swarm_crypto::digest::{Context, Digest, derive};
+
+/// The largest record, in bytes.
+pub const MAX_RECORD_BYTES: usize = 16 << 20;
+/// The most records in one batch.
+pub const MAX_BATCH_RECORDS: usize = 1 << 16;
+/// The most bytes in one batch.
+pub const MAX_BATCH_BYTES: usize = 64 << 20;
+/// The largest checkpoint, in bytes.
+pub const MAX_CHECKPOINT_BYTES: usize = 1 << 30;
+
+/// A durable, hash-chained log of records with one checkpoint.
+pub trait Ledger: Send {
+    /// Appends all of `batch` or none of it, durable when it returns; `expected_seq` must be [`Ledger::next_seq`].
+    ///
+    /// After a disk error it is unknown whether the batch is stored: open the ledger again to find out.
+    fn append(&mut self, expected_seq: u64, batch: &[Vec<u8>]) -> Result<(), LedgerError>;
+
+    /// The sequence number that the next record will get, which is the number of records.
+    fn next_seq(&self) -> u64;
+
+    /// The hash of the last record; [`NO_RECORD`] when there is none.
+    fn head(&self) -> Digest;
+
+    /// Calls `f` with each record from `from` on, in order, checking the chain on the way.
+    fn replay(&self, from: u64, f: &mut Visit<'_>) -> Result<(), LedgerError>;
+
+    /// Keeps `bytes` as the state after all records before `seq`, in place of an older checkpoint.
+    fn save_checkpoint(&mut self, seq: u64, bytes: &[u8]) -> Result<(), LedgerError>;
+
+    /// The newest checkpoint, with the sequence number to replay from; a damaged one counts as none.
+    fn load_checkpoint(&self) -> Result<Option<(u64, Vec<u8>)>, LedgerError>;
+
+    /// The hash of record `seq`, if there is such a record.
+    fn hash_at(&self, seq: u64) -> Result<Option<Digest>, LedgerError>;
+}
+
+/// What [`Ledger::replay`] calls: sequence number and record bytes.
+pub type Visit<'a> = dyn FnMut(u64, &[u8]) -> Result<(), LedgerError> + 'a;
+
+/// Why the ledger refused or failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LedgerError {
+    #[error(
+        "another process wrote to this ledger: the next record was expected at {expected}, it is {found}; only one operator process may be active, stop the other one"
+    )]
+    Conflict { expected: u64, found: u64 },
+    #[error("a {what} of {size} is over the limit of {limit}; nothing was written")]
+    TooLarge { what: &'static str, size: usize, limit: usize },
+    #[error("a checkpoint at {seq} is past the end of the ledger at {next_seq}; nothing was written")]
+    CheckpointPastEnd { seq: u64, next_seq: u64 },
+    #[error(
+        "{path} is the ledger of another pool ({found}, this one is {expected}); choose another data directory or move that file away"
+    )]
+    OtherPool { path: std::path::PathBuf, expected: String, found: String },
+    #[error(
+        "{path} has ledger format {found}, this version reads {known}; use the version of swarm-node that wrote it"
+    )]
+    OtherFormat { path: std::path::PathBuf, known: u32, found: u32 },
+    #[error("record {seq} cannot be used: {reason}")]
+    Unusable { seq: u64, reason: String },
+    #[error("the ledger's writer has stopped; start the node again")]
+    Stopped,
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl LedgerError {
+    /// Whether freeing space on the disk is the remedy.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Disk(error) if error.is_full())
+    }
+}
+
+/// Refuses a batch that is over one of the limits of this module.
+pub fn check_batch(batch: &[Vec<u8>]) -> Result<(), LedgerError> {
+    let largest = batch.iter().map(Vec::len).max().unwrap_or(0);
+    let total = batch.iter().map(Vec::len).sum();
+    check_limit("record", largest, MAX_RECORD_BYTES)?;
+    check_limit("batch (records)", batch.len(), MAX_BATCH_RECORDS)?;
+    check_limit("batch (bytes)", total, MAX_BATCH_BYTES)
+}
+
+fn check_limit(what: &'static str, size: usize, limit: usize) -> Result<(), LedgerError> {
+    match size <= limit {
+        true => Ok(()),
+        false => Err(LedgerError::TooLarge { what, size, limit }),
+    }
+}
+
+fn check_append(expected: u64, found: u64, batch: &[Vec<u8>]) -> Result<(), LedgerError> {
+    match expected == found {
+        true => check_batch(batch),
+        false => Err(LedgerError::Conflict { expected, found }),
+    }
+}
+
+fn check_checkpoint(seq: u64, next_seq: u64, bytes: &[u8]) -> Result<(), LedgerError> {
+    check_limit("checkpoint", bytes.len(), MAX_CHECKPOINT_BYTES)?;
+    match seq <= next_seq {
+        true => Ok(()),
+        false => Err(LedgerError::CheckpointPastEnd { seq, next_seq }),
+    }
+}
+
+/// What stands for the hash of the record before the first.
+pub const NO_RECORD: Digest = Digest::ZERO;
+
+/// The hash of `record` when `previous` is the hash of the record before it.
+pub fn chain_hash(previous: &Digest, record: &[u8]) -> Digest {
+    derive(Context::Ledger, &[previous.as_bytes(), record].concat())
+}

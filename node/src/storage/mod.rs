@@ -1,0 +1,10 @@
+//! What a node keeps on disk: the ledger's records, content blocks, keys and the marks that survive a crash.
+//!
+//! Everything here is bytes. Nothing in this module knows what a job, a record or a statement means.
+
+pub mod crash;
+pub mod disk;
+pub mod ledger;
+
+#[cfg(test)]
+mod tests;

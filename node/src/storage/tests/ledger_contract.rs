@@ -1,0 +1,256 @@
+//! What every ledger keeps to, run against each of them.
+
+use super::sim_disk::SimDisk;
+use super::{Dice, POOL, records};
+use crate::storage::ledger::{
+    Ledger, LedgerError, MAX_BATCH_RECORDS, MAX_RECORD_BYTES, MemoryLedger, NO_RECORD, RedbLedger, chain_hash,
+};
+
+trait Bench {
+    fn ledger(&mut self) -> &mut dyn Ledger;
+    fn reopen(&mut self);
+}
+
+struct InMemory(MemoryLedger);
+
+impl Bench for InMemory {
+    fn ledger(&mut self) -> &mut dyn Ledger {
+        &mut self.0
+    }
+    fn reopen(&mut self) {}
+}
+
+struct InFile {
+    directory: tempfile::TempDir,
+    ledger: Option<RedbLedger>,
+}
+
+impl InFile {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut bench = Self { directory, ledger: None };
+        bench.reopen();
+        bench
+    }
+}
+
+impl Bench for InFile {
+    fn ledger(&mut self) -> &mut dyn Ledger {
+        self.ledger.as_mut().unwrap()
+    }
+    fn reopen(&mut self) {
+        self.ledger = None;
+        let path = self.directory.path().join("ledger.redb");
+        self.ledger = Some(RedbLedger::open(&path, &POOL).unwrap());
+    }
+}
+
+/// Every reopening is a power cut that loses whatever was not synced.
+struct OnSimDisk {
+    disk: SimDisk,
+    dice: Dice,
+    ledger: Option<RedbLedger>,
+}
+
+impl OnSimDisk {
+    fn new() -> Self {
+        let disk = SimDisk::new();
+        let ledger = RedbLedger::with_backend(disk.clone(), &POOL).unwrap();
+        Self { disk, dice: Dice(1), ledger: Some(ledger) }
+    }
+}
+
+impl Bench for OnSimDisk {
+    fn ledger(&mut self) -> &mut dyn Ledger {
+        self.ledger.as_mut().unwrap()
+    }
+    fn reopen(&mut self) {
+        self.disk.cut_power();
+        self.ledger = None;
+        self.disk = self.disk.after_crash(&mut self.dice);
+        self.ledger = Some(RedbLedger::with_backend(self.disk.clone(), &POOL).unwrap());
+    }
+}
+
+fn each(rule: impl Fn(&mut dyn Bench)) {
+    rule(&mut InMemory(MemoryLedger::new()));
+    rule(&mut InFile::new());
+    rule(&mut OnSimDisk::new());
+}
+
+fn batch(words: &[&str]) -> Vec<Vec<u8>> {
+    words.iter().map(|word| word.as_bytes().to_vec()).collect()
+}
+
+#[test]
+fn a_new_ledger_is_empty() {
+    each(|bench| {
+        for _ in 0..2 {
+            let ledger = bench.ledger();
+            assert_eq!(ledger.next_seq(), 0);
+            assert_eq!(ledger.head(), NO_RECORD);
+            assert_eq!(ledger.hash_at(0).unwrap(), None);
+            assert_eq!(ledger.load_checkpoint().unwrap(), None);
+            assert!(records(ledger, 0).is_empty());
+            bench.reopen();
+        }
+    });
+}
+
+#[test]
+fn what_was_appended_is_replayed_in_order_also_after_reopening() {
+    each(|bench| {
+        bench.ledger().append(0, &batch(&["a", "", "c"])).unwrap();
+        bench.ledger().append(3, &batch(&["d"])).unwrap();
+        for _ in 0..2 {
+            let ledger = bench.ledger();
+            assert_eq!(ledger.next_seq(), 4);
+            let all = records(ledger, 0);
+            assert_eq!(all, (0..).zip(batch(&["a", "", "c", "d"])).collect::<Vec<_>>());
+            assert_eq!(records(ledger, 2), all[2..]);
+            assert!(records(ledger, 4).is_empty());
+            assert!(records(ledger, 99).is_empty());
+            bench.reopen();
+        }
+    });
+}
+
+#[test]
+fn each_record_carries_the_hash_of_the_one_before() {
+    each(|bench| {
+        bench.ledger().append(0, &batch(&["a", "b"])).unwrap();
+        bench.ledger().append(2, &batch(&["c"])).unwrap();
+        for _ in 0..2 {
+            let ledger = bench.ledger();
+            let mut hash = NO_RECORD;
+            for (seq, record) in records(ledger, 0) {
+                hash = chain_hash(&hash, &record);
+                assert_eq!(ledger.hash_at(seq).unwrap(), Some(hash));
+            }
+            assert_eq!(ledger.head(), hash);
+            assert_eq!(ledger.hash_at(3).unwrap(), None);
+            bench.reopen();
+        }
+    });
+}
+
+#[test]
+fn the_hash_depends_on_the_record_and_on_its_place() {
+    let (a, b) = (chain_hash(&NO_RECORD, b"a"), chain_hash(&NO_RECORD, b"b"));
+    assert_ne!(a, b);
+    assert_ne!(chain_hash(&a, b"c"), chain_hash(&b, b"c"));
+}
+
+#[test]
+fn an_append_at_another_place_is_a_conflict_and_changes_nothing() {
+    each(|bench| {
+        let ledger = bench.ledger();
+        ledger.append(0, &batch(&["a", "b"])).unwrap();
+        let head = ledger.head();
+        for expected in [0, 1, 3] {
+            let refused = ledger.append(expected, &batch(&["x"]));
+            assert!(
+                matches!(refused, Err(LedgerError::Conflict { expected: e, found: 2 }) if e == expected),
+                "{refused:?}"
+            );
+        }
+        assert!(matches!(ledger.append(1, &[]), Err(LedgerError::Conflict { .. })));
+        ledger.append(2, &[]).unwrap();
+        assert_eq!((ledger.next_seq(), ledger.head()), (2, head));
+        assert_eq!(records(ledger, 0).len(), 2);
+    });
+}
+
+#[test]
+fn what_is_over_a_limit_is_refused_whole() {
+    each(|bench| {
+        let ledger = bench.ledger();
+        let too_large = vec![b"ok".to_vec(), vec![0; MAX_RECORD_BYTES + 1]];
+        let too_many = vec![Vec::new(); MAX_BATCH_RECORDS + 1];
+        let too_much = vec![vec![0; MAX_RECORD_BYTES]; 5];
+        for batch in [too_large, too_many, too_much] {
+            assert!(matches!(ledger.append(0, &batch), Err(LedgerError::TooLarge { .. })));
+        }
+        assert_eq!(ledger.next_seq(), 0);
+        ledger.append(0, &[vec![1; 1 << 20]]).unwrap();
+        assert_eq!(records(ledger, 0), [(0, vec![1; 1 << 20])]);
+    });
+}
+
+#[test]
+fn the_newest_checkpoint_is_kept_beside_all_records() {
+    each(|bench| {
+        bench.ledger().append(0, &batch(&["a", "b", "c"])).unwrap();
+        bench.ledger().save_checkpoint(0, b"nothing yet").unwrap();
+        bench.ledger().save_checkpoint(2, b"a and b").unwrap();
+        bench.ledger().append(3, &batch(&["d"])).unwrap();
+        for _ in 0..2 {
+            let ledger = bench.ledger();
+            assert_eq!(ledger.load_checkpoint().unwrap(), Some((2, b"a and b".to_vec())));
+            assert_eq!(records(ledger, 2), [(2, b"c".to_vec()), (3, b"d".to_vec())]);
+            assert_eq!(records(ledger, 0).len(), 4);
+            bench.reopen();
+        }
+    });
+}
+
+#[test]
+fn a_checkpoint_past_the_end_is_refused() {
+    each(|bench| {
+        let ledger = bench.ledger();
+        ledger.append(0, &batch(&["a"])).unwrap();
+        ledger.save_checkpoint(1, b"all of it").unwrap();
+        let refused = ledger.save_checkpoint(2, b"the future");
+        assert!(
+            matches!(refused, Err(LedgerError::CheckpointPastEnd { seq: 2, next_seq: 1 })),
+            "{refused:?}"
+        );
+        assert_eq!(ledger.load_checkpoint().unwrap(), Some((1, b"all of it".to_vec())));
+    });
+}
+
+#[test]
+fn a_visitor_can_stop_the_replay() {
+    each(|bench| {
+        let ledger = bench.ledger();
+        ledger.append(0, &batch(&["a", "b", "c"])).unwrap();
+        let mut seen = 0;
+        let stopped = ledger.replay(0, &mut |seq, _| {
+            seen += 1;
+            match seq {
+                1 => Err(LedgerError::Unusable { seq, reason: "not a record".into() }),
+                _ => Ok(()),
+            }
+        });
+        assert!(matches!(stopped, Err(LedgerError::Unusable { seq: 1, .. })));
+        assert_eq!(seen, 2);
+    });
+}
+
+#[test]
+fn all_ledgers_agree_on_random_histories() {
+    for seed in 0..5 {
+        let mut dice = Dice(seed);
+        let mut benches: [Box<dyn Bench>; 3] =
+            [Box::new(InMemory(MemoryLedger::new())), Box::new(InFile::new()), Box::new(OnSimDisk::new())];
+        for _ in 0..15 {
+            let size = dice.below(5);
+            let batch: Vec<_> = (0..size).map(|_| dice.bytes(300)).collect();
+            let checkpoint = dice.bytes(2_000);
+            let (choice, place) = (dice.below(4), dice.roll());
+            for bench in &mut benches {
+                let next = bench.ledger().next_seq();
+                match choice {
+                    0 => bench.reopen(),
+                    1 => bench.ledger().save_checkpoint(place % (next + 1), &checkpoint).unwrap(),
+                    _ => bench.ledger().append(next, &batch).unwrap(),
+                }
+            }
+        }
+        let seen = benches.each_mut().map(|bench| {
+            let ledger = bench.ledger();
+            (ledger.head(), records(ledger, 0), ledger.load_checkpoint().unwrap())
+        });
+        assert!(seen[0] == seen[1] && seen[0] == seen[2], "seed {seed}");
+    }
+}

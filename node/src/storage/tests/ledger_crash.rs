@@ -1,0 +1,125 @@
+//! Power cuts at random places: what was acknowledged is there, what was not is there whole or not at all.
+
+use super::sim_disk::SimDisk;
+use super::{Dice, POOL, records};
+use crate::storage::ledger::{Ledger, LedgerError, RedbLedger};
+use redb::Database;
+use std::io::ErrorKind;
+
+const SEEDS: u64 = 60;
+const IMAGES_PER_CUT: u64 = 3;
+const STEPS: usize = 14;
+
+type Rows = Vec<Vec<u8>>;
+
+/// What the writer knows: what it was told is stored, and what it was waiting for when the power went.
+#[derive(Default)]
+struct Promise {
+    acknowledged: Rows,
+    in_flight: Rows,
+    checkpoint: Option<(u64, Vec<u8>)>,
+    checkpoint_in_flight: Option<(u64, Vec<u8>)>,
+}
+
+/// A disk with an empty database: files are created beside their place and renamed, so a cut before is no case.
+fn created() -> SimDisk {
+    let disk = SimDisk::new();
+    drop(Database::builder().create_with_backend(disk.clone()).unwrap());
+    SimDisk::from_image(disk.image())
+}
+
+/// Writes until done or until the power goes.
+fn write(disk: &SimDisk, script: &mut Dice) -> Promise {
+    let mut promise = Promise::default();
+    let Ok(mut ledger) = RedbLedger::with_backend(disk.clone(), &POOL) else {
+        return promise;
+    };
+    for _ in 0..STEPS {
+        let next = ledger.next_seq();
+        let done = if script.below(4) == 0 {
+            let checkpoint = (script.below(next + 1), script.bytes(6_000));
+            let done = ledger.save_checkpoint(checkpoint.0, &checkpoint.1);
+            promise.checkpoint_in_flight = Some(checkpoint);
+            if done.is_ok() {
+                promise.checkpoint = promise.checkpoint_in_flight.take();
+            }
+            done
+        } else {
+            let batch: Rows = (0..=script.below(6)).map(|_| script.bytes(900)).collect();
+            let done = ledger.append(next, &batch);
+            match done.is_ok() {
+                true => promise.acknowledged.extend(batch),
+                false => promise.in_flight = batch,
+            }
+            done
+        };
+        if done.is_err() {
+            break;
+        }
+    }
+    promise
+}
+
+fn holds(promise: &Promise, ledger: &RedbLedger, run: &str) {
+    let found: Rows = records(ledger, 0).into_iter().map(|(_, record)| record).collect();
+    let all = [promise.acknowledged.clone(), promise.in_flight.clone()].concat();
+    assert!(found == promise.acknowledged || found == all, "{run}: {} records found", found.len());
+    let checkpoint = ledger.load_checkpoint().unwrap();
+    let promised = checkpoint == promise.checkpoint;
+    let newer = promise.checkpoint_in_flight.is_some() && checkpoint == promise.checkpoint_in_flight;
+    assert!(promised || newer, "{run}: another checkpoint");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_no_batch_is_torn() {
+    for seed in 0..SEEDS {
+        let whole = created();
+        write(&whole, &mut Dice(seed));
+        let mut dice = Dice(seed ^ 0x5eed);
+        let cut = dice.below(whole.changes());
+        let disk = created();
+        disk.cut_power_after(cut);
+        let promise = write(&disk, &mut Dice(seed));
+        for image in 0..IMAGES_PER_CUT {
+            let run = format!("seed {seed}, cut after {cut}, image {image}");
+            let mut found = disk.after_crash(&mut dice);
+            if image > 0 {
+                found = cut_the_recovery(&found, &mut dice);
+            }
+            let mut ledger = match RedbLedger::with_backend(found.clone(), &POOL) {
+                Ok(ledger) => ledger,
+                Err(error) => panic!("{run}: {error}"),
+            };
+            holds(&promise, &ledger, &run);
+            let next = ledger.next_seq();
+            ledger.append(next, &[b"life goes on".to_vec()]).unwrap();
+            drop(ledger);
+            let ledger = RedbLedger::with_backend(found, &POOL).unwrap();
+            assert_eq!(records(&ledger, next), [(next, b"life goes on".to_vec())], "{run}");
+        }
+    }
+}
+
+/// The power goes again while the ledger is opened.
+fn cut_the_recovery(disk: &SimDisk, dice: &mut Dice) -> SimDisk {
+    disk.cut_power_after(dice.below(12));
+    drop(RedbLedger::with_backend(disk.clone(), &POOL));
+    disk.after_crash(dice)
+}
+
+#[test]
+fn a_full_disk_is_named_and_loses_nothing_acknowledged() {
+    let disk = SimDisk::new();
+    let mut ledger = RedbLedger::with_backend(disk.clone(), &POOL).unwrap();
+    ledger.append(0, &[b"kept".to_vec()]).unwrap();
+    disk.fail_with(ErrorKind::StorageFull);
+    let refused = ledger.append(1, &[b"lost".to_vec()]).unwrap_err();
+    assert!(refused.is_disk_full(), "{refused}");
+    assert!(refused.to_string().starts_with("disk full: "), "{refused}");
+    assert_eq!(ledger.next_seq(), 1);
+    let closed = ledger.append(1, &[b"lost".to_vec()]).unwrap_err();
+    assert!(matches!(closed, LedgerError::Disk(_)), "{closed}");
+    drop(ledger);
+    let ledger = RedbLedger::with_backend(disk.after_crash(&mut Dice(3)), &POOL).unwrap();
+    assert_eq!(records(&ledger, 0), [(0, b"kept".to_vec())]);
+}
