@@ -4,7 +4,9 @@
 
 pub mod crash;
 pub mod disk;
+pub mod high_water;
 pub mod ledger;
+pub mod sequencer;
 
 #[cfg(test)]
 mod tests;
