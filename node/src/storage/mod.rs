@@ -2,6 +2,7 @@
 //!
 //! Everything here is bytes. Nothing in this module knows what a job, a record or a statement means.
 
+pub mod blocks;
 pub mod crash;
 pub mod disk;
 pub mod high_water;
