@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod fixture;
 mod forward;
 mod generation;
 mod gguf;

@@ -6,7 +6,9 @@ pub mod blocks;
 pub mod crash;
 pub mod disk;
 pub mod high_water;
+pub mod home;
 pub mod ledger;
+pub mod pins;
 pub mod sequencer;
 
 #[cfg(test)]
