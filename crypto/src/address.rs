@@ -41,11 +41,7 @@ impl FromStr for Address {
         let digits = text.strip_prefix("0x").ok_or(ParseError::NoPrefix)?;
         let address = Self(from_hex(digits)?);
         let lower = !digits.bytes().any(|digit| digit.is_ascii_uppercase());
-        if lower || address.to_string() == text {
-            Ok(address)
-        } else {
-            Err(ParseError::Checksum)
-        }
+        if lower || address.to_string() == text { Ok(address) } else { Err(ParseError::Checksum) }
     }
 }
 

@@ -29,10 +29,7 @@ pub enum ParseError {
 /// Decodes exactly `N` bytes of hexadecimal in either case, without a prefix.
 pub(crate) fn from_hex<const N: usize>(text: &str) -> Result<[u8; N], ParseError> {
     if text.len() != 2 * N {
-        return Err(ParseError::Length {
-            expected: 2 * N,
-            found: text.len(),
-        });
+        return Err(ParseError::Length { expected: 2 * N, found: text.len() });
     }
     let mut bytes = [0; N];
     hex::decode_to_slice(text, &mut bytes).map_err(|_| ParseError::NotHex)?;
@@ -46,15 +43,9 @@ where
     T: From<[u8; N]> + FromStr<Err = ParseError>,
 {
     if deserializer.is_human_readable() {
-        deserializer.deserialize_str(BytesOrText::<T, N> {
-            text: true,
-            of: PhantomData,
-        })
+        deserializer.deserialize_str(BytesOrText::<T, N> { text: true, of: PhantomData })
     } else {
-        deserializer.deserialize_bytes(BytesOrText::<T, N> {
-            text: false,
-            of: PhantomData,
-        })
+        deserializer.deserialize_bytes(BytesOrText::<T, N> { text: false, of: PhantomData })
     }
 }
 
@@ -75,9 +66,7 @@ where
 
     // Also in the human readable case: serde's buffering of tagged enums calls itself human readable.
     fn visit_bytes<E: de::Error>(self, value: &[u8]) -> Result<T, E> {
-        <[u8; N]>::try_from(value)
-            .map(T::from)
-            .map_err(|_| E::invalid_length(value.len(), &self))
+        <[u8; N]>::try_from(value).map(T::from).map_err(|_| E::invalid_length(value.len(), &self))
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<T, E> {

@@ -69,21 +69,13 @@ pub fn domain_separator(pool: &PoolId) -> [u8; 32] {
         LazyLock::new(|| type_hash("EIP712Domain(string name,string version,bytes32 salt)"));
     static NAME: LazyLock<[u8; 32]> = LazyLock::new(|| Value::String("SwarmPool").encode());
     static VERSION: LazyLock<[u8; 32]> = LazyLock::new(|| Value::String("1").encode());
-    struct_hash(
-        &TYPE,
-        &[
-            Value::Bytes32(*NAME),
-            Value::Bytes32(*VERSION),
-            Value::Bytes32(pool.0),
-        ],
-    )
+    struct_hash(&TYPE, &[Value::Bytes32(*NAME), Value::Bytes32(*VERSION), Value::Bytes32(pool.0)])
 }
 
 /// What the signer of a statement signs: `Statement(string kind,bytes32 digest)` in the pool's domain,
 /// `digest` being the BLAKE3 of the payload bytes.
 pub fn statement_hash(pool: &PoolId, kind: &str, digest: &Digest) -> [u8; 32] {
-    static TYPE: LazyLock<[u8; 32]> =
-        LazyLock::new(|| type_hash("Statement(string kind,bytes32 digest)"));
+    static TYPE: LazyLock<[u8; 32]> = LazyLock::new(|| type_hash("Statement(string kind,bytes32 digest)"));
     let statement = struct_hash(&TYPE, &[Value::String(kind), Value::Bytes32(digest.0)]);
     signing_hash(&domain_separator(pool), &statement)
 }

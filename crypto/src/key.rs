@@ -49,9 +49,7 @@ pub struct SecretKey(SigningKey);
 impl SecretKey {
     /// Takes 32 bytes as a big-endian scalar; refuses zero and what is not below the group order.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, KeyError> {
-        SigningKey::from_slice(bytes)
-            .map(Self)
-            .map_err(|_| KeyError)
+        SigningKey::from_slice(bytes).map(Self).map_err(|_| KeyError)
     }
 
     /// The scalar, big-endian, in a buffer that wipes itself.
@@ -95,9 +93,7 @@ pub struct PublicKey(VerifyingKey);
 impl PublicKey {
     /// Reads the compressed form; refuses what is no point of the curve.
     pub fn from_bytes(bytes: &[u8; 33]) -> Result<Self, KeyError> {
-        VerifyingKey::from_sec1_bytes(bytes)
-            .map(Self)
-            .map_err(|_| KeyError)
+        VerifyingKey::from_sec1_bytes(bytes).map(Self).map_err(|_| KeyError)
     }
 
     /// The compressed form: 2 or 3 by the parity of y, then x big-endian.
@@ -135,17 +131,10 @@ hex_text!(Signature);
 /// Accepts a signature over `prehash` by `key`: one full verification, with the recovery byte checked too.
 ///
 /// Exactly what [`recover`] would answer with `key` is accepted, at less cost.
-pub fn verify(
-    key: &PublicKey,
-    prehash: &[u8; 32],
-    signature: &Signature,
-) -> Result<(), SignatureError> {
+pub fn verify(key: &PublicKey, prehash: &[u8; 32], signature: &Signature) -> Result<(), SignatureError> {
     let Parts { r, s, y_is_odd } = Parts::of(signature)?;
     let z = scalar_of(prehash);
-    let s_inverse = s
-        .invert_vartime()
-        .into_option()
-        .ok_or(SignatureError::OutOfRange)?;
+    let s_inverse = s.invert_vartime().into_option().ok_or(SignatureError::OutOfRange)?;
     let point = ProjectivePoint::mul_by_generator_and_mul_add_vartime(
         &(z * s_inverse),
         &(r * s_inverse),
@@ -161,8 +150,8 @@ pub fn verify(
 /// The only public key for which [`verify`] accepts this signature over `prehash`.
 pub fn recover(prehash: &[u8; 32], signature: &Signature) -> Result<PublicKey, SignatureError> {
     let parts = Parts::of(signature)?;
-    let rs = k256::ecdsa::Signature::from_scalars(parts.r, parts.s)
-        .map_err(|_| SignatureError::OutOfRange)?;
+    let rs =
+        k256::ecdsa::Signature::from_scalars(parts.r, parts.s).map_err(|_| SignatureError::OutOfRange)?;
     VerifyingKey::recover_from_prehash(prehash, &rs, RecoveryId::new(parts.y_is_odd, false))
         .map(PublicKey)
         .map_err(|_| SignatureError::Mismatch)
@@ -181,17 +170,13 @@ impl Parts {
             28 => true,
             other => return Err(SignatureError::RecoveryByte(other)),
         };
-        let rs = k256::ecdsa::Signature::from_slice(&signature.0[..64])
-            .map_err(|_| SignatureError::OutOfRange)?;
+        let rs =
+            k256::ecdsa::Signature::from_slice(&signature.0[..64]).map_err(|_| SignatureError::OutOfRange)?;
         let (r, s) = rs.split_scalars();
         if bool::from(s.is_high()) {
             return Err(SignatureError::HighS);
         }
-        Ok(Self {
-            r: *r,
-            s: *s,
-            y_is_odd,
-        })
+        Ok(Self { r: *r, s: *s, y_is_odd })
     }
 }
 

@@ -36,12 +36,7 @@ impl Default for Keyring {
 impl Keyring {
     /// A keyring of at most `max_keys` keys; with 0 it remembers nothing.
     pub fn new(max_keys: usize) -> Self {
-        Self {
-            max_keys,
-            keys: BTreeMap::new(),
-            by_use: BTreeMap::new(),
-            uses: 0,
-        }
+        Self { max_keys, keys: BTreeMap::new(), by_use: BTreeMap::new(), uses: 0 }
     }
 
     /// How many keys are remembered.
@@ -89,13 +84,7 @@ impl Keyring {
             return;
         }
         self.uses += 1;
-        if let Some(before) = self.keys.insert(
-            address,
-            Entry {
-                key,
-                used: self.uses,
-            },
-        ) {
+        if let Some(before) = self.keys.insert(address, Entry { key, used: self.uses }) {
             self.by_use.remove(&before.used);
         }
         self.by_use.insert(self.uses, address);

@@ -10,9 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Context, Digest, derive};
 
-/// The longest inclusion proof that is looked at: enough for 2^64 leaves.
-pub const MAX_PROOF_LEN: usize = 64;
-
 /// The hashes of a tree.
 pub trait TreeHash {
     /// The hash of a leaf's data.
@@ -60,13 +57,7 @@ pub fn inclusion_proof(leaves: &[Digest], index: u64) -> Option<Vec<Digest>> {
 }
 
 /// Whether `proof` shows that `leaf` is the leaf `index` of the pool's tree of `count` leaves with this root.
-pub fn verify_inclusion(
-    leaf: &Digest,
-    index: u64,
-    count: u64,
-    proof: &[Digest],
-    root: &Digest,
-) -> bool {
+pub fn verify_inclusion(leaf: &Digest, index: u64, count: u64, proof: &[Digest], root: &Digest) -> bool {
     verify_inclusion_with::<PoolHash>(leaf, index, count, proof, root)
 }
 
@@ -84,9 +75,7 @@ pub fn root_with<H: TreeHash>(leaves: &[Digest]) -> Digest {
 
 /// [`inclusion_proof`] with other hashes.
 pub fn inclusion_proof_with<H: TreeHash>(leaves: &[Digest], index: u64) -> Option<Vec<Digest>> {
-    let mut index = usize::try_from(index)
-        .ok()
-        .filter(|index| *index < leaves.len())?;
+    let mut index = usize::try_from(index).ok().filter(|index| *index < leaves.len())?;
     let mut leaves = leaves;
     let mut proof = Vec::new();
     while leaves.len() > 1 {
@@ -113,7 +102,7 @@ pub fn verify_inclusion_with<H: TreeHash>(
     proof: &[Digest],
     root: &Digest,
 ) -> bool {
-    if index >= count || proof.len() > MAX_PROOF_LEN {
+    if index >= count {
         return false;
     }
     let (mut node, mut last) = (index, count - 1);
@@ -207,19 +196,13 @@ impl<H: TreeHash> Tree<H> {
 
 impl<H: TreeHash> Default for Tree<H> {
     fn default() -> Self {
-        Self {
-            frontier: Frontier::default(),
-            hash: PhantomData,
-        }
+        Self { frontier: Frontier::default(), hash: PhantomData }
     }
 }
 
 impl<H: TreeHash> Clone for Tree<H> {
     fn clone(&self) -> Self {
-        Self {
-            frontier: self.frontier.clone(),
-            hash: PhantomData,
-        }
+        Self { frontier: self.frontier.clone(), hash: PhantomData }
     }
 }
 
@@ -233,10 +216,7 @@ impl<H: TreeHash> Eq for Tree<H> {}
 
 impl<H: TreeHash> fmt::Debug for Tree<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tree")
-            .field("len", &self.len())
-            .field("root", &self.root())
-            .finish()
+        f.debug_struct("Tree").field("len", &self.len()).field("root", &self.root()).finish()
     }
 }
 
@@ -245,10 +225,7 @@ impl<H: TreeHash> TryFrom<Frontier> for Tree<H> {
 
     fn try_from(frontier: Frontier) -> Result<Self, FrontierError> {
         if u64::from(frontier.count.count_ones()) == frontier.peaks.len() as u64 {
-            Ok(Self {
-                frontier,
-                hash: PhantomData,
-            })
+            Ok(Self { frontier, hash: PhantomData })
         } else {
             Err(FrontierError)
         }

@@ -6,8 +6,10 @@
 use crate::{
     address::Address,
     digest::{Digest, keccak256},
-    merkle::MAX_PROOF_LEN,
 };
+
+/// The longest proof that [`verify`] looks at: enough for 2^64 entries.
+pub const MAX_PROOF_LEN: usize = 64;
 
 /// A complete tree of `n` entries: `2n − 1` hashes, the root first, the leaves in descending order last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,10 +20,8 @@ pub struct StandardTree {
 impl StandardTree {
     /// The tree of these entries, whose order does not matter.
     pub fn new(entries: &[(Address, u128)]) -> Self {
-        let mut leaves: Vec<Digest> = entries
-            .iter()
-            .map(|(address, amount)| leaf(*address, *amount))
-            .collect();
+        let mut leaves: Vec<Digest> =
+            entries.iter().map(|(address, amount)| leaf(*address, *amount)).collect();
         leaves.sort_unstable_by(|a, b| b.cmp(a));
         let inner = leaves.len().saturating_sub(1);
         let mut nodes = vec![Digest::ZERO; inner];
@@ -40,9 +40,8 @@ impl StandardTree {
     /// The proof of an entry, from the leaf's sibling up; `None` if the entry is not in the tree.
     pub fn proof(&self, address: Address, amount: u128) -> Option<Vec<Digest>> {
         let leaves = self.nodes.len() / 2;
-        let position = self.nodes[leaves..]
-            .binary_search_by(|other| leaf(address, amount).cmp(other))
-            .ok()?;
+        let position =
+            self.nodes[leaves..].binary_search_by(|other| leaf(address, amount).cmp(other)).ok()?;
         let mut index = leaves + position;
         let mut proof = Vec::new();
         while index > 0 {

@@ -28,17 +28,10 @@ pub fn candidates(logits: &[f32], top_k: usize) -> Result<Vec<Candidate>, Engine
         return Err(EngineError::NotFinite);
     }
     let max = f64::from(max);
-    let log_sum = logits
-        .iter()
-        .map(|&logit| (f64::from(logit) - max).exp())
-        .sum::<f64>()
-        .ln();
+    let log_sum = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum::<f64>().ln();
     let mut all: Vec<Candidate> = (0u32..)
         .zip(logits)
-        .map(|(token, &logit)| Candidate {
-            token,
-            cost: cost(log_sum - (f64::from(logit) - max)),
-        })
+        .map(|(token, &logit)| Candidate { token, cost: cost(log_sum - (f64::from(logit) - max)) })
         .collect();
     if top_k == 0 {
         return Ok(Vec::new());
@@ -75,10 +68,7 @@ mod tests {
     fn costs_are_normalised_over_the_whole_vocabulary() {
         let logits: Vec<f32> = (0..500).map(|i| ((i * 37 % 101) as f32) / 11.0).collect();
         let all = candidates(&logits, logits.len()).unwrap();
-        let sum: f64 = all
-            .iter()
-            .map(|c| (-f64::from(c.cost) / 4096.0).exp2())
-            .sum();
+        let sum: f64 = all.iter().map(|c| (-f64::from(c.cost) / 4096.0).exp2()).sum();
         assert!((sum - 1.0).abs() < 1e-3, "sum {sum}");
         let few = candidates(&logits, 7).unwrap();
         assert_eq!(few, all[..7]);
@@ -95,20 +85,8 @@ mod tests {
     fn impossible_tokens_saturate_and_broken_logits_are_refused() {
         let found = candidates(&[0.0, f32::NEG_INFINITY, -1e30], 3).unwrap();
         assert_eq!(found[0], Candidate { token: 0, cost: 0 });
-        assert_eq!(
-            found[1],
-            Candidate {
-                token: 1,
-                cost: MAX_COST
-            }
-        );
-        assert_eq!(
-            found[2],
-            Candidate {
-                token: 2,
-                cost: MAX_COST
-            }
-        );
+        assert_eq!(found[1], Candidate { token: 1, cost: MAX_COST });
+        assert_eq!(found[2], Candidate { token: 2, cost: MAX_COST });
         for broken in [&[0.0, f32::NAN][..], &[f32::INFINITY, 0.0], &[]] {
             assert!(matches!(candidates(broken, 2), Err(EngineError::NotFinite)));
         }

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::generate::{Predictor, generate};
 use crate::gguf::Gguf;
 use crate::{
-    CancelToken, Candidate, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation,
-    Hardware, Interrupt, Llama, LoadError, Manifest, Provider, Stats, Step, Support, TokenSampler,
-    Tokenizer, candidates,
+    CancelToken, Candidate, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation, Hardware,
+    Interrupt, Llama, LoadError, Manifest, Provider, Stats, Step, Support, TokenSampler, Tokenizer,
+    candidates,
 };
 
 /// Runs Llama models from GGUF files on the CPU through candle.
@@ -33,10 +33,7 @@ impl Provider for Candle {
 
     fn detect(&self, hardware: &Hardware, model: &Manifest) -> Support {
         if model.architecture != "llama" {
-            return Support::Unsupported(format!(
-                "the architecture {} is not supported",
-                model.architecture
-            ));
+            return Support::Unsupported(format!("the architecture {} is not supported", model.architecture));
         }
         if model.size > hardware.memory_bytes {
             return Support::Unsupported(format!(
@@ -82,30 +79,14 @@ fn load(config: &EngineConfig) -> Result<(Llama, Tokenizer), LoadError> {
     let manifest = &config.model.manifest;
     within(manifest.size, config.max_memory_bytes)?;
     let mut gguf = Gguf::open(config.model.open()?)?;
-    agree(
-        "architecture",
-        manifest.architecture.as_str(),
-        gguf.str("general.architecture")?,
-    )?;
+    agree("architecture", manifest.architecture.as_str(), gguf.str("general.architecture")?)?;
     let tokenizer = Tokenizer::from_metadata(&gguf)?;
     let llama = Llama::load(&mut gguf)?;
     let shape = llama.config();
-    agree(
-        "context length",
-        manifest.context_length as usize,
-        shape.context_length,
-    )?;
-    agree(
-        "vocabulary size",
-        manifest.vocab_size as usize,
-        shape.vocab_size,
-    )?;
+    agree("context length", manifest.context_length as usize, shape.context_length)?;
+    agree("vocabulary size", manifest.vocab_size as usize, shape.vocab_size)?;
     within(llama.weight_bytes(), config.max_memory_bytes)?;
-    tracing::debug!(
-        model = manifest.name,
-        bytes = llama.weight_bytes(),
-        "model loaded"
-    );
+    tracing::debug!(model = manifest.name, bytes = llama.weight_bytes(), "model loaded");
     Ok((llama, tokenizer))
 }
 
@@ -121,11 +102,7 @@ fn agree<T: ToString>(what: &'static str, manifest: T, file: T) -> Result<(), Lo
     if manifest == file {
         return Ok(());
     }
-    Err(LoadError::Contradiction {
-        what,
-        manifest,
-        file,
-    })
+    Err(LoadError::Contradiction { what, manifest, file })
 }
 
 struct CandleEngine {
@@ -180,30 +157,16 @@ impl CandleEngine {
         self.check_memory(request)?;
         let cancels = [cancel, &self.stopped];
         let interrupt = Interrupt::new(&cancels, request.deadline);
-        let mut predictor = Prediction {
-            llama: &mut self.llama,
-            top_k: self.manifest.top_k as usize,
-        };
+        let mut predictor = Prediction { llama: &mut self.llama, top_k: self.manifest.top_k as usize };
         let context = self.manifest.context_length;
-        generate(
-            &mut predictor,
-            &self.tokenizer,
-            context,
-            request,
-            interrupt,
-            sampler,
-            sink,
-        )
+        generate(&mut predictor, &self.tokenizer, context, request, interrupt, sampler, sink)
     }
 
     fn check_memory(&self, request: &GenerateRequest) -> Result<(), EngineError> {
         let Some(allowed) = request.max_memory_bytes else {
             return Ok(());
         };
-        let tokens = request
-            .prompt_ids
-            .len()
-            .saturating_add(request.max_tokens as usize);
+        let tokens = request.prompt_ids.len().saturating_add(request.max_tokens as usize);
         let needed = self.llama.weight_bytes() + self.llama.sequence_bytes(tokens);
         if needed <= allowed {
             return Ok(());
@@ -228,12 +191,7 @@ struct Prediction<'a> {
 }
 
 impl Predictor for Prediction<'_> {
-    fn feed(
-        &mut self,
-        tokens: &[u32],
-        position: usize,
-        interrupt: Interrupt<'_>,
-    ) -> Result<(), EngineError> {
+    fn feed(&mut self, tokens: &[u32], position: usize, interrupt: Interrupt<'_>) -> Result<(), EngineError> {
         self.llama.feed(tokens, position, interrupt)
     }
 
@@ -243,9 +201,6 @@ impl Predictor for Prediction<'_> {
         position: usize,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Candidate>, EngineError> {
-        candidates(
-            &self.llama.forward(tokens, position, interrupt)?,
-            self.top_k,
-        )
+        candidates(&self.llama.forward(tokens, position, interrupt)?, self.top_k)
     }
 }

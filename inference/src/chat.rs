@@ -31,18 +31,9 @@ mod tests {
 
     #[test]
     fn messages_are_lines_and_the_assistant_is_next() {
-        let say = |role: &str, content: &str| Message {
-            role: role.into(),
-            content: content.into(),
-        };
-        let chat = [
-            say("system", "Be brief."),
-            say("user", "Why is the sky blue?"),
-        ];
-        assert_eq!(
-            render_chat(&chat),
-            "system: Be brief.\nuser: Why is the sky blue?\nassistant:"
-        );
+        let say = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        let chat = [say("system", "Be brief."), say("user", "Why is the sky blue?")];
+        assert_eq!(render_chat(&chat), "system: Be brief.\nuser: Why is the sky blue?\nassistant:");
         assert_eq!(render_chat(&[]), "assistant:");
     }
 }

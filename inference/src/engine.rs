@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::{
-    CancelToken, Candidate, GgufError, Manifest, ManifestError, StopReason, Tokenizer,
-    TokenizerError,
+    CancelToken, Candidate, GgufError, Manifest, ManifestError, StopReason, Tokenizer, TokenizerError,
 };
 
 /// The most stop sequences of a request.

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use crate::output::{Output, StopRule};
 use crate::{
-    Candidate, EngineError, Flow, GenerateRequest, Generation, Interrupt, MAX_STOP_BYTES,
-    MAX_STOP_SEQUENCES, Step, TokenSampler, Tokenizer,
+    Candidate, EngineError, Flow, GenerateRequest, Generation, Interrupt, MAX_STOP_BYTES, MAX_STOP_SEQUENCES,
+    Step, TokenSampler, Tokenizer,
 };
 
 /// Prompt tokens that are computed together, between two looks at the cancel token.
@@ -14,12 +14,7 @@ pub const PREFILL_CHUNK: usize = 64;
 /// Something that knows what may come next.
 pub(crate) trait Predictor {
     /// Takes tokens at `position` and what was before them, without an answer.
-    fn feed(
-        &mut self,
-        tokens: &[u32],
-        position: usize,
-        interrupt: Interrupt<'_>,
-    ) -> Result<(), EngineError>;
+    fn feed(&mut self, tokens: &[u32], position: usize, interrupt: Interrupt<'_>) -> Result<(), EngineError>;
 
     /// Takes tokens likewise and says what may come after them.
     fn predict(
@@ -77,11 +72,7 @@ pub(crate) fn generate(
     })
 }
 
-fn check(
-    tokenizer: &Tokenizer,
-    context: u32,
-    request: &GenerateRequest,
-) -> Result<(), EngineError> {
+fn check(tokenizer: &Tokenizer, context: u32, request: &GenerateRequest) -> Result<(), EngineError> {
     let tokens = request.prompt_ids.len();
     if tokens == 0 {
         return Err(EngineError::EmptyPrompt);
@@ -99,11 +90,7 @@ fn check(
     if request.stop.len() > MAX_STOP_SEQUENCES {
         return Err(EngineError::Request("at most 16 stop sequences"));
     }
-    if !request
-        .stop
-        .iter()
-        .all(|stop| (1..=MAX_STOP_BYTES).contains(&stop.len()))
-    {
+    if !request.stop.iter().all(|stop| (1..=MAX_STOP_BYTES).contains(&stop.len())) {
         return Err(EngineError::Request("a stop sequence has 1 to 256 bytes"));
     }
     Ok(())
@@ -132,10 +119,5 @@ fn choose(
     if !candidates.iter().any(|candidate| candidate.token == token) {
         return Err(EngineError::Sampler(token));
     }
-    Ok(Step {
-        position,
-        token,
-        candidates,
-        text: Vec::new(),
-    })
+    Ok(Step { position, token, candidates, text: Vec::new() })
 }

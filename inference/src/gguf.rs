@@ -77,11 +77,7 @@ impl<R: Read + Seek> Gguf<R> {
     /// Reads the header from the reader's first byte.
     pub(crate) fn open(mut reader: R) -> Result<Self, GgufError> {
         reader.rewind()?;
-        Scan {
-            reader: BufReader::new(&mut reader),
-            left: MAX_HEADER_BYTES,
-        }
-        .header()?;
+        Scan { reader: BufReader::new(&mut reader), left: MAX_HEADER_BYTES }.header()?;
         reader.rewind()?;
         let content = Content::read(&mut BufReader::new(&mut reader)).map_err(parse)?;
         Ok(Self { content, reader })
@@ -135,10 +131,9 @@ impl<R: Read + Seek> Gguf<R> {
     pub(crate) fn strings(&self, key: &str) -> Result<Vec<&str>, GgufError> {
         let string = |value: &'_ Value| matches!(value, Value::String(_));
         match self.content.metadata.get(key) {
-            Some(Value::Array(values)) if values.iter().all(string) => Ok(values
-                .iter()
-                .filter_map(|value| value.to_string().ok().map(String::as_str))
-                .collect()),
+            Some(Value::Array(values)) if values.iter().all(string) => {
+                Ok(values.iter().filter_map(|value| value.to_string().ok().map(String::as_str)).collect())
+            }
             _ => Err(unusable(key)),
         }
     }
@@ -163,24 +158,12 @@ impl<R: Read + Seek> Gguf<R> {
     pub(crate) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, GgufError> {
         let info = self.content.tensor_infos.get(name);
         let Some(info) = info.filter(|info| info.shape.dims() == shape) else {
-            return Err(GgufError::Tensor {
-                name: name.to_owned(),
-                shape: shape.to_vec(),
-            });
+            return Err(GgufError::Tensor { name: name.to_owned(), shape: shape.to_vec() });
         };
-        if info
-            .offset
-            .checked_add(self.content.tensor_data_offset)
-            .is_none()
-        {
+        if info.offset.checked_add(self.content.tensor_data_offset).is_none() {
             return Err(GgufError::Malformed("a tensor lies beyond the file"));
         }
-        info.read(
-            &mut self.reader,
-            self.content.tensor_data_offset,
-            &Device::Cpu,
-        )
-        .map_err(parse)
+        info.read(&mut self.reader, self.content.tensor_data_offset, &Device::Cpu).map_err(parse)
     }
 }
 
@@ -219,10 +202,7 @@ impl<R: Read + Seek> Scan<R> {
     fn metadata(&mut self) -> Result<(), GgufError> {
         let key = self.string()?;
         let kind = self.u32()?;
-        let end = key
-            .iter()
-            .rposition(|&byte| byte != 0)
-            .map_or(0, |last| last + 1);
+        let end = key.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         if &key[..end] == b"general.alignment" {
             return self.alignment(kind);
         }
@@ -260,11 +240,7 @@ impl<R: Read + Seek> Scan<R> {
         for _ in 0..dimensions {
             let dimension = self.u64()?;
             elements = elements.saturating_mul(dimension);
-            at_most(
-                "elements of a tensor",
-                dimension.max(elements),
-                MAX_TENSOR_ELEMENTS,
-            )?;
+            at_most("elements of a tensor", dimension.max(elements), MAX_TENSOR_ELEMENTS)?;
         }
         self.skip(4 + 8)
     }

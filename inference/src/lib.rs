@@ -29,8 +29,8 @@ pub use engine::{
 };
 pub use generate::PREFILL_CHUNK;
 pub use gguf::{
-    GgufError, MAX_ARRAY_LENGTH, MAX_HEADER_BYTES, MAX_METADATA, MAX_STRING_BYTES,
-    MAX_TENSOR_ELEMENTS, MAX_TENSORS,
+    GgufError, MAX_ARRAY_LENGTH, MAX_HEADER_BYTES, MAX_METADATA, MAX_STRING_BYTES, MAX_TENSOR_ELEMENTS,
+    MAX_TENSORS,
 };
 pub use llama::{Llama, LlamaConfig};
 pub use manifest::{

@@ -52,11 +52,7 @@ impl Llama {
         let config = LlamaConfig::from_metadata(gguf)?;
         let mut unused: BTreeSet<String> = gguf.tensor_names().map(str::to_owned).collect();
         let tied = !unused.contains("output.weight");
-        let mut weights = Weights {
-            gguf,
-            unused: &mut unused,
-            bytes: 0,
-        };
+        let mut weights = Weights { gguf, unused: &mut unused, bytes: 0 };
         let table = [config.vocab_size, config.width];
         let embedding = weights.matrix("token_embd.weight", &table)?;
         let output = match tied {
@@ -69,22 +65,10 @@ impl Llama {
             .collect::<Result<_, _>>()?;
         let weight_bytes = weights.bytes;
         if let Some(name) = unused.first() {
-            return Err(LoadError::Unsupported(format!(
-                "the tensor {name:?} is unknown"
-            )));
+            return Err(LoadError::Unsupported(format!("the tensor {name:?} is unknown")));
         }
         let (cos, sin) = rotations(&config)?;
-        Ok(Self {
-            config,
-            embedding,
-            layers,
-            norm,
-            output,
-            cos,
-            sin,
-            cached: 0,
-            weight_bytes,
-        })
+        Ok(Self { config, embedding, layers, norm, output, cos, sin, cached: 0, weight_bytes })
     }
 
     /// The model's shape.
@@ -99,22 +83,10 @@ impl Llama {
 
     /// Memory that a sequence of `tokens` takes beside the weights, in bytes, an upper estimate.
     pub fn sequence_bytes(&self, tokens: usize) -> u64 {
-        let LlamaConfig {
-            layers,
-            kv_heads,
-            head_width,
-            width,
-            hidden,
-            vocab_size,
-            heads,
-            ..
-        } = self.config;
-        let positions = tokens
-            .min(self.config.context_length)
-            .next_multiple_of(CACHE_GROWTH);
+        let LlamaConfig { layers, kv_heads, head_width, width, hidden, vocab_size, heads, .. } = self.config;
+        let positions = tokens.min(self.config.context_length).next_multiple_of(CACHE_GROWTH);
         let cache = 2 * layers * kv_heads * head_width * positions;
-        let work = crate::PREFILL_CHUNK * (8 * width + 4 * hidden + 3 * heads * positions)
-            + 4 * vocab_size;
+        let work = crate::PREFILL_CHUNK * (8 * width + 4 * hidden + 3 * heads * positions) + 4 * vocab_size;
         4 * (cache as u64 + work as u64)
     }
 
@@ -192,9 +164,7 @@ impl Llama {
             return Err(EngineError::EmptyPrompt);
         }
         if position > self.cached {
-            return Err(EngineError::Request(
-                "the position is beyond the tokens seen",
-            ));
+            return Err(EngineError::Request("the position is beyond the tokens seen"));
         }
         if position + tokens.len() > context {
             return Err(EngineError::PromptTooLong {
@@ -202,10 +172,7 @@ impl Llama {
                 context: context as u32,
             });
         }
-        match tokens
-            .iter()
-            .find(|&&id| id as usize >= self.config.vocab_size)
-        {
+        match tokens.iter().find(|&&id| id as usize >= self.config.vocab_size) {
             Some(&id) => Err(EngineError::UnknownToken(id)),
             None => Ok(()),
         }
@@ -238,9 +205,7 @@ impl<R: Read + Seek> Weights<'_, R> {
         let tensor = self.gguf.tensor(name, shape)?;
         self.unused.remove(name);
         self.bytes += match tensor.dtype() {
-            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
-                4 * tensor.shape().elem_count() as u64
-            }
+            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => 4 * tensor.shape().elem_count() as u64,
             // Kernels may keep a second copy in another order.
             _ => 2 * tensor.storage_size_in_bytes() as u64,
         };
@@ -251,18 +216,13 @@ impl<R: Read + Seek> Weights<'_, R> {
 /// Cosines and sines of every position and frequency, each `(context_length, head_width / 2)`.
 fn rotations(config: &LlamaConfig) -> candle_core::Result<(Tensor, Tensor)> {
     let pairs = config.head_width / 2;
-    let frequency = |pair: usize| {
-        f64::from(config.rope_base).powf(-2.0 * pair as f64 / config.head_width as f64)
-    };
+    let frequency =
+        |pair: usize| f64::from(config.rope_base).powf(-2.0 * pair as f64 / config.head_width as f64);
     let frequencies: Vec<f64> = (0..pairs).map(frequency).collect();
-    let angles = (0..config.context_length)
-        .flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
-    let (cos, sin): (Vec<f32>, Vec<f32>) = angles
-        .map(|angle| (angle.cos() as f32, angle.sin() as f32))
-        .unzip();
+    let angles =
+        (0..config.context_length).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
+    let (cos, sin): (Vec<f32>, Vec<f32>) =
+        angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
     let shape = (config.context_length, pairs);
-    Ok((
-        Tensor::from_vec(cos, shape, &Device::Cpu)?,
-        Tensor::from_vec(sin, shape, &Device::Cpu)?,
-    ))
+    Ok((Tensor::from_vec(cos, shape, &Device::Cpu)?, Tensor::from_vec(sin, shape, &Device::Cpu)?))
 }

@@ -62,9 +62,7 @@ pub enum ManifestError {
         rule: &'static str,
     },
     /// The weights are of another size.
-    #[error(
-        "the weights of {model} have {found} bytes, the manifest says {expected}; fetch the file again"
-    )]
+    #[error("the weights of {model} have {found} bytes, the manifest says {expected}; fetch the file again")]
     Size {
         /// Name of the model.
         model: String,
@@ -105,20 +103,11 @@ impl Manifest {
 
     fn validate(&self) -> Result<(), ManifestError> {
         let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
-        let plain =
-            !self.file.contains(['/', '\\']) && !matches!(self.file.as_str(), "" | "." | "..");
+        let plain = !self.file.contains(['/', '\\']) && !matches!(self.file.as_str(), "" | "." | "..");
         let rules = [
-            (
-                "name",
-                !self.name.is_empty() && self.name.len() <= 128,
-                "must have 1 to 128 bytes",
-            ),
+            ("name", !self.name.is_empty() && self.name.len() <= 128, "must have 1 to 128 bytes"),
             ("file", plain, "must be a file name without folders"),
-            (
-                "size",
-                (1..=MAX_MODEL_BYTES).contains(&self.size),
-                "must be 1 to 2^40 bytes",
-            ),
+            ("size", (1..=MAX_MODEL_BYTES).contains(&self.size), "must be 1 to 2^40 bytes"),
             (
                 "blake3",
                 self.blake3.len() == 64 && self.blake3.bytes().all(hex),
@@ -129,11 +118,7 @@ impl Manifest {
                 (1..=MAX_CONTEXT_LENGTH).contains(&self.context_length),
                 "must be 1 to 131072",
             ),
-            (
-                "vocab_size",
-                (1..=MAX_VOCAB_SIZE).contains(&self.vocab_size),
-                "must be 1 to 262144",
-            ),
+            ("vocab_size", (1..=MAX_VOCAB_SIZE).contains(&self.vocab_size), "must be 1 to 262144"),
             (
                 "top_k",
                 (1..=MAX_TOP_K.min(self.vocab_size)).contains(&self.top_k),
@@ -188,15 +173,10 @@ pub type ModelReader = Box<dyn ReadSeek>;
 impl Model {
     /// A model from a `manifest.json`, its weights in the same folder; nothing but the manifest is read.
     pub fn from_manifest_file(path: &Path) -> Result<Self, ManifestError> {
-        let read = |source| ManifestError::Read {
-            path: path.to_owned(),
-            source,
-        };
+        let read = |source| ManifestError::Read { path: path.to_owned(), source };
         let mut json = String::new();
         let file = File::open(path).map_err(read)?;
-        file.take(MAX_MANIFEST_BYTES)
-            .read_to_string(&mut json)
-            .map_err(read)?;
+        file.take(MAX_MANIFEST_BYTES).read_to_string(&mut json).map_err(read)?;
         let manifest = Manifest::from_json(&json)?;
         let weights = Weights::File(path.with_file_name(&manifest.file));
         Ok(Self { manifest, weights })
@@ -208,10 +188,7 @@ impl Model {
             Weights::Embedded(bytes) => self.check_bytes(*bytes),
             Weights::Memory(bytes) => self.check_bytes(bytes.clone()),
             Weights::File(path) => self.open_file(path).map_err(|error| match error {
-                OpenError::Io(source) => ManifestError::Read {
-                    path: path.clone(),
-                    source,
-                },
+                OpenError::Io(source) => ManifestError::Read { path: path.clone(), source },
                 OpenError::Manifest(error) => error,
             }),
         }
@@ -240,11 +217,7 @@ impl Model {
         if found == self.manifest.size {
             return Ok(());
         }
-        Err(ManifestError::Size {
-            model: self.manifest.name.clone(),
-            expected: self.manifest.size,
-            found,
-        })
+        Err(ManifestError::Size { model: self.manifest.name.clone(), expected: self.manifest.size, found })
     }
 
     fn check_digest(&self, found: blake3::Hash) -> Result<(), ManifestError> {

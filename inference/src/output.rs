@@ -34,12 +34,7 @@ pub struct StopRule<'a> {
 /// The output of a generation: the bytes of its tokens without a final `eos`, cut at the first stop sequence.
 ///
 /// Where several stop sequences occur, the one that begins first cuts.
-pub fn finish_output(
-    tokenizer: &Tokenizer,
-    ids: &[u32],
-    eos: Option<u32>,
-    stop: &[String],
-) -> Vec<u8> {
+pub fn finish_output(tokenizer: &Tokenizer, ids: &[u32], eos: Option<u32>, stop: &[String]) -> Vec<u8> {
     let text = match ids.split_last() {
         Some((last, before)) if Some(*last) == eos => before,
         _ => ids,
@@ -52,15 +47,9 @@ pub fn finish_output(
 }
 
 /// The index of the first of `ids` at which a generation by `rule` ends, and why; nothing if it would go on.
-pub fn stop_reason(
-    tokenizer: &Tokenizer,
-    ids: &[u32],
-    rule: StopRule<'_>,
-) -> Option<(usize, StopReason)> {
+pub fn stop_reason(tokenizer: &Tokenizer, ids: &[u32], rule: StopRule<'_>) -> Option<(usize, StopReason)> {
     let mut output = Output::new(tokenizer, rule);
-    ids.iter()
-        .enumerate()
-        .find_map(|(index, &id)| Some((index, output.push(id)?)))
+    ids.iter().enumerate().find_map(|(index, &id)| Some((index, output.push(id)?)))
 }
 
 /// An output as it grows, token by token.
@@ -128,15 +117,9 @@ impl<'a> Output<'a> {
     fn open_stop(&self) -> usize {
         let begins = |length: &usize| {
             let end = &self.bytes[self.bytes.len() - length..];
-            self.rule
-                .stop
-                .iter()
-                .any(|stop| stop.as_bytes().starts_with(end))
+            self.rule.stop.iter().any(|stop| stop.as_bytes().starts_with(end))
         };
-        let longest = self
-            .longest_stop
-            .saturating_sub(1)
-            .min(self.bytes.len() - self.given);
+        let longest = self.longest_stop.saturating_sub(1).min(self.bytes.len() - self.given);
         (1..=longest).rev().find(begins).unwrap_or(0)
     }
 

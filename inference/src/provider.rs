@@ -29,9 +29,7 @@ impl Hardware {
 }
 
 fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kilobytes.checked_mul(1024)
 }
@@ -143,11 +141,7 @@ impl Registry {
     }
 
     /// The first provider, by name, that can run a model, or the reason of each why it cannot.
-    pub fn find(
-        &self,
-        hardware: &Hardware,
-        model: &Manifest,
-    ) -> Result<Arc<dyn Provider>, NoProvider> {
+    pub fn find(&self, hardware: &Hardware, model: &Manifest) -> Result<Arc<dyn Provider>, NoProvider> {
         let mut reasons = Vec::new();
         for (name, provider) in &self.0 {
             match provider.detect(hardware, model) {
@@ -155,10 +149,7 @@ impl Registry {
                 Support::Unsupported(reason) => reasons.push(format!("{name}: {reason}")),
             }
         }
-        Err(NoProvider {
-            model: model.name.clone(),
-            reasons,
-        })
+        Err(NoProvider { model: model.name.clone(), reasons })
     }
 }
 
@@ -168,10 +159,7 @@ mod tests {
 
     #[test]
     fn available_memory_is_read_in_bytes() {
-        assert_eq!(
-            available("MemTotal: 5 kB\nMemAvailable:    2048 kB\n"),
-            Some(2 << 20)
-        );
+        assert_eq!(available("MemTotal: 5 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
         assert_eq!(available("MemTotal: 5 kB\n"), None);
     }
 }

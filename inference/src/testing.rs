@@ -13,20 +13,13 @@ use candle_core::{Device, Tensor};
 use crate::generate::{Predictor, generate};
 use crate::tokenizer::{Vocabulary, chars_of_bytes};
 use crate::{
-    CancelToken, Candidate, Engine, EngineError, Flow, GenerateRequest, Generation, Interrupt,
-    Manifest, Model, Step, TokenSampler, Tokenizer, Weights,
+    CancelToken, Candidate, Engine, EngineError, Flow, GenerateRequest, Generation, Interrupt, Manifest,
+    Model, Step, TokenSampler, Tokenizer, Weights,
 };
 
 const END: &str = "<|endoftext|>";
 /// Merges of the generated tokenizer, each of tokens that are there before it.
-const MERGES: [(&str, &str); 6] = [
-    ("t", "h"),
-    ("th", "e"),
-    ("Ġ", "the"),
-    ("i", "n"),
-    ("Ġ", "a"),
-    ("Ã", "©"),
-];
+const MERGES: [(&str, &str); 6] = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("Ġ", "a"), ("Ã", "©")];
 /// How long a slow [`Scripted`] engine sleeps between two looks at its cancel token.
 const NAP: Duration = Duration::from_millis(5);
 
@@ -88,10 +81,7 @@ pub fn model(name: &str, shape: Shape) -> Result<Model, candle_core::Error> {
         context_length: shape.context_length as u32,
         ..manifest(name)
     };
-    Ok(Model {
-        manifest,
-        weights: Weights::Memory(bytes.into()),
-    })
+    Ok(Model { manifest, weights: Weights::Memory(bytes.into()) })
 }
 
 /// A manifest for engines without weights; its digest is that of the name.
@@ -146,10 +136,8 @@ pub fn gguf(shape: Shape) -> Result<Vec<u8>, candle_core::Error> {
     let metadata = metadata(&shape);
     let tensors = tensors(&shape)?;
     let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
-    let tensors: Vec<(&str, &QTensor)> = tensors
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), tensor))
-        .collect();
+    let tensors: Vec<(&str, &QTensor)> =
+        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let mut file = Cursor::new(Vec::new());
     gguf_file::write(&mut file, &metadata, &tensors)?;
     Ok(file.into_inner())
@@ -157,8 +145,7 @@ pub fn gguf(shape: Shape) -> Result<Vec<u8>, candle_core::Error> {
 
 fn metadata(shape: &Shape) -> Vec<(&'static str, Value)> {
     let number = |n: usize| Value::U32(n as u32);
-    let strings =
-        |strings: Vec<String>| Value::Array(strings.into_iter().map(Value::String).collect());
+    let strings = |strings: Vec<String>| Value::Array(strings.into_iter().map(Value::String).collect());
     let tokens = tokens();
     let types = types(tokens.len()).into_iter().map(Value::I32).collect();
     vec![
@@ -170,10 +157,7 @@ fn metadata(shape: &Shape) -> Vec<(&'static str, Value)> {
         ("llama.attention.head_count_kv", number(shape.kv_heads)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
         ("llama.context_length", number(shape.context_length)),
-        (
-            "llama.rope.dimension_count",
-            number(shape.width / shape.heads),
-        ),
+        ("llama.rope.dimension_count", number(shape.width / shape.heads)),
         ("tokenizer.ggml.model", Value::String("gpt2".into())),
         ("tokenizer.ggml.pre", Value::String("gpt-2".into())),
         ("tokenizer.ggml.eos_token_id", number(tokens.len() - 1)),
@@ -192,11 +176,7 @@ fn tensors(shape: &Shape) -> Result<Vec<(String, QTensor)>, candle_core::Error> 
         let tensor = Tensor::from_vec(cells, (rows, columns), &Device::Cpu)?;
         Ok::<_, candle_core::Error>((name, QTensor::quantize(&tensor, shape.storage.into())?))
     };
-    let mut tensors = vec![matrix(
-        "token_embd.weight".into(),
-        tokens().len(),
-        shape.width,
-    )?];
+    let mut tensors = vec![matrix("token_embd.weight".into(), tokens().len(), shape.width)?];
     tensors.push(matrix("output.weight".into(), tokens().len(), shape.width)?);
     for layer in 0..shape.layers {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
@@ -258,25 +238,13 @@ impl Scripted {
     /// Offers `candidates`, of which there is at least one, in the order of their costs and tokens.
     pub fn new(manifest: Manifest, tokenizer: Tokenizer, mut candidates: Vec<Candidate>) -> Self {
         candidates.sort_unstable();
-        Self {
-            manifest,
-            tokenizer,
-            candidates: candidates.into(),
-            step_time: Duration::ZERO,
-        }
+        Self { manifest, tokenizer, candidates: candidates.into(), step_time: Duration::ZERO }
     }
 
     /// Offers the letters `a` to `p` with one sixteenth each, over [`tokenizer`].
     pub fn letters(name: &str) -> Self {
-        let offered = |byte: u8| Candidate {
-            token: byte.into(),
-            cost: 4 * 4096,
-        };
-        Self::new(
-            manifest(name),
-            tokenizer(),
-            (b'a'..=b'p').map(offered).collect(),
-        )
+        let offered = |byte: u8| Candidate { token: byte.into(), cost: 4 * 4096 };
+        Self::new(manifest(name), tokenizer(), (b'a'..=b'p').map(offered).collect())
     }
 
     /// Takes this long for each token.
@@ -322,9 +290,7 @@ impl Predictor for Scripted {
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Candidate>, EngineError> {
         let ready_at = Instant::now() + self.step_time;
-        while let Some(left) = ready_at
-            .checked_duration_since(Instant::now())
-            .filter(|left| !left.is_zero())
+        while let Some(left) = ready_at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
         {
             interrupt.check()?;
             std::thread::sleep(left.min(NAP));

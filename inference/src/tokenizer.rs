@@ -101,10 +101,7 @@ impl Tokenizer {
                 return Err(malformed(format!("token {token:?} occurs twice")));
             }
         }
-        if !bytes_of
-            .keys()
-            .all(|c| ids.contains_key(c.encode_utf8(&mut [0; 4]) as &str))
-        {
+        if !bytes_of.keys().all(|c| ids.contains_key(c.encode_utf8(&mut [0; 4]) as &str)) {
             return Err(malformed("not every byte has a token".into()));
         }
         let merges = split_merges(&vocabulary.merges, &ids)?;
@@ -115,12 +112,7 @@ impl Tokenizer {
             .map_err(|error| malformed(error.to_string()))?;
         let mut bpe = tokenizers::Tokenizer::new(bpe);
         bpe.with_pre_tokenizer(Some(ByteLevel::new(false, false, true)));
-        Ok(Self(Arc::new(Inner {
-            bpe,
-            pieces,
-            eos: vocabulary.eos,
-            bos: vocabulary.bos,
-        })))
+        Ok(Self(Arc::new(Inner { bpe, pieces, eos: vocabulary.eos, bos: vocabulary.bos })))
     }
 
     /// The token ids of a text, without a beginning-of-text token; the names of control tokens are plain text.
@@ -166,19 +158,11 @@ impl Tokenizer {
     }
 }
 
-fn supported(
-    what: &'static str,
-    found: &str,
-    supported: &'static str,
-) -> Result<(), TokenizerError> {
+fn supported(what: &'static str, found: &str, supported: &'static str) -> Result<(), TokenizerError> {
     if found == supported {
         return Ok(());
     }
-    Err(TokenizerError::Unsupported {
-        what,
-        found: found.chars().take(64).collect(),
-        supported,
-    })
+    Err(TokenizerError::Unsupported { what, found: found.chars().take(64).collect(), supported })
 }
 
 fn malformed(why: String) -> TokenizerError {
@@ -188,10 +172,7 @@ fn malformed(why: String) -> TokenizerError {
 fn check_vocabulary(vocabulary: &Vocabulary<'_>) -> Result<(), TokenizerError> {
     let size = vocabulary.tokens.len();
     if size > MAX_VOCAB_SIZE as usize || vocabulary.types.len() != size {
-        return Err(malformed(format!(
-            "{size} tokens and {} token types",
-            vocabulary.types.len()
-        )));
+        return Err(malformed(format!("{size} tokens and {} token types", vocabulary.types.len())));
     }
     let mut special = vocabulary.eos.into_iter().chain(vocabulary.bos);
     match special.find(|&id| id as usize >= size) {
@@ -217,9 +198,7 @@ fn split_merges(merges: &[&str], ids: &HashMap<String, u32>) -> Result<Merges, T
     let split = |merge: &&str| {
         let known = |text: &str| ids.contains_key(text);
         match merge.split_once(' ') {
-            Some((left, right))
-                if known(left) && known(right) && known(&[left, right].concat()) =>
-            {
+            Some((left, right)) if known(left) && known(right) && known(&[left, right].concat()) => {
                 Ok((left.to_owned(), right.to_owned()))
             }
             _ => Err(malformed(format!("merge {merge:?} is not of known tokens"))),

@@ -1,3 +1,4 @@
 //! swarm-node
 
+pub mod network;
 pub mod storage;

@@ -4,8 +4,10 @@
 //! a [`Machine`]: events and times go in, effects come out, and the same inputs give the same outputs to the byte.
 //! `docs/protocol.md` restates the rules as a specification with vectors.
 
+pub mod acceptance;
 pub mod codec;
 mod machine;
+pub mod miner;
 pub mod money;
 pub mod planted;
 mod posted;
@@ -16,6 +18,7 @@ pub mod sampler;
 pub mod statement;
 mod time;
 pub mod transcript;
+pub mod view;
 
 pub use machine::Machine;
 pub use posted::Posted;

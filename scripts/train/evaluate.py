@@ -111,8 +111,14 @@ def samples(model, tokenizer) -> list[tuple[str, str]]:
     return found
 
 
-def copied(text: str, source: str) -> bool:
-    return any(text[at : at + COPY_LENGTH] in source for at in range(len(text) - COPY_LENGTH + 1))
+def pieces(text: str):
+    return (text[at : at + COPY_LENGTH] for at in range(len(text) - COPY_LENGTH + 1))
+
+
+def copies(texts: list[str], source: str) -> int:
+    """How many of the texts share a piece of COPY_LENGTH characters with the source."""
+    known = set(pieces(source))
+    return sum(any(piece in known for piece in pieces(text)) for text in texts)
 
 
 def card(figures: dict, shown: list[tuple[str, str]]) -> str:
@@ -150,7 +156,6 @@ def main():
     size = sum(len(text.encode()) for text in heldout)
     checkpoint = torch.load(options.work / "checkpoint.pt")
     found = samples(model, tokenizer)
-    source = "".join(training)
     figures = {
         "bytes": path.stat().st_size,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -160,7 +165,7 @@ def main():
         "model_bits_per_byte": model_bits(model, tokenizer, heldout) / size,
         "ngram_bits_per_byte": WittenBell(training).bits(heldout) / size,
         "samples": len(found),
-        "copies": sum(copied(text, source) for _, text in found),
+        "copies": copies([text for _, text in found], "".join(training)),
     }
     report = card(figures, found[::SAMPLES_PER_PROMPT])
     readme = options.model / "README.md"

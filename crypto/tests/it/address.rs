@@ -24,33 +24,12 @@ fn checksums_are_those_of_eip_55() {
 #[test]
 fn mistyped_addresses_are_refused() {
     let parse = |text: &str| text.parse::<Address>();
-    assert_eq!(
-        parse("0x5AAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"),
-        Err(ParseError::Checksum)
-    );
-    assert_eq!(
-        parse("0x5AAEB6053F3E94C9B9A09F33669435E7EF1BEAED"),
-        Err(ParseError::Checksum)
-    );
-    assert_eq!(
-        parse("5aaeb6053f3e94c9b9a09f33669435e7ef1beaed"),
-        Err(ParseError::NoPrefix)
-    );
-    assert_eq!(
-        parse("0X5aaeb6053f3e94c9b9a09f33669435e7ef1beaed"),
-        Err(ParseError::NoPrefix)
-    );
-    assert_eq!(
-        parse("0x5aaeb6"),
-        Err(ParseError::Length {
-            expected: 40,
-            found: 6
-        })
-    );
-    assert_eq!(
-        parse("0xgaaeb6053f3e94c9b9a09f33669435e7ef1beaed"),
-        Err(ParseError::NotHex)
-    );
+    assert_eq!(parse("0x5AAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"), Err(ParseError::Checksum));
+    assert_eq!(parse("0x5AAEB6053F3E94C9B9A09F33669435E7EF1BEAED"), Err(ParseError::Checksum));
+    assert_eq!(parse("5aaeb6053f3e94c9b9a09f33669435e7ef1beaed"), Err(ParseError::NoPrefix));
+    assert_eq!(parse("0X5aaeb6053f3e94c9b9a09f33669435e7ef1beaed"), Err(ParseError::NoPrefix));
+    assert_eq!(parse("0x5aaeb6"), Err(ParseError::Length { expected: 40, found: 6 }));
+    assert_eq!(parse("0xgaaeb6053f3e94c9b9a09f33669435e7ef1beaed"), Err(ParseError::NotHex));
 }
 
 #[test]
@@ -76,10 +55,7 @@ fn a_pool_id_hashes_its_four_parts_in_order() {
         "22".repeat(20),
     ];
     let expected = keccak256(&hex::decode(packed.concat()).unwrap());
-    assert_eq!(
-        PoolId::derive("foo.eth", operator, 31_337, contract),
-        PoolId(expected)
-    );
+    assert_eq!(PoolId::derive("foo.eth", operator, 31_337, contract), PoolId(expected));
 
     let base = PoolId::derive("foo.eth", operator, 1, contract);
     assert_ne!(base, PoolId::derive("fooo.eth", operator, 1, contract));

@@ -41,10 +41,8 @@ fn digests_equal_those_of_noble_hashes() {
     assert_eq!(vectors.len(), 5);
     for vector in vectors {
         let input = hex::decode(&vector.input).unwrap();
-        let derived: BTreeMap<_, _> = CONTEXTS
-            .iter()
-            .map(|context| (context.as_str().to_owned(), derive(*context, &input)))
-            .collect();
+        let derived: BTreeMap<_, _> =
+            CONTEXTS.iter().map(|context| (context.as_str().to_owned(), derive(*context, &input))).collect();
         assert_eq!(derived, vector.derived);
         assert_eq!(keyed(&crate::bytes(&vector.key), &input), vector.keyed);
         assert_eq!(blake3(&input), vector.blake3);
@@ -69,13 +67,7 @@ fn text_is_exactly_64_hexadecimal_digits() {
     let digest = blake3(b"text");
     assert_eq!(digest.to_string().parse(), Ok(digest));
     assert_eq!(format!("{digest:?}"), digest.to_string());
-    assert_eq!(
-        "00".parse::<Digest>(),
-        Err(ParseError::Length {
-            expected: 64,
-            found: 2
-        })
-    );
+    assert_eq!("00".parse::<Digest>(), Err(ParseError::Length { expected: 64, found: 2 }));
     assert_eq!("zz".repeat(32).parse::<Digest>(), Err(ParseError::NotHex));
     assert_eq!("é".repeat(32).parse::<Digest>(), Err(ParseError::NotHex));
 }
@@ -101,10 +93,7 @@ fn everything() -> Everything {
 fn travels_as_byte_strings_in_cbor_and_as_text_in_json() {
     let value = everything();
     let dag = serde_ipld_dagcbor::to_vec(&value).unwrap();
-    assert_eq!(
-        serde_ipld_dagcbor::from_slice::<Everything>(&dag).unwrap(),
-        value
-    );
+    assert_eq!(serde_ipld_dagcbor::from_slice::<Everything>(&dag).unwrap(), value);
     let cbor = serde_cbor::to_vec(&value).unwrap();
     assert_eq!(serde_cbor::from_slice::<Everything>(&cbor).unwrap(), value);
     let json = serde_json::to_string(&value).unwrap();
@@ -112,22 +101,10 @@ fn travels_as_byte_strings_in_cbor_and_as_text_in_json() {
     assert!(json.contains(&format!("\"digest\":\"{}\"", value.digest)));
 
     let head = |length: u8, bytes: &[u8]| [&[0x58, length][..], bytes].concat();
-    assert_eq!(
-        serde_ipld_dagcbor::to_vec(&value.digest).unwrap(),
-        head(32, &value.digest.0)
-    );
-    assert_eq!(
-        serde_ipld_dagcbor::to_vec(&value.address).unwrap(),
-        [&[0x54][..], &value.address.0].concat()
-    );
-    assert_eq!(
-        serde_ipld_dagcbor::to_vec(&value.pool).unwrap(),
-        head(32, &value.pool.0)
-    );
-    assert_eq!(
-        serde_ipld_dagcbor::to_vec(&value.signature).unwrap(),
-        head(65, &value.signature.0)
-    );
+    assert_eq!(serde_ipld_dagcbor::to_vec(&value.digest).unwrap(), head(32, &value.digest.0));
+    assert_eq!(serde_ipld_dagcbor::to_vec(&value.address).unwrap(), [&[0x54][..], &value.address.0].concat());
+    assert_eq!(serde_ipld_dagcbor::to_vec(&value.pool).unwrap(), head(32, &value.pool.0));
+    assert_eq!(serde_ipld_dagcbor::to_vec(&value.signature).unwrap(), head(65, &value.signature.0));
 }
 
 #[test]
@@ -154,10 +131,7 @@ enum Tagged {
 fn survives_the_buffering_of_tagged_enums() {
     let value = Tagged::Some(everything());
     let dag = serde_ipld_dagcbor::to_vec(&value).unwrap();
-    assert_eq!(
-        serde_ipld_dagcbor::from_slice::<Tagged>(&dag).unwrap(),
-        value
-    );
+    assert_eq!(serde_ipld_dagcbor::from_slice::<Tagged>(&dag).unwrap(), value);
     let json = serde_json::to_string(&value).unwrap();
     assert_eq!(serde_json::from_str::<Tagged>(&json).unwrap(), value);
 }

@@ -6,8 +6,7 @@ use swarm_crypto::{
     key::{recover, verify},
 };
 
-const DOMAIN: &str =
-    "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)";
+const DOMAIN: &str = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)";
 const PERSON: &str = "Person(string name,address wallet)";
 const MAIL: &str = "Mail(Person from,Person to,string contents)Person(string name,address wallet)";
 
@@ -16,10 +15,7 @@ fn address(text: &str) -> Value<'static> {
 }
 
 fn person(name: &str, wallet: &str) -> Value<'static> {
-    Value::Struct(struct_hash(
-        &type_hash(PERSON),
-        &[Value::String(name), address(wallet)],
-    ))
+    Value::Struct(struct_hash(&type_hash(PERSON), &[Value::String(name), address(wallet)]))
 }
 
 /// The example of EIP-712 itself.
@@ -28,17 +24,9 @@ fn the_published_mail_hashes_and_verifies() {
     let contract = address("0xCcCCccccCCCCcCCCCCCcCcCccCcCCCcCcccccccC");
     let domain = struct_hash(
         &type_hash(DOMAIN),
-        &[
-            Value::String("Ether Mail"),
-            Value::String("1"),
-            Value::Uint(1),
-            contract,
-        ],
+        &[Value::String("Ether Mail"), Value::String("1"), Value::Uint(1), contract],
     );
-    assert_eq!(
-        hex::encode(domain),
-        "f2cee375fa42b42143804025fc449deafd50cc031ca257e0b194a650a912090f"
-    );
+    assert_eq!(hex::encode(domain), "f2cee375fa42b42143804025fc449deafd50cc031ca257e0b194a650a912090f");
 
     assert_eq!(
         hex::encode(type_hash(MAIL)),
@@ -52,16 +40,10 @@ fn the_published_mail_hashes_and_verifies() {
             Value::String("Hello, Bob!"),
         ],
     );
-    assert_eq!(
-        hex::encode(mail),
-        "c52c0ee5d84264471806290a3f2c4cecfc5490626bf912d01f240d7a274b371e"
-    );
+    assert_eq!(hex::encode(mail), "c52c0ee5d84264471806290a3f2c4cecfc5490626bf912d01f240d7a274b371e");
 
     let hash = signing_hash(&domain, &mail);
-    assert_eq!(
-        hex::encode(hash),
-        "be609aee343fb3c4b28e1df9e632fca64fcfaede20f02e86244efddf30957bd2"
-    );
+    assert_eq!(hex::encode(hash), "be609aee343fb3c4b28e1df9e632fca64fcfaede20f02e86244efddf30957bd2");
 
     let cow = SecretKey::from_bytes(&keccak256(b"cow")).unwrap();
     let signature: Signature = concat!(
@@ -71,10 +53,7 @@ fn the_published_mail_hashes_and_verifies() {
     )
     .parse()
     .unwrap();
-    assert_eq!(
-        cow.address().to_string(),
-        "0xCD2a3d9F938E13CD947Ec05AbC7FE734Df8DD826"
-    );
+    assert_eq!(cow.address().to_string(), "0xCD2a3d9F938E13CD947Ec05AbC7FE734Df8DD826");
     assert_eq!(verify(&cow.public_key(), &hash, &signature), Ok(()));
     assert_eq!(cow.sign_prehash(&hash), signature);
 }
@@ -84,14 +63,8 @@ fn dynamic_members_are_hashed_and_static_ones_are_padded() {
     assert_eq!(Value::Bytes(b"cow").encode(), keccak256(b"cow"));
     assert_eq!(Value::String("cow").encode(), keccak256(b"cow"));
     assert_eq!(Value::Bytes32([3; 32]).encode(), [3; 32]);
-    assert_eq!(
-        hex::encode(Value::Uint(u128::MAX).encode()),
-        "00".repeat(16) + &"ff".repeat(16)
-    );
-    assert_eq!(
-        hex::encode(Value::Address(Address([5; 20])).encode()),
-        "00".repeat(12) + &"05".repeat(20)
-    );
+    assert_eq!(hex::encode(Value::Uint(u128::MAX).encode()), "00".repeat(16) + &"ff".repeat(16));
+    assert_eq!(hex::encode(Value::Address(Address([5; 20])).encode()), "00".repeat(12) + &"05".repeat(20));
 }
 
 #[derive(Deserialize)]
@@ -128,16 +101,7 @@ fn statements_signed_by_ethers_verify_and_are_signed_alike() {
 #[test]
 fn pool_kind_and_digest_are_all_signed() {
     let base = statement_hash(&PoolId([1; 32]), "job", &Digest([2; 32]));
-    assert_ne!(
-        base,
-        statement_hash(&PoolId([3; 32]), "job", &Digest([2; 32]))
-    );
-    assert_ne!(
-        base,
-        statement_hash(&PoolId([1; 32]), "cancel", &Digest([2; 32]))
-    );
-    assert_ne!(
-        base,
-        statement_hash(&PoolId([1; 32]), "job", &Digest([3; 32]))
-    );
+    assert_ne!(base, statement_hash(&PoolId([3; 32]), "job", &Digest([2; 32])));
+    assert_ne!(base, statement_hash(&PoolId([1; 32]), "cancel", &Digest([2; 32])));
+    assert_ne!(base, statement_hash(&PoolId([1; 32]), "job", &Digest([3; 32])));
 }

@@ -73,10 +73,7 @@ fn scalars_out_of_range_are_no_keys() {
     }
     let mut largest = order;
     largest[31] -= 1;
-    assert_eq!(
-        *SecretKey::from_bytes(&largest).unwrap().to_bytes(),
-        largest
-    );
+    assert_eq!(*SecretKey::from_bytes(&largest).unwrap().to_bytes(), largest);
 }
 
 #[test]
@@ -84,11 +81,7 @@ fn points_off_the_curve_are_no_keys() {
     let mut bytes = [0; 33];
     bytes[0] = 2;
     bytes[32] = 5;
-    assert_eq!(
-        PublicKey::from_bytes(&bytes),
-        Err(KeyError),
-        "5 is the x of no point"
-    );
+    assert_eq!(PublicKey::from_bytes(&bytes), Err(KeyError), "5 is the x of no point");
     assert_eq!(PublicKey::from_bytes(&[0; 33]), Err(KeyError));
     bytes[32] = 1;
     assert_eq!(PublicKey::from_bytes(&bytes).unwrap().to_bytes(), bytes);
@@ -98,10 +91,7 @@ fn points_off_the_curve_are_no_keys() {
 fn a_secret_key_never_shows_itself() {
     let key = SecretKey::from_bytes(&[0x5a; 32]).unwrap();
     let shown = format!("{key:?} {key:#?}");
-    assert!(
-        !shown.contains("5a5a") && !shown.contains("90, 90"),
-        "{shown}"
-    );
+    assert!(!shown.contains("5a5a") && !shown.contains("90, 90"), "{shown}");
     assert!(shown.contains(&key.address().to_string()));
 }
 
@@ -127,40 +117,15 @@ fn what_is_out_of_range_is_refused_by_name() {
     let half: [u8; 32] = crate::bytes(HALF);
     let above_half = negate(&half);
     for part in [[0; 32], order, [0xff; 32]] {
-        refused(
-            &key.public_key(),
-            &prehash,
-            &with(0..32, part),
-            SignatureError::OutOfRange,
-        );
-        refused(
-            &key.public_key(),
-            &prehash,
-            &with(32..64, part),
-            SignatureError::OutOfRange,
-        );
+        refused(&key.public_key(), &prehash, &with(0..32, part), SignatureError::OutOfRange);
+        refused(&key.public_key(), &prehash, &with(32..64, part), SignatureError::OutOfRange);
     }
-    refused(
-        &key.public_key(),
-        &prehash,
-        &with(32..64, above_half),
-        SignatureError::HighS,
-    );
-    refused(
-        &key.public_key(),
-        &prehash,
-        &with(32..64, half),
-        SignatureError::Mismatch,
-    );
+    refused(&key.public_key(), &prehash, &with(32..64, above_half), SignatureError::HighS);
+    refused(&key.public_key(), &prehash, &with(32..64, half), SignatureError::Mismatch);
     for v in (0..=255).filter(|v| ![27, 28].contains(v)) {
         let mut bad = good;
         bad.0[64] = v;
-        refused(
-            &key.public_key(),
-            &prehash,
-            &bad,
-            SignatureError::RecoveryByte(v),
-        );
+        refused(&key.public_key(), &prehash, &bad, SignatureError::RecoveryByte(v));
     }
 }
 

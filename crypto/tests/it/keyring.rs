@@ -8,17 +8,9 @@ fn key(number: u8) -> SecretKey {
 }
 
 /// What a keyring must answer, remembering nothing.
-fn by_recovery(
-    claimed: Address,
-    prehash: &[u8; 32],
-    signature: &Signature,
-) -> Result<(), SignatureError> {
+fn by_recovery(claimed: Address, prehash: &[u8; 32], signature: &Signature) -> Result<(), SignatureError> {
     let key = recover(prehash, signature)?;
-    if key.address() == claimed {
-        Ok(())
-    } else {
-        Err(SignatureError::Mismatch)
-    }
+    if key.address() == claimed { Ok(()) } else { Err(SignatureError::Mismatch) }
 }
 
 /// A signature by one key, perhaps damaged, presented as another's.
@@ -34,11 +26,7 @@ fn presented() -> impl Strategy<Value = (Address, [u8; 32], Signature)> {
                 4 => signature.0[..32].fill(5),
                 _ => {}
             }
-            (
-                key(if honest { by } else { other }).address(),
-                prehash,
-                signature,
-            )
+            (key(if honest { by } else { other }).address(), prehash, signature)
         },
     )
 }
@@ -64,12 +52,8 @@ fn the_least_recently_used_key_is_forgotten() {
     let prehash = [3; 32];
     let mut check = |number: u8| {
         let key = key(number);
-        keyring
-            .check(key.address(), &prehash, &key.sign_prehash(&prehash))
-            .unwrap();
-        let known: Vec<bool> = (0..3)
-            .map(|number| keyring.knows(&self::key(number).address()))
-            .collect();
+        keyring.check(key.address(), &prehash, &key.sign_prehash(&prehash)).unwrap();
+        let known: Vec<bool> = (0..3).map(|number| keyring.knows(&self::key(number).address())).collect();
         known
     };
     assert_eq!(check(0), [true, false, false]);

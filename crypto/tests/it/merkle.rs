@@ -4,8 +4,8 @@ use swarm_crypto::{
     Digest,
     digest::{Context, derive},
     merkle::{
-        MAX_PROOF_LEN, Tree, TreeHash, inclusion_proof, inclusion_proof_with, leaf, root,
-        root_with, verify_inclusion, verify_inclusion_with,
+        PoolHash, Tree, TreeHash, inclusion_proof, inclusion_proof_with, leaf, root, root_with,
+        verify_inclusion, verify_inclusion_with,
     },
 };
 
@@ -14,24 +14,11 @@ enum Rfc9162 {}
 
 impl TreeHash for Rfc9162 {
     fn leaf(data: &[u8]) -> Digest {
-        Digest(
-            Sha256::new()
-                .chain_update([0])
-                .chain_update(data)
-                .finalize()
-                .into(),
-        )
+        Digest(Sha256::new().chain_update([0]).chain_update(data).finalize().into())
     }
 
     fn node(left: &Digest, right: &Digest) -> Digest {
-        Digest(
-            Sha256::new()
-                .chain_update([1])
-                .chain_update(left)
-                .chain_update(right)
-                .finalize()
-                .into(),
-        )
+        Digest(Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into())
     }
 
     fn empty() -> Digest {
@@ -40,16 +27,8 @@ impl TreeHash for Rfc9162 {
 }
 
 /// The leaves and roots that certificate transparency logs are tested with.
-const LEAVES: [&str; 8] = [
-    "",
-    "00",
-    "10",
-    "2021",
-    "3031",
-    "40414243",
-    "5051525354555657",
-    "606162636465666768696a6b6c6d6e6f",
-];
+const LEAVES: [&str; 8] =
+    ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"];
 const ROOTS: [&str; 9] = [
     "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
@@ -82,11 +61,7 @@ const PROOFS: [(u64, usize, &[&str]); 5] = [
             "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
         ],
     ),
-    (
-        2,
-        3,
-        &["fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125"],
-    ),
+    (2, 3, &["fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125"]),
     (
         1,
         5,
@@ -99,10 +74,7 @@ const PROOFS: [(u64, usize, &[&str]); 5] = [
 ];
 
 fn published_leaves() -> Vec<Digest> {
-    LEAVES
-        .iter()
-        .map(|data| Rfc9162::leaf(&hex::decode(data).unwrap()))
-        .collect()
+    LEAVES.iter().map(|data| Rfc9162::leaf(&hex::decode(data).unwrap())).collect()
 }
 
 #[test]
@@ -110,10 +82,7 @@ fn roots_are_the_published_ones() {
     let leaves = published_leaves();
     let mut tree = Tree::<Rfc9162>::default();
     for (count, expected) in ROOTS.iter().enumerate() {
-        assert_eq!(
-            root_with::<Rfc9162>(&leaves[..count]).to_string(),
-            *expected
-        );
+        assert_eq!(root_with::<Rfc9162>(&leaves[..count]).to_string(), *expected);
         assert_eq!(tree.root().to_string(), *expected);
         if let Some(next) = leaves.get(count) {
             assert_eq!(tree.append(*next), count as u64);
@@ -129,13 +98,7 @@ fn inclusion_proofs_are_the_published_ones() {
         let shown: Vec<String> = proof.iter().map(Digest::to_string).collect();
         assert_eq!(shown, expected, "leaf {index} of {count}");
         let (leaf, root) = (&leaves[index as usize], ROOTS[count].parse().unwrap());
-        assert!(verify_inclusion_with::<Rfc9162>(
-            leaf,
-            index,
-            count as u64,
-            &proof,
-            &root
-        ));
+        assert!(verify_inclusion_with::<Rfc9162>(leaf, index, count as u64, &proof, &root));
     }
 }
 
@@ -149,9 +112,7 @@ fn the_pool_tree_hashes_with_its_contexts() {
 }
 
 fn numbered(count: usize) -> Vec<Digest> {
-    (0..count)
-        .map(|number| leaf(&number.to_be_bytes()))
-        .collect()
+    (0..count).map(|number| leaf(&number.to_be_bytes())).collect()
 }
 
 proptest! {
@@ -209,13 +170,15 @@ fn there_is_no_proof_beyond_the_end() {
     assert_eq!(inclusion_proof(&[], 0), None);
     assert!(!verify_inclusion(&leaves[0], 0, 0, &[], &leaves[0]));
     assert!(!verify_inclusion(&leaves[0], 1, 1, &[], &leaves[0]));
-    assert!(!verify_inclusion(
-        &leaves[0],
-        0,
-        u64::MAX,
-        &vec![leaves[0]; MAX_PROOF_LEN + 1],
-        &leaves[0]
-    ));
+}
+
+/// RFC 9162 stops where the tree does, even if the hashes above would give the root that is asked for.
+#[test]
+fn a_proof_does_not_climb_above_the_root() {
+    let (leaf, above) = (leaf(b"leaf"), leaf(b"above"));
+    let higher = PoolHash::node(&above, &leaf);
+    assert!(!verify_inclusion(&leaf, 0, 1, &[above], &higher));
+    assert!(verify_inclusion(&leaf, 1, 2, &[above], &higher));
 }
 
 #[test]
@@ -226,7 +189,6 @@ fn a_stored_tree_with_peaks_missing_is_refused() {
     }
     let json = serde_json::to_string(&tree).unwrap();
     assert_eq!(serde_json::from_str::<Tree>(&json).unwrap(), tree);
-    let error =
-        serde_json::from_str::<Tree>(&json.replace("\"count\":3", "\"count\":4")).unwrap_err();
+    let error = serde_json::from_str::<Tree>(&json.replace("\"count\":3", "\"count\":4")).unwrap_err();
     assert!(error.to_string().contains("peaks do not fit"), "{error}");
 }

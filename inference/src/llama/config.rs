@@ -67,31 +67,20 @@ impl LlamaConfig {
             )?,
             rms_epsilon: gguf
                 .optional_f32("llama.attention.layer_norm_rms_epsilon")?
-                .ok_or_else(|| {
-                    GgufError::Metadata("llama.attention.layer_norm_rms_epsilon".into())
-                })?,
-            rope_base: gguf
-                .optional_f32("llama.rope.freq_base")?
-                .unwrap_or(10_000.0),
+                .ok_or_else(|| GgufError::Metadata("llama.attention.layer_norm_rms_epsilon".into()))?,
+            rope_base: gguf.optional_f32("llama.rope.freq_base")?.unwrap_or(10_000.0),
         };
         config.check_heads(gguf)?;
         Ok(config)
     }
 
     fn check_heads<R: Read + Seek>(&self, gguf: &Gguf<R>) -> Result<(), LoadError> {
-        let whole =
-            self.heads * self.head_width == self.width && self.heads.is_multiple_of(self.kv_heads);
+        let whole = self.heads * self.head_width == self.width && self.heads.is_multiple_of(self.kv_heads);
         if !whole || !self.head_width.is_multiple_of(2) {
-            return Err(unsupported(
-                "number of heads",
-                &format!("{} and {}", self.heads, self.kv_heads),
-            ));
+            return Err(unsupported("number of heads", &format!("{} and {}", self.heads, self.kv_heads)));
         }
-        let same_width = [
-            "llama.rope.dimension_count",
-            "llama.attention.key_length",
-            "llama.attention.value_length",
-        ];
+        let same_width =
+            ["llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"];
         for key in same_width {
             if let Some(found) = gguf.optional_u32(key)?
                 && found as usize != self.head_width

@@ -69,22 +69,13 @@ impl Layer {
         step: &PositionStep,
     ) -> candle_core::Result<Tensor> {
         let length = x.dim(0)?;
-        let LlamaConfig {
-            heads,
-            kv_heads,
-            head_width,
-            width,
-            ..
-        } = *config;
+        let LlamaConfig { heads, kv_heads, head_width, width, .. } = *config;
         let group = heads / kv_heads;
         let query = step.rotate(&split(&self.query.forward(x)?, heads, head_width)?)?;
         let key = step.rotate(&split(&self.key.forward(x)?, kv_heads, head_width)?)?;
         let value = split(&self.value.forward(x)?, kv_heads, head_width)?;
-        let (keys, values) = self
-            .cache
-            .put(&key, &value, step.position, config.context_length)?;
-        let query =
-            (query.reshape((kv_heads, group * length, head_width))? / (head_width as f64).sqrt())?;
+        let (keys, values) = self.cache.put(&key, &value, step.position, config.context_length)?;
+        let query = (query.reshape((kv_heads, group * length, head_width))? / (head_width as f64).sqrt())?;
         let scores = query.matmul(&keys.t()?)?;
         let weights = match &step.mask {
             None => ops::softmax_last_dim(&scores)?,
@@ -94,9 +85,7 @@ impl Layer {
                 ops::softmax_last_dim(&masked)?.reshape(scores.shape())?
             }
         };
-        let mixed = weights
-            .matmul(&values)?
-            .reshape((heads, length, head_width))?;
+        let mixed = weights.matmul(&values)?.reshape((heads, length, head_width))?;
         let mixed = mixed.transpose(0, 1)?.reshape((length, width))?;
         self.attention_output.forward(&mixed)
     }
@@ -105,9 +94,7 @@ impl Layer {
 /// From `(length, heads * head_width)` to `(heads, length, head_width)`.
 fn split(x: &Tensor, heads: usize, head_width: usize) -> candle_core::Result<Tensor> {
     let length = x.dim(0)?;
-    x.reshape((length, heads, head_width))?
-        .transpose(0, 1)?
-        .contiguous()
+    x.reshape((length, heads, head_width))?.transpose(0, 1)?.contiguous()
 }
 
 /// What all layers need to know of a run of positions.
@@ -131,15 +118,10 @@ pub(super) fn mask(position: usize, length: usize) -> candle_core::Result<Option
     }
     let columns = position + length;
     let cell = |row: usize, column: usize| {
-        if column <= position + row {
-            0.0
-        } else {
-            f32::NEG_INFINITY
-        }
+        if column <= position + row { 0.0 } else { f32::NEG_INFINITY }
     };
-    let cells: Vec<f32> = (0..length)
-        .flat_map(|row| (0..columns).map(move |column| cell(row, column)))
-        .collect();
+    let cells: Vec<f32> =
+        (0..length).flat_map(|row| (0..columns).map(move |column| cell(row, column))).collect();
     Tensor::from_vec(cells, (length, columns), &Device::Cpu).map(Some)
 }
 
@@ -171,11 +153,7 @@ impl Cache {
 
 fn empty(like: &Tensor, end: usize, max: usize) -> candle_core::Result<Tensor> {
     let capacity = end.next_multiple_of(CACHE_GROWTH).min(max);
-    Tensor::zeros(
-        (like.dim(0)?, capacity, like.dim(D::Minus1)?),
-        DType::F32,
-        &Device::Cpu,
-    )
+    Tensor::zeros((like.dim(0)?, capacity, like.dim(D::Minus1)?), DType::F32, &Device::Cpu)
 }
 
 fn grown(cache: Tensor, end: usize, max: usize) -> candle_core::Result<Tensor> {

@@ -8,10 +8,7 @@ fn llama(shape: Shape) -> Llama {
 }
 
 fn stored(storage: Storage) -> Shape {
-    Shape {
-        storage,
-        ..Shape::default()
-    }
+    Shape { storage, ..Shape::default() }
 }
 
 fn ids(length: usize) -> Vec<u32> {
@@ -26,11 +23,7 @@ fn distance(left: &[f32], right: &[f32]) -> f64 {
 
 #[test]
 fn one_by_one_equals_all_at_once() {
-    for (storage, tolerance) in [
-        (Storage::F32, 1e-5),
-        (Storage::F16, 1e-5),
-        (Storage::Q8_0, 1e-4),
-    ] {
+    for (storage, tolerance) in [(Storage::F32, 1e-5), (Storage::F16, 1e-5), (Storage::Q8_0, 1e-4)] {
         let ids = ids(70);
         let mut llama = llama(stored(storage));
         let all = llama.forward_all(&ids, 0, NONE()).unwrap();
@@ -39,10 +32,7 @@ fn one_by_one_equals_all_at_once() {
         for (position, id) in ids.iter().enumerate() {
             let logits = llama.forward(&[*id], position, NONE()).unwrap();
             let distance = distance(&logits, &all[position]);
-            assert!(
-                distance < tolerance,
-                "{storage:?} at {position}: {distance}"
-            );
+            assert!(distance < tolerance, "{storage:?} at {position}: {distance}");
         }
     }
 }
@@ -87,10 +77,7 @@ fn going_back_forgets_what_came_after() {
     let mut llama = llama(Shape::default());
     llama.feed(&ids(40), 0, NONE()).unwrap();
     let again = llama.forward(&[7, 8], 20, NONE()).unwrap();
-    assert!(matches!(
-        llama.forward(&[1], 23, NONE()),
-        Err(EngineError::Request(_))
-    ));
+    assert!(matches!(llama.forward(&[1], 23, NONE()), Err(EngineError::Request(_))));
     llama.forget();
     llama.feed(&ids(20), 0, NONE()).unwrap();
     assert!(distance(&again, &llama.forward(&[7, 8], 20, NONE()).unwrap()) < 1e-6);
@@ -108,28 +95,13 @@ fn the_same_input_gives_the_same_bits() {
 
 #[test]
 fn positions_and_tokens_have_bounds() {
-    let shape = Shape {
-        context_length: 8,
-        ..Shape::default()
-    };
+    let shape = Shape { context_length: 8, ..Shape::default() };
     let mut llama = llama(shape);
     llama.feed(&ids(8), 0, NONE()).unwrap();
     let full = llama.forward(&[1], 8, NONE());
-    assert!(matches!(
-        full,
-        Err(EngineError::PromptTooLong {
-            tokens: 9,
-            context: 8
-        })
-    ));
-    assert!(matches!(
-        llama.forward(&[263], 0, NONE()),
-        Err(EngineError::UnknownToken(263))
-    ));
-    assert!(matches!(
-        llama.forward(&[], 0, NONE()),
-        Err(EngineError::EmptyPrompt)
-    ));
+    assert!(matches!(full, Err(EngineError::PromptTooLong { tokens: 9, context: 8 })));
+    assert!(matches!(llama.forward(&[263], 0, NONE()), Err(EngineError::UnknownToken(263))));
+    assert!(matches!(llama.forward(&[], 0, NONE()), Err(EngineError::EmptyPrompt)));
 }
 
 #[test]

@@ -3,8 +3,8 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use swarm_inference::testing::{Scripted, Shape, manifest, model, tokenizer};
 use swarm_inference::{
-    CancelToken, Candidate, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation,
-    Greedy, Registry, Step, StopReason, TokenSampler, finish_output,
+    CancelToken, Candidate, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation, Greedy,
+    Registry, Step, StopReason, TokenSampler, finish_output,
 };
 
 /// Chooses by a seed, with equal chances.
@@ -12,19 +12,13 @@ struct Seeded(u64);
 
 impl TokenSampler for Seeded {
     fn sample(&mut self, _position: u32, candidates: &[Candidate]) -> u32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         candidates[(self.0 >> 33) as usize % candidates.len()].token
     }
 }
 
 fn engine(shape: Shape) -> Box<dyn Engine> {
-    let config = EngineConfig {
-        model: model("tiny", shape).unwrap(),
-        max_memory_bytes: None,
-    };
+    let config = EngineConfig { model: model("tiny", shape).unwrap(), max_memory_bytes: None };
     let registry = Registry::standard();
     registry.providers().next().unwrap().start(&config).unwrap()
 }
@@ -42,9 +36,7 @@ fn run(
     request: &GenerateRequest,
     sampler: &mut dyn TokenSampler,
 ) -> Result<Generation, EngineError> {
-    engine.generate(request, sampler, &CancelToken::new(), &mut |_| {
-        Flow::Continue
-    })
+    engine.generate(request, sampler, &CancelToken::new(), &mut |_| Flow::Continue)
 }
 
 /// An engine that says this text, one byte per token, then the end token.
@@ -52,9 +44,7 @@ struct Says(Vec<u8>);
 
 impl TokenSampler for Says {
     fn sample(&mut self, position: u32, _: &[Candidate]) -> u32 {
-        self.0
-            .get(position as usize)
-            .map_or(262, |&byte| byte.into())
+        self.0.get(position as usize).map_or(262, |&byte| byte.into())
     }
 }
 
@@ -94,70 +84,37 @@ fn steps_carry_ordered_candidates_and_positions() {
         Flow::Continue
     };
     let request = request(&"long prompt ".repeat(12), 10);
-    let generation = engine
-        .generate(&request, &mut Greedy, &CancelToken::new(), &mut sink)
-        .unwrap();
-    assert_eq!(
-        steps.iter().map(|step| step.token).collect::<Vec<_>>(),
-        generation.ids
-    );
+    let generation = engine.generate(&request, &mut Greedy, &CancelToken::new(), &mut sink).unwrap();
+    assert_eq!(steps.iter().map(|step| step.token).collect::<Vec<_>>(), generation.ids);
     for (position, step) in (0u32..).zip(&steps) {
         assert_eq!((step.position, step.candidates.len()), (position, 32));
         assert_eq!(step.candidates[0].token, step.token);
         let key = |candidate: &Candidate| (candidate.cost, candidate.token);
-        assert!(
-            step.candidates
-                .windows(2)
-                .all(|pair| key(&pair[0]) < key(&pair[1]))
-        );
+        assert!(step.candidates.windows(2).all(|pair| key(&pair[0]) < key(&pair[1])));
     }
 }
 
 #[test]
 fn each_stop_reason() {
-    let stop = |stop: &str| GenerateRequest {
-        stop: vec![stop.into()],
-        ..request("p", 100)
-    };
+    let stop = |stop: &str| GenerateRequest { stop: vec![stop.into()], ..request("p", 100) };
     let reason = |generation: &Generation| (generation.stop_reason, generation.ids.len());
     let (eos, _) = say("fine", &request("p", 100));
-    assert_eq!(
-        (reason(&eos), &*eos.output),
-        ((StopReason::Eos, 5), &b"fine"[..])
-    );
+    assert_eq!((reason(&eos), &*eos.output), ((StopReason::Eos, 5), &b"fine"[..]));
     let (most, _) = say("fine", &request("p", 3));
-    assert_eq!(
-        (reason(&most), &*most.output),
-        ((StopReason::MaxTokens, 3), &b"fin"[..])
-    );
+    assert_eq!((reason(&most), &*most.output), ((StopReason::MaxTokens, 3), &b"fin"[..]));
     let (cut, _) = say("one\n\ntwo", &stop("\n\nt"));
-    assert_eq!(
-        (reason(&cut), &*cut.output),
-        ((StopReason::StopSequence, 6), &b"one"[..])
-    );
-    let full = GenerateRequest {
-        prompt_ids: vec![1; 4_090],
-        ..request("p", 100)
-    };
+    assert_eq!((reason(&cut), &*cut.output), ((StopReason::StopSequence, 6), &b"one"[..]));
+    let full = GenerateRequest { prompt_ids: vec![1; 4_090], ..request("p", 100) };
     let (full, _) = say("a long answer", &full);
-    assert_eq!(
-        (reason(&full), &*full.output),
-        ((StopReason::Context, 6), &b"a long"[..])
-    );
+    assert_eq!((reason(&full), &*full.output), ((StopReason::Context, 6), &b"a long"[..]));
 }
 
 #[test]
 fn a_stop_sequence_is_held_back_until_it_cannot_be_one() {
-    let request = GenerateRequest {
-        stop: vec!["END".into(), "EN!".into()],
-        ..request("p", 100)
-    };
+    let request = GenerateRequest { stop: vec!["END".into(), "EN!".into()], ..request("p", 100) };
     let texts = |text: &str| -> Vec<String> {
         let (_, steps) = say(text, &request);
-        steps
-            .into_iter()
-            .map(|step| String::from_utf8(step.text).unwrap())
-            .collect()
+        steps.into_iter().map(|step| String::from_utf8(step.text).unwrap()).collect()
     };
     assert_eq!(texts("aENxEND"), ["a", "", "", "ENx", "", "", ""]);
     assert_eq!(texts("EEEN"), ["", "E", "E", "", "EN"]);
@@ -184,11 +141,7 @@ fn the_sink_and_the_token_cancel() {
     let mut engine = engine(Shape::default());
     let request = request("Once", 400);
     let stop = &mut |step: &Step| {
-        if step.position == 3 {
-            Flow::Stop
-        } else {
-            Flow::Continue
-        }
+        if step.position == 3 { Flow::Stop } else { Flow::Continue }
     };
     let stopped = engine.generate(&request, &mut Seeded(1), &CancelToken::new(), stop);
     assert!(matches!(stopped, Err(EngineError::Cancelled)));
@@ -206,18 +159,10 @@ fn the_sink_and_the_token_cancel() {
 
 #[test]
 fn another_thread_cancels_within_200_milliseconds() {
-    let mut engine = engine(Shape {
-        layers: 4,
-        width: 256,
-        hidden: 1024,
-        context_length: 4_096,
-        ..Shape::default()
-    });
-    let request = GenerateRequest {
-        prompt_ids: vec![1; 4_000],
-        max_tokens: 90,
-        ..GenerateRequest::default()
-    };
+    let mut engine =
+        engine(Shape { layers: 4, width: 256, hidden: 1024, context_length: 4_096, ..Shape::default() });
+    let request =
+        GenerateRequest { prompt_ids: vec![1; 4_000], max_tokens: 90, ..GenerateRequest::default() };
     let cancel = CancelToken::new();
     let remote = cancel.clone();
     let switch = std::thread::spawn(move || {
@@ -235,57 +180,28 @@ fn another_thread_cancels_within_200_milliseconds() {
 #[test]
 fn a_deadline_ends_the_work() {
     let mut engine = Scripted::letters("slow").with_step_time(Duration::from_secs(60));
-    let request = GenerateRequest {
-        deadline: Some(Instant::now() + Duration::from_millis(20)),
-        ..request("p", 5)
-    };
-    assert!(matches!(
-        run(&mut engine, &request, &mut Greedy),
-        Err(EngineError::Deadline)
-    ));
+    let request =
+        GenerateRequest { deadline: Some(Instant::now() + Duration::from_millis(20)), ..request("p", 5) };
+    assert!(matches!(run(&mut engine, &request, &mut Greedy), Err(EngineError::Deadline)));
 }
 
 #[test]
 fn impossible_requests_are_refused_in_words() {
     let mut engine = engine(Shape::default());
-    let mut refusal = |request: GenerateRequest| {
-        run(&mut *engine, &request, &mut Greedy)
-            .unwrap_err()
-            .to_string()
-    };
+    let mut refusal =
+        |request: GenerateRequest| run(&mut *engine, &request, &mut Greedy).unwrap_err().to_string();
     assert_eq!(refusal(GenerateRequest::default()), "the prompt is empty");
-    let long = GenerateRequest {
-        prompt_ids: vec![1; 512],
-        ..request("p", 1)
-    };
+    let long = GenerateRequest { prompt_ids: vec![1; 512], ..request("p", 1) };
     assert_eq!(
         refusal(long),
         "the prompt has 512 tokens, the model's context holds 512 with at least one of output"
     );
-    let unknown = GenerateRequest {
-        prompt_ids: vec![1, 263],
-        ..request("p", 1)
-    };
-    assert_eq!(
-        refusal(unknown),
-        "token 263 is not in the model's vocabulary"
-    );
-    assert_eq!(
-        refusal(request("p", 0)),
-        "the request is not valid: max_tokens must be at least 1"
-    );
-    let stop = GenerateRequest {
-        stop: vec![String::new()],
-        ..request("p", 1)
-    };
-    assert_eq!(
-        refusal(stop),
-        "the request is not valid: a stop sequence has 1 to 256 bytes"
-    );
-    let small = GenerateRequest {
-        max_memory_bytes: Some(1000),
-        ..request("p", 1)
-    };
+    let unknown = GenerateRequest { prompt_ids: vec![1, 263], ..request("p", 1) };
+    assert_eq!(refusal(unknown), "token 263 is not in the model's vocabulary");
+    assert_eq!(refusal(request("p", 0)), "the request is not valid: max_tokens must be at least 1");
+    let stop = GenerateRequest { stop: vec![String::new()], ..request("p", 1) };
+    assert_eq!(refusal(stop), "the request is not valid: a stop sequence has 1 to 256 bytes");
+    let small = GenerateRequest { max_memory_bytes: Some(1000), ..request("p", 1) };
     assert!(refusal(small).ends_with("bytes of memory, 1000 are allowed"));
 }
 
@@ -298,10 +214,7 @@ fn a_sampler_may_only_take_what_is_offered() {
         }
     }
     let mut engine = Scripted::letters("letters");
-    assert!(matches!(
-        run(&mut engine, &request("p", 5), &mut Wrong),
-        Err(EngineError::Sampler(7))
-    ));
+    assert!(matches!(run(&mut engine, &request("p", 5), &mut Wrong), Err(EngineError::Sampler(7))));
     let generation = run(&mut engine, &request("p", 5), &mut Greedy).unwrap();
     assert_eq!(generation.output, b"aaaaa");
 }

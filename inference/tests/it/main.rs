@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod fixture;
 mod forward;
 mod generation;
 mod gguf;

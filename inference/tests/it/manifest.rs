@@ -13,10 +13,7 @@ fn a_manifest_round_trips_and_unknown_fields_are_refused() {
     let json = serde_json::to_string(&manifest).unwrap();
     assert_eq!(Manifest::from_json(&json).unwrap(), manifest);
     let extra = json.replacen('{', r#"{"colour":"red","#, 1);
-    assert!(matches!(
-        Manifest::from_json(&extra),
-        Err(ManifestError::Json(_))
-    ));
+    assert!(matches!(Manifest::from_json(&extra), Err(ManifestError::Json(_))));
 }
 
 #[test]
@@ -51,19 +48,10 @@ fn weights_with_another_digest_are_refused_with_both() {
     let mut damaged = bytes.to_vec();
     *damaged.last_mut().unwrap() ^= 1;
     let found = blake3::hash(&damaged).to_hex().to_string();
-    let changed = Model {
-        weights: Weights::Memory(damaged.into()),
-        ..model.clone()
-    };
+    let changed = Model { weights: Weights::Memory(damaged.into()), ..model.clone() };
     let error = changed.open().err().unwrap().to_string();
-    assert!(
-        error.contains(&found) && error.contains(&model.manifest.blake3),
-        "{error}"
-    );
-    let short = Model {
-        weights: Weights::Memory(bytes[1..].into()),
-        ..model
-    };
+    assert!(error.contains(&found) && error.contains(&model.manifest.blake3), "{error}");
+    let short = Model { weights: Weights::Memory(bytes[1..].into()), ..model };
     assert!(matches!(short.open(), Err(ManifestError::Size { .. })));
 }
 

@@ -12,14 +12,8 @@ fn merges_are_applied_in_order_within_words() {
         let piece = |id: &u32| String::from_utf8(tokenizer.piece(*id).to_vec()).unwrap();
         ids.iter().map(piece).collect()
     };
-    assert_eq!(
-        pieces("the thin cat"),
-        ["the", " ", "th", "in", " ", "c", "a", "t"]
-    );
-    assert_eq!(
-        pieces("in the café"),
-        ["in", " the", " ", "c", "a", "f", "é"]
-    );
+    assert_eq!(pieces("the thin cat"), ["the", " ", "th", "in", " ", "c", "a", "t"]);
+    assert_eq!(pieces("in the café"), ["in", " the", " ", "c", "a", "f", "é"]);
 }
 
 #[test]
@@ -40,23 +34,14 @@ fn a_file_gives_the_same_tokenizer_without_its_weights() {
     let built = tokenizer();
     let text = "the end of the thing in ünicode";
     assert_eq!(read.encode(text).unwrap(), built.encode(text).unwrap());
-    assert_eq!(
-        (read.vocab_size(), read.eos(), read.bos()),
-        (263, Some(262), None)
-    );
+    assert_eq!((read.vocab_size(), read.eos(), read.bos()), (263, Some(262), None));
 }
 
 #[test]
 fn a_text_beyond_the_limit_is_refused() {
     let long = " ".repeat(MAX_TEXT_BYTES + 1);
-    assert!(matches!(
-        tokenizer().encode(&long),
-        Err(TokenizerError::TooLong(_))
-    ));
-    assert_eq!(
-        tokenizer().encode(&long[1..]).unwrap().len(),
-        MAX_TEXT_BYTES
-    );
+    assert!(matches!(tokenizer().encode(&long), Err(TokenizerError::TooLong(_))));
+    assert_eq!(tokenizer().encode(&long[1..]).unwrap().len(), MAX_TEXT_BYTES);
 }
 
 proptest! {

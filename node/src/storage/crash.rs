@@ -40,7 +40,8 @@ fn parse(text: &str) -> Option<(String, u64)> {
     (!name.is_empty() && visit > 0).then(|| (name.to_owned(), visit))
 }
 
-#[cfg(all(test, debug_assertions))]
+#[cfg(test)]
+#[cfg(debug_assertions)]
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;

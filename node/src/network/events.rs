@@ -1,0 +1,312 @@
+//! What the swarm reports, turned into what the rest of the program hears.
+
+use libp2p::gossipsub;
+use libp2p::request_response::{Event as ExchangeEvent, Message, OutboundFailure};
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, identify, mdns, ping};
+use tokio::time::Instant;
+
+use super::behaviour::{BehaviourEvent, gossip_id};
+use super::handle::ReplyHandle;
+use super::task::{Exchange, Peer, Task, respond};
+use super::{
+    Error, GossipId, MAX_AGENT, MAX_BLOCKS_IN_SERVICE, MAX_MESSAGE, MAX_SYNC_IN_SERVICE,
+    NetworkEvent, RESERVED_EVENTS, Topic, Verdict, blocks,
+};
+
+type Bytes = ExchangeEvent<Vec<u8>, Vec<u8>>;
+
+impl Task {
+    pub(super) fn handle_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.handle_behaviour_event(event),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => {
+                self.handle_established(peer_id, connection_id, endpoint.get_remote_address());
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                num_established: 0,
+                ..
+            } => {
+                let known = self.peers.remove(&peer_id);
+                if known.is_some_and(|p| p.agent.is_some()) {
+                    self.tell(NetworkEvent::Disconnected { peer: peer_id });
+                }
+            }
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                error,
+                ..
+            } => {
+                self.handle_dial_failure(connection_id, &error);
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.publish_addresses();
+                self.tell(NetworkEvent::Listening(address));
+            }
+            SwarmEvent::ExpiredListenAddr { .. } => self.publish_addresses(),
+            SwarmEvent::ListenerClosed {
+                addresses,
+                reason: Err(error),
+                ..
+            } => {
+                tracing::warn!(?addresses, %error, "no longer listening");
+                self.publish_addresses();
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "listener"),
+            SwarmEvent::IncomingConnectionError { error, .. } => tracing::debug!(%error, "refused"),
+            // The enum is not ours and not exhaustive; the rest is no change that anybody waits for.
+            _ => {}
+        }
+    }
+
+    fn handle_behaviour_event(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Gossip(event) => self.handle_gossip(event),
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.handle_identified(peer_id, &info);
+            }
+            BehaviourEvent::Identify(_) => {}
+            BehaviourEvent::Ping(ping::Event {
+                connection,
+                result: Err(ping::Failure::Timeout),
+                ..
+            }) => {
+                self.swarm.close_connection(connection);
+            }
+            BehaviourEvent::Ping(_) => {}
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                for (peer, address) in found {
+                    self.dialer.found_on_lan(peer, address, Instant::now());
+                }
+            }
+            BehaviourEvent::Mdns(mdns::Event::Expired(lost)) => {
+                for (peer, address) in lost {
+                    self.dialer.lost_on_lan(peer, &address);
+                }
+            }
+            BehaviourEvent::Sync(event) => self.handle_sync(event),
+            BehaviourEvent::Blocks(event) => self.handle_blocks(event),
+            BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
+        }
+    }
+
+    fn handle_established(&mut self, peer: PeerId, attempt: ConnectionId, address: &Multiaddr) {
+        self.dialer.established(attempt, peer, Instant::now());
+        if let Some(answer) = self.dials.remove(&attempt) {
+            respond(answer, Ok(peer));
+        }
+        self.peers.entry(peer).or_insert_with(|| Peer {
+            address: address.clone(),
+            agent: None,
+        });
+    }
+
+    fn handle_dial_failure(&mut self, attempt: ConnectionId, error: &DialError) {
+        match error {
+            DialError::LocalPeerId { .. } => self.dialer.forget(attempt),
+            error => {
+                if self.dialer.failed(attempt, Instant::now()) {
+                    tracing::warn!(%error, "a bootstrap peer cannot be reached, trying again");
+                } else {
+                    tracing::debug!(%error, "a peer cannot be reached");
+                }
+            }
+        }
+        if let Some(answer) = self.dials.remove(&attempt) {
+            respond(answer, Err(Error::Unreachable(error.to_string())));
+        }
+    }
+
+    fn handle_identified(&mut self, peer: PeerId, info: &identify::Info) {
+        let Some(known) = self.peers.get_mut(&peer).filter(|p| p.agent.is_none()) else {
+            return;
+        };
+        let printable = info.agent_version.chars().filter(|c| !c.is_control());
+        let agent: String = printable.take(MAX_AGENT).collect();
+        known.agent = Some(agent.clone());
+        let address = known.address.clone();
+        self.tell(NetworkEvent::Connected {
+            peer,
+            address,
+            agent,
+        });
+    }
+
+    fn handle_gossip(&mut self, event: gossipsub::Event) {
+        match event {
+            gossipsub::Event::Message {
+                propagation_source,
+                message,
+                ..
+            } => {
+                let id = gossip_id(&message.topic, &message.data);
+                match self.topics.get(&message.topic).copied() {
+                    Some(_) if message.data.len() > MAX_MESSAGE => {
+                        self.report(id, propagation_source, Verdict::Reject);
+                    }
+                    Some(topic) => self.deliver(topic, id, propagation_source, message.data),
+                    None => self.report(id, propagation_source, Verdict::Ignore),
+                }
+            }
+            gossipsub::Event::Subscribed { peer_id, topic } => {
+                if let Some(topic) = self.topics.get(&topic).copied() {
+                    self.publish_waiting(topic);
+                    self.tell(NetworkEvent::PeerSubscribed {
+                        peer: peer_id,
+                        topic,
+                    });
+                }
+            }
+            gossipsub::Event::SlowPeer {
+                peer_id,
+                failed_messages,
+            } => {
+                tracing::debug!(%peer_id, ?failed_messages, "slow peer");
+            }
+            gossipsub::Event::Unsubscribed { .. }
+            | gossipsub::Event::GossipsubNotSupported { .. } => {}
+        }
+    }
+
+    fn deliver(&mut self, topic: Topic, id: GossipId, from: PeerId, data: Vec<u8>) {
+        if self.events.capacity() > RESERVED_EVENTS {
+            self.tell(NetworkEvent::Gossip {
+                topic,
+                id,
+                from,
+                data,
+            });
+        } else {
+            self.count_dropped();
+            self.report(id, from, Verdict::Ignore);
+        }
+    }
+
+    fn handle_sync(&mut self, event: Bytes) {
+        match event {
+            ExchangeEvent::Message {
+                peer,
+                message:
+                    Message::Request {
+                        request_id,
+                        request,
+                        channel,
+                    },
+                ..
+            } => {
+                let Some(commands) = self.commands.upgrade() else {
+                    return;
+                };
+                if self.sync.in_service.len() >= MAX_SYNC_IN_SERVICE
+                    || self.events.capacity() <= RESERVED_EVENTS
+                {
+                    return self.count_dropped();
+                }
+                self.sync.in_service.insert(request_id);
+                let reply = ReplyHandle { channel, commands };
+                self.tell(NetworkEvent::SyncRequest {
+                    peer,
+                    data: request,
+                    reply,
+                });
+            }
+            event => self.sync.settle(event),
+        }
+    }
+
+    fn handle_blocks(&mut self, event: Bytes) {
+        match event {
+            ExchangeEvent::Message {
+                message:
+                    Message::Request {
+                        request_id,
+                        request,
+                        channel,
+                    },
+                ..
+            } => {
+                if self.blocks.in_service.len() >= MAX_BLOCKS_IN_SERVICE {
+                    return;
+                }
+                self.blocks.in_service.insert(request_id);
+                let source = self.source.clone();
+                self.serving
+                    .spawn_blocking(move || (channel, blocks::answer(source.as_ref(), &request)));
+            }
+            event => self.blocks.settle(event),
+        }
+    }
+
+    fn publish_addresses(&self) {
+        if let Some(watcher) = &self.watcher {
+            watcher.set_addresses(self.swarm.listeners().cloned().collect());
+        }
+    }
+
+    /// Never waits: a driver that does not keep up must not stall the swarm.
+    fn tell(&mut self, event: NetworkEvent) {
+        if self.events.try_send(event).is_err() && !self.events.is_closed() {
+            self.count_dropped();
+        }
+    }
+
+    fn count_dropped(&mut self) {
+        self.dropped_events += 1;
+        if self.dropped_events.is_power_of_two() {
+            tracing::warn!(
+                count = self.dropped_events,
+                "events are dropped: the node does not keep up"
+            );
+        }
+    }
+}
+
+impl Exchange {
+    fn settle(&mut self, event: Bytes) {
+        match event {
+            ExchangeEvent::Message {
+                message:
+                    Message::Response {
+                        request_id,
+                        response,
+                    },
+                ..
+            } => {
+                if let Some(answer) = self.asked.remove(&request_id) {
+                    respond(answer, Ok(response));
+                }
+            }
+            ExchangeEvent::OutboundFailure {
+                request_id, error, ..
+            } => {
+                if let Some(answer) = self.asked.remove(&request_id) {
+                    respond(answer, Err(failure(error)));
+                }
+            }
+            ExchangeEvent::InboundFailure { request_id, .. }
+            | ExchangeEvent::ResponseSent { request_id, .. } => {
+                self.in_service.remove(&request_id);
+            }
+            ExchangeEvent::Message {
+                message: Message::Request { .. },
+                ..
+            } => {}
+        }
+    }
+}
+
+fn failure(error: OutboundFailure) -> Error {
+    match error {
+        OutboundFailure::DialFailure => Error::Unreachable("it is not connected".to_owned()),
+        OutboundFailure::Timeout => Error::Timeout,
+        OutboundFailure::ConnectionClosed => Error::Broken("the connection closed".to_owned()),
+        OutboundFailure::UnsupportedProtocols => Error::Unsupported,
+        OutboundFailure::Io(error) => Error::Broken(error.to_string()),
+    }
+}

@@ -1,0 +1,225 @@
+use super::Miner;
+use super::interface::{Effect, Story};
+use crate::codec::Link;
+use crate::query::Query;
+use crate::race::Roster;
+use crate::statement::{Beacon, EpochOpened, Heartbeat, ModelOffer, Topic};
+use crate::{Millis, Posted, Timestamp};
+use std::collections::BTreeMap;
+
+/// Rosters kept: the open epoch's and those before it, for attempts listed then.
+pub const MAX_ROSTERS: usize = 3;
+
+/// Pause after the first question for open jobs that brought nothing; doubles.
+const FIRST_ASK: Millis = Millis(250);
+/// The longest such pause while the operator says that jobs are pending.
+const MAX_ASK_PENDING: Millis = Millis(2000);
+/// The longest such pause at other times.
+const MAX_ASK: Millis = Millis(4000);
+/// The roster, and what the pool is, are asked for again after this.
+const REFETCH: Millis = Millis(5000);
+/// How long after the grace period the releases may take.
+const LAST_WORDS: Millis = Millis(2000);
+
+/// What a miner does whether or not there is a job: signs of life, rosters, questions.
+#[derive(Debug, Default)]
+pub(super) struct Duty {
+    pub(super) connected: bool,
+    pub(super) posted: Posted,
+    /// When the first heartbeat went out.
+    pub(super) registered_at: Option<Timestamp>,
+    epoch: Option<u64>,
+    rosters: BTreeMap<u64, Roster>,
+    wanted: Option<Wanted>,
+    pool_asked_at: Option<Timestamp>,
+    heartbeat_at: Option<Timestamp>,
+    beats: u64,
+    pending: u64,
+    ask_at: Timestamp,
+    ask_pause: Millis,
+    drain: Option<Drain>,
+}
+
+/// A roster that has been asked for.
+#[derive(Debug)]
+struct Wanted {
+    epoch: u64,
+    roster: Link,
+    again_at: Timestamp,
+}
+
+#[derive(Debug)]
+struct Drain {
+    grace_until: Timestamp,
+    released: bool,
+    finished: bool,
+}
+
+impl Duty {
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain.is_some()
+    }
+
+    pub(super) fn roster(&self, epoch: u64) -> Option<&Roster> {
+        self.rosters.get(&epoch)
+    }
+}
+
+impl Miner {
+    /// A sign of life at once, everything unanswered again, and the questions that a newcomer has.
+    pub(super) fn connect(&mut self, now: Timestamp) {
+        self.duty.connected = true;
+        self.ask_pool(now);
+        self.beat(now);
+        self.repeat_claims();
+        self.repeat_all(now);
+        self.ask_now(now);
+    }
+
+    fn ask_pool(&mut self, now: Timestamp) {
+        self.duty.pool_asked_at = Some(now);
+        self.ask(Query::Beacon);
+    }
+
+    pub(super) fn hear_beacon(&mut self, beacon: &Beacon, now: Timestamp) {
+        if self.duty.epoch.is_some_and(|epoch| epoch > beacon.epoch) {
+            return;
+        }
+        self.duty.pending = beacon.pending;
+        self.duty.posted = beacon.posted.clone();
+        let behind = self.duty.epoch != Some(beacon.epoch);
+        if behind && self.duty.pool_asked_at.is_none_or(|at| now.since(at) >= REFETCH) {
+            self.ask_pool(now);
+        }
+    }
+
+    pub(super) fn hear_epoch_opened(&mut self, opened: &EpochOpened, now: Timestamp) {
+        let EpochOpened { epoch, roster, ref posted, .. } = *opened;
+        if self.duty.epoch.is_some_and(|known| known >= epoch) {
+            return;
+        }
+        self.duty.epoch = Some(epoch);
+        self.duty.posted = posted.clone();
+        self.duty.wanted = Some(Wanted { epoch, roster, again_at: now });
+        if roster == Roster::default().link() {
+            self.learn_roster(epoch, Roster::default());
+        }
+    }
+
+    pub(super) fn learn_roster(&mut self, epoch: u64, roster: Roster) {
+        let Some(wanted) = &self.duty.wanted else { return };
+        if wanted.epoch != epoch || wanted.roster != roster.link() {
+            return;
+        }
+        self.duty.wanted = None;
+        self.duty.rosters.insert(epoch, roster);
+        if self.duty.rosters.len() > MAX_ROSTERS {
+            self.duty.rosters.pop_first();
+        }
+    }
+
+    /// Asks for open jobs as soon as a slot is free.
+    pub(super) fn ask_now(&mut self, now: Timestamp) {
+        (self.duty.ask_at, self.duty.ask_pause) = (now, FIRST_ASK);
+    }
+
+    /// The last question was worth it: the next one comes after the shortest pause.
+    pub(super) fn ask_again(&mut self, now: Timestamp) {
+        self.ask_now(now + FIRST_ASK);
+    }
+
+    pub(super) fn drain(&mut self, grace: Millis, now: Timestamp) {
+        if self.duty.is_draining() {
+            return;
+        }
+        self.duty.drain = Some(Drain { grace_until: now + grace, released: false, finished: false });
+        self.contests.clear();
+        self.duty.heartbeat_at = Some(now);
+        let running = u32::try_from(self.tasks.len()).unwrap_or(u32::MAX);
+        self.tell(Story::Draining { running });
+    }
+
+    pub(super) fn run_due_duties(&mut self, now: Timestamp) {
+        if self.duty.heartbeat_at.is_some_and(|at| at <= now) {
+            self.beat(now);
+        }
+        if self.duty.connected && self.duty.wanted.as_ref().is_some_and(|wanted| wanted.again_at <= now) {
+            self.fetch_roster(now);
+        }
+        if self.is_idle() && self.duty.ask_at <= now {
+            self.ask_open_jobs(now);
+        }
+        self.run_drain(now);
+    }
+
+    fn beat(&mut self, now: Timestamp) {
+        self.duty.heartbeat_at = Some(now + Millis(self.duty.posted.heartbeat.0.max(1)));
+        self.duty.registered_at.get_or_insert(now);
+        let offer = |terms: &super::ModelTerms| ModelOffer {
+            model: terms.model.clone(),
+            assurances: terms.assurances.clone(),
+        };
+        let heartbeat = Heartbeat {
+            boot_at: self.config.boot_at,
+            counter: self.duty.beats,
+            models: self.config.models.iter().map(offer).collect(),
+            slots: self.config.slots,
+            mode: self.config.mode,
+            ens: self.config.ens.clone(),
+            device: self.config.device.clone(),
+            vram_mb: self.config.vram_mb,
+            draining: self.duty.is_draining(),
+        };
+        self.duty.beats += 1;
+        let heartbeat = self.state(heartbeat, now);
+        self.say(Topic::Heartbeats, heartbeat);
+    }
+
+    fn fetch_roster(&mut self, now: Timestamp) {
+        let Some(wanted) = &mut self.duty.wanted else { return };
+        wanted.again_at = now + REFETCH;
+        self.effects.push_back(Effect::FetchRoster { epoch: wanted.epoch, roster: wanted.roster });
+    }
+
+    fn is_idle(&self) -> bool {
+        self.duty.connected && !self.duty.is_draining() && self.free_slots() > 0
+    }
+
+    fn ask_open_jobs(&mut self, now: Timestamp) {
+        let longest = if self.duty.pending > 0 { MAX_ASK_PENDING } else { MAX_ASK };
+        let pause = self.duty.ask_pause.max(FIRST_ASK).min(longest);
+        self.duty.ask_at = now + pause;
+        self.duty.ask_pause = pause.times(2);
+        let models = self.config.models.iter().map(|terms| terms.model.clone()).collect();
+        self.ask(Query::OpenJobs { wallet: self.config.wallet, models });
+    }
+
+    /// Releases what is unfinished when the grace period is over, and ends once nothing is in hand.
+    fn run_drain(&mut self, now: Timestamp) {
+        let Some(drain) = &mut self.duty.drain else { return };
+        let over = drain.grace_until <= now;
+        if over && !drain.released {
+            drain.released = true;
+            self.give_back_unfinished("the miner is shutting down", now);
+        }
+        let Some(drain) = &self.duty.drain else { return };
+        let silent = self.tasks.is_empty() && self.givebacks.is_empty();
+        let late = drain.grace_until + LAST_WORDS <= now;
+        if !drain.finished && (silent || late) {
+            self.duty.drain.as_mut().expect("read just above").finished = true;
+            self.effects.push_back(Effect::Finished);
+        }
+    }
+
+    pub(super) fn duty_due(&self) -> Option<Timestamp> {
+        let wanted = self.duty.wanted.as_ref().filter(|_| self.duty.connected).map(|wanted| wanted.again_at);
+        let ask = self.is_idle().then_some(self.duty.ask_at);
+        let drain = self
+            .duty
+            .drain
+            .as_ref()
+            .filter(|drain| !drain.finished)
+            .map(|drain| if drain.released { drain.grace_until + LAST_WORDS } else { drain.grace_until });
+        [self.duty.heartbeat_at, wanted, ask, drain].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,257 @@
+use super::*;
+use crate::query::Fate;
+use crate::race;
+use crate::statement::{Claim, LeaseEnded, Reason, Refusal};
+
+const CLAIMS_AT_ONCE: [&str; 4] =
+    ["new job", "claiming in class 1 after 0.000 s", "publish claim", "hand claim"];
+
+fn everybody() -> Roster {
+    roster((2..9).map(|n| in_roster(n, true)).collect())
+}
+
+#[test]
+fn an_established_miner_claims_at_the_start_of_its_step() {
+    let mut script = Script::established(1);
+    assert_eq!(script.hears(OPERATOR, listing(entry(1))), CLAIMS_AT_ONCE);
+    let crowded = |n| ListingEntry { free: (100_000, 0), ..entry(n) };
+    let draw = |n| race::draw(&entry(n).seed, &entry(n).job, &wallet(MINER), 1);
+    let n = (1..50).find(|n| race::step(&draw(*n), 100_000) == 13).expect("half of them draw so");
+    let mut script = Script::established(1);
+    assert_eq!(script.hears(OPERATOR, listing(crowded(n))), ["new job"]);
+    assert_eq!(script.wait(13 * 400 - 1), [""; 0]);
+    assert_eq!(script.wait(1), ["claiming in class 1 after 5.200 s", "publish claim", "hand claim"]);
+}
+
+#[test]
+fn class_2_claims_two_windows_later_and_newcomers_after_the_last_step() {
+    let mut script = Script::started(1, roster(vec![in_roster(MINER, false)]));
+    assert_eq!(script.hears(OPERATOR, listing(entry(1))), ["new job"]);
+    assert_eq!(script.wait(799), [""; 0]);
+    assert_eq!(script.wait(1), ["claiming in class 2 after 0.800 s", "publish claim", "hand claim"]);
+
+    let mut script = Script::started(1, Roster::default());
+    let before = ListingEntry { listed_at: START - Millis(1), ..entry(1) };
+    assert_eq!(script.hears(OPERATOR, listing(before)), ["new job"]);
+    assert_eq!(script.wait(1199), [""; 0]);
+    assert_eq!(script.wait(1), ["claiming in class 2 after 1.200 s", "publish claim", "hand claim"]);
+}
+
+#[test]
+fn without_class_1_or_by_the_seed_all_are_class_1() {
+    let mut script = Script::started(1, roster(vec![in_roster(MINER, false)]));
+    let nobody_else = ListingEntry { free: (0, 4), ..entry(1) };
+    assert_eq!(script.hears(OPERATOR, listing(nobody_else)), CLAIMS_AT_ONCE);
+    let mut script = Script::started(1, roster(vec![in_roster(MINER, false)]));
+    let open = ListingEntry { seed: Digest::ZERO, free: (2, 2), ..entry(1) };
+    assert_eq!(script.hears(OPERATOR, listing(open)), CLAIMS_AT_ONCE);
+}
+
+#[test]
+fn an_open_job_is_claimed_at_once_even_if_its_window_is_being_waited_for() {
+    let mut script = Script::started(1, roster(vec![in_roster(MINER, false)]));
+    assert_eq!(script.hears(OPERATOR, listing(entry(1))), ["new job"]);
+    let claims = ["claiming in class 2 after 0.000 s", "publish claim", "hand claim"];
+    assert_eq!(script.is_offered(entry(1)), claims);
+    assert_eq!(script.is_offered(entry(1)), [""; 0], "it is claimed already");
+    assert_eq!(script.is_offered(entry(2)), [""; 0], "class 2 holds one lease at a time");
+}
+
+#[test]
+fn a_better_claim_silences_and_others_do_not() {
+    let waiting = |n| ListingEntry { free: (4_000, 4), ..entry(n) };
+    let n = (1..200)
+        .find(|n| {
+            let draw = race::draw(&entry(*n).seed, &entry(*n).job, &wallet(MINER), 1);
+            race::step(&draw, 4_000) == 9
+        })
+        .expect("a quarter of them draw so");
+    let (better, worse) = (rival(true, &waiting(n)), rival(false, &waiting(n)));
+    let claim = |attempt| Claim { job: entry(n).job, attempt };
+    let claims = ["claiming in class 1 after 3.600 s", "publish claim", "hand claim"];
+    for (by, attempt, then) in
+        [(better, 1, vec![]), (better, 2, claims.to_vec()), (worse, 1, claims.to_vec())]
+    {
+        let mut script = Script::started(1, everybody());
+        script.hears(OPERATOR, listing(waiting(n)));
+        assert_eq!(script.hears(by, claim(attempt)), [""; 0]);
+        assert_eq!(script.wait(3600), then, "{by} {attempt}");
+    }
+    let mut blind = Script::new(config(1));
+    blind.does(Event::Connected);
+    blind.wait(1);
+    blind.hears(OPERATOR, listing(waiting(n)));
+    blind.hears(better, claim(1));
+    assert_eq!(blind.wait(20_000).len(), 4, "who does not know the roster cannot tell, and claims");
+}
+
+#[test]
+fn the_silent_and_the_beaten_hear_who_won() {
+    let mut script = Script::established(1);
+    script.hears(OPERATOR, listing(entry(1)));
+    let won = lease(&entry(1), 5, script.now + Millis::from_secs(60));
+    assert_eq!(script.hears(OPERATOR, won.clone()), ["lost to 5", "ask open jobs"]);
+    assert_eq!(script.hears(OPERATOR, won), [""; 0]);
+    let again = ListingEntry { attempt: 2, ..entry(1) };
+    assert_eq!(script.hears(OPERATOR, listing(again)), CLAIMS_AT_ONCE, "a lost race is no lost lease");
+}
+
+#[test]
+fn claims_and_leases_never_exceed_the_slots() {
+    let mut script = Script::established(2);
+    let mut entries: Vec<_> = (1..5).map(entry).collect();
+    entries.sort_by_key(|entry| entry.job);
+    let [first, second, ..] = &entries[..] else { unreachable!("four entries") };
+    let (first, second) = (first.clone(), second.clone());
+    let lines = script.hears(OPERATOR, Listing { entries });
+    assert_eq!(lines.iter().filter(|line| *line == "hand claim").count(), 2);
+    assert_eq!(lines.iter().filter(|line| *line == "declined: all slots are taken").count(), 2);
+    script.hears(OPERATOR, lease(&first, MINER, script.now + Millis::from_secs(60)));
+    assert_eq!(script.is_offered(entry(5)), [""; 0]);
+    script.hears(OPERATOR, lease(&second, 7, script.now + Millis::from_secs(60)));
+    assert!(script.is_offered(entry(5)).contains(&"hand claim".to_owned()));
+}
+
+#[test]
+fn an_unanswered_claim_is_asked_after_forgotten_and_made_again() {
+    let mut script = Script::established(1);
+    script.hears(OPERATOR, listing(entry(1)));
+    assert_eq!(script.wait(1800), ["ask job"]);
+    assert_eq!(
+        script.does(Event::Fate { job: entry(1).job, fate: Fate::Pending { attempt: 1, ahead: 0 } }),
+        [""; 0]
+    );
+    assert_eq!(script.wait_all(1799), [""; 0], "the claim takes the one slot");
+    assert_eq!(script.wait_all(1), ["ask open jobs"]);
+    let claims = ["claiming in class 1 after 0.000 s", "publish claim", "hand claim"];
+    assert_eq!(script.is_offered(entry(1)), claims);
+}
+
+#[test]
+fn a_lease_may_come_after_its_claim_was_forgotten() {
+    let mut script = Script::established(1);
+    script.hears(OPERATOR, listing(entry(1)));
+    script.wait(5000);
+    let late = lease(&entry(1), MINER, script.now + Millis::from_secs(60));
+    assert_eq!(script.hears(OPERATOR, late), ["won", "prepare"]);
+}
+
+#[test]
+fn a_lease_that_was_not_heard_is_learnt_by_asking() {
+    let mut script = Script::established(1);
+    script.hears(OPERATOR, listing(entry(1)));
+    let mine = lease(&entry(1), MINER, script.now + Millis::from_secs(60));
+    let leased = |lease: &Lease| Fate::Leased {
+        lease: lease.lease,
+        wallet: lease.wallet,
+        name: None,
+        term: lease.term,
+        units: 0,
+        proven: false,
+    };
+    let job = entry(1).job;
+    let fake = Lease { lease: Digest([1; 32]), ..mine.clone() };
+    assert_eq!(script.does(Event::Fate { job, fate: leased(&fake) }), [""; 0]);
+    assert_eq!(script.does(Event::Fate { job, fate: leased(&mine) }), ["won", "prepare"]);
+    assert_eq!(script.does(Event::Fate { job, fate: leased(&mine) }), [""; 0]);
+    assert_eq!(script.hears(OPERATOR, mine), [""; 0]);
+    script.hears(OPERATOR, listing(entry(2)));
+    let theirs = lease(&entry(1), 4, script.now);
+    assert_eq!(script.does(Event::Fate { job, fate: leased(&theirs) }), [""; 0], "the same term is ours");
+}
+
+#[test]
+fn jobs_that_do_not_suit_are_declined_once_with_the_reason() {
+    let base = entry(1);
+    for (entry, reason) in [
+        (ListingEntry { model: "other".into(), ..base.clone() }, "model other is not served here"),
+        (
+            ListingEntry { assurance: Assurance::Distance, ..base.clone() },
+            "assurance Distance is not offered for this model",
+        ),
+        (
+            ListingEntry { price: MicroUsdc(999), ..base.clone() },
+            "0.000999 USDC is below the least price of 0.001 USDC",
+        ),
+        (
+            ListingEntry { vram_mb: 99, ..base.clone() },
+            "the job allows 99 MiB of device memory, the model takes 100",
+        ),
+    ] {
+        let mut script = Script::established(1);
+        assert_eq!(script.hears(OPERATOR, listing(entry.clone())), [format!("declined: {reason}")]);
+        assert_eq!(script.is_offered(entry), [""; 0]);
+    }
+}
+
+#[test]
+fn repeated_and_outdated_listings_change_nothing() {
+    let mut script = Script::established(2);
+    let second = ListingEntry { attempt: 2, ..entry(1) };
+    assert_eq!(script.hears(OPERATOR, listing(second.clone())), CLAIMS_AT_ONCE);
+    script.now = script.now + Millis(1);
+    assert_eq!(script.hears(OPERATOR, listing(second)), [""; 0]);
+    assert_eq!(script.hears(OPERATOR, listing(entry(1))), [""; 0]);
+    let third = ListingEntry { attempt: 3, ..entry(1) };
+    assert_eq!(script.hears(OPERATOR, listing(third)), CLAIMS_AT_ONCE);
+    assert_eq!(script.miner.tracked(), 1);
+}
+
+#[test]
+fn a_refused_claim_leaves_the_job_alone_for_a_while() {
+    let mut script = Script::established(1);
+    script.hears(OPERATOR, listing(entry(1)));
+    let subject = script.last(link);
+    let refusal = |subject| Refusal {
+        subject,
+        job: entry(1).job,
+        reason: Reason::NotEligible,
+        detail: "cools down".into(),
+    };
+    script.hears(OPERATOR, refusal(Link([8; 32])));
+    assert_eq!(script.miner.tracked(), 1, "another wallet's claim was refused");
+    assert_eq!(script.hears(OPERATOR, refusal(subject)), [""; 0]);
+    script.wait(29_000);
+    assert_eq!(script.is_offered(entry(1)), [""; 0]);
+    script.wait(1_001);
+    assert!(script.is_offered(entry(1)).contains(&"hand claim".to_owned()));
+}
+
+#[test]
+fn a_job_that_ended_or_was_paid_to_another_is_not_claimed() {
+    let waiting = ListingEntry { free: (4, 4), ..entry(1) };
+    let mut script = Script::started(1, roster(vec![in_roster(MINER, false)]));
+    script.hears(OPERATOR, listing(waiting.clone()));
+    let job = waiting.job;
+    let detail = String::new();
+    script.hears(OPERATOR, Refusal { subject: job, job, reason: Reason::JobCancelled, detail });
+    assert_eq!(script.wait(5000), [""; 0]);
+    assert_eq!(script.miner.tracked(), 0);
+}
+
+#[test]
+fn listings_are_followed_up_to_a_limit() {
+    let mut script = Script::started(1, roster(vec![in_roster(MINER, false)]));
+    let numbered = |n: u64| {
+        let mut job = [0; 32];
+        job[..8].copy_from_slice(&n.to_be_bytes());
+        ListingEntry { job: Link(job), free: (4, 1 << 40), ..entry(1) }
+    };
+    for first in (0..4800).step_by(16) {
+        script.miner.hear_listing(&Listing { entries: (first..first + 16).map(numbered).collect() }, START);
+    }
+    assert_eq!(script.miner.tracked(), MAX_TRACKED_LISTINGS);
+    for n in 0..10_000 {
+        script.miner.shun(numbered(n).job, 1, START);
+    }
+    assert_eq!(script.miner.past.len(), MAX_PAST_JOBS);
+}
+
+#[test]
+fn an_end_of_somebody_elses_lease_is_nothing_to_the_miner() {
+    let mut script = Script::established(1);
+    let theirs = lease(&entry(1), 5, script.now);
+    let ended =
+        LeaseEnded { job: theirs.job, lease: theirs.lease, cause: crate::statement::EndCause::TimedOut };
+    assert_eq!(script.hears(OPERATOR, ended), [""; 0]);
+}

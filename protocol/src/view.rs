@@ -1,0 +1,286 @@
+//! Everyone's view of a pool: what statements seen so far say of jobs and miners, whatever their order.
+//!
+//! A view is a state-based CRDT. Of jobs it holds facts, each with the latest time at which the operator stated it;
+//! facts older than the `floor` are dropped, and the floor only rises: when it is told to, and when there are more than
+//! [`MAX_FACTS`] facts. Of miners it holds the last heartbeat of each wallet. Two views that saw the same statements,
+//! in any order and through any merges, are equal.
+
+use crate::codec::{JobId, Link, encode};
+use crate::statement::{Body, Heartbeat, Reason, Refusal, Verified};
+use crate::{Millis, Timestamp};
+use serde::Serialize;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use swarm_crypto::address::Address;
+use swarm_crypto::digest::{Digest, blake3};
+
+/// Most facts about jobs that a view holds; the oldest go first.
+pub const MAX_FACTS: usize = 200_000;
+/// Most miners that a view holds; those that started longest ago go first.
+pub const MAX_MINERS: usize = 16_384;
+
+/// Where the operator says that a job is. States are ordered: pending(1) < leased(1) < pending(2) < … < the end, and of
+/// two ends the one with the lower CID is the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// It waits for a miner.
+    Pending {
+        /// The attempt it is listed for, from 1.
+        attempt: u32,
+    },
+    /// A miner has it.
+    Leased {
+        /// The attempt.
+        attempt: u32,
+        /// Who holds the lease.
+        wallet: Address,
+    },
+    /// It is done and paid.
+    Accepted {
+        /// The operator's `Receipt`.
+        receipt: Link,
+    },
+    /// It ended without acceptance and was refunded.
+    Refunded {
+        /// The operator's `Refusal`.
+        refusal: Link,
+        /// Whether it expired, was cancelled or could not be run.
+        reason: Reason,
+    },
+}
+
+const LEAST: JobState = JobState::Pending { attempt: 0 };
+const GREATEST: JobState = JobState::Accepted { receipt: Link([0; 32]) };
+
+impl JobState {
+    /// The statement that ended the job.
+    pub fn end(&self) -> Option<Link> {
+        match self {
+            JobState::Pending { .. } | JobState::Leased { .. } => None,
+            JobState::Accepted { receipt: id } | JobState::Refunded { refusal: id, .. } => Some(*id),
+        }
+    }
+
+    fn rank(&self) -> (bool, u32, bool, Address, Reverse<Option<Link>>, bool) {
+        let (attempt, holder) = match self {
+            JobState::Pending { attempt } => (*attempt, None),
+            JobState::Leased { attempt, wallet } => (*attempt, Some(*wallet)),
+            JobState::Accepted { .. } | JobState::Refunded { .. } => (0, None),
+        };
+        let end = self.end();
+        let accepted = matches!(self, JobState::Accepted { .. });
+        (end.is_some(), attempt, holder.is_some(), holder.unwrap_or_default(), Reverse(end), accepted)
+    }
+}
+
+impl Ord for JobState {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.rank().cmp(&other.rank())
+    }
+}
+
+impl PartialOrd for JobState {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The last heartbeat of a miner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastSeen {
+    /// When it was signed.
+    pub at: Timestamp,
+    /// What it says.
+    pub heartbeat: Heartbeat,
+    id: Link,
+}
+
+impl LastSeen {
+    fn stamp(&self) -> (Timestamp, u64, Link) {
+        (self.heartbeat.boot_at, self.heartbeat.counter, self.id)
+    }
+}
+
+/// What somebody has seen of a pool.
+#[derive(Debug, Clone)]
+pub struct View {
+    floor: Timestamp,
+    facts: BTreeMap<(JobId, JobState), Timestamp>,
+    by_age: BTreeSet<(Timestamp, JobId, JobState)>,
+    miners: BTreeMap<Address, LastSeen>,
+    max_facts: usize,
+    max_miners: usize,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self::bounded(MAX_FACTS, MAX_MINERS)
+    }
+}
+
+impl PartialEq for View {
+    fn eq(&self, other: &Self) -> bool {
+        self.floor == other.floor && self.facts == other.facts && self.miners == other.miners
+    }
+}
+
+impl Eq for View {}
+
+impl View {
+    /// An empty view of at most so many facts and miners. Views merge lawfully only with others of the same limits.
+    pub fn bounded(max_facts: usize, max_miners: usize) -> Self {
+        Self {
+            floor: Timestamp::default(),
+            facts: BTreeMap::new(),
+            by_age: BTreeSet::new(),
+            miners: BTreeMap::new(),
+            max_facts,
+            max_miners,
+        }
+    }
+
+    /// Takes what a statement says of jobs and miners; most kinds say nothing of either.
+    pub fn apply(&mut self, verified: &Verified) {
+        let at = verified.statement().header.at;
+        let mut state = |job: JobId, state| self.learn(job, state, at);
+        match &verified.statement().body {
+            Body::Admitted(admitted) => state(admitted.job, JobState::Pending { attempt: 1 }),
+            Body::Listing(listing) => listing
+                .entries
+                .iter()
+                .for_each(|entry| state(entry.job, JobState::Pending { attempt: entry.attempt })),
+            Body::Lease(lease) => {
+                state(lease.job, JobState::Leased { attempt: lease.term, wallet: lease.wallet })
+            }
+            Body::Receipt(receipt) => state(receipt.job, JobState::Accepted { receipt: verified.id() }),
+            Body::Refusal(refusal) if ends_job(refusal) => {
+                state(refusal.job, JobState::Refunded { refusal: verified.id(), reason: refusal.reason })
+            }
+            Body::Heartbeat(heartbeat) => {
+                let seen = LastSeen { at, heartbeat: heartbeat.clone(), id: verified.id() };
+                self.see(verified.statement().header.by, seen);
+            }
+            Body::Refusal(_)
+            | Body::Job(_)
+            | Body::Cancel(_)
+            | Body::Claim(_)
+            | Body::Release(_)
+            | Body::LeaseEnded(_)
+            | Body::Progress(_)
+            | Body::Proof(_)
+            | Body::Beacon(_)
+            | Body::EpochOpened(_)
+            | Body::EpochSealed(_) => {}
+        }
+        self.keep_within_limits();
+    }
+
+    /// Joins another view into this one: the least view that contains both.
+    pub fn merge(&mut self, other: &View) {
+        self.raise_floor(other.floor);
+        for ((job, state), at) in &other.facts {
+            self.learn(*job, *state, *at);
+        }
+        for (wallet, seen) in &other.miners {
+            self.see(*wallet, seen.clone());
+        }
+        self.keep_within_limits();
+    }
+
+    /// Forgets what was last stated before `floor`, now and from now on.
+    pub fn raise_floor(&mut self, floor: Timestamp) {
+        self.floor = self.floor.max(floor);
+        while let Some(oldest) = self.by_age.first().copied().filter(|(at, ..)| *at < self.floor) {
+            self.by_age.remove(&oldest);
+            self.facts.remove(&(oldest.1, oldest.2));
+        }
+    }
+
+    /// Facts last stated before this are forgotten.
+    pub fn floor(&self) -> Timestamp {
+        self.floor
+    }
+
+    /// Where `job` is.
+    pub fn job(&self, job: &JobId) -> Option<JobState> {
+        self.facts.range((*job, LEAST)..=(*job, GREATEST)).next_back().map(|((_, state), _)| *state)
+    }
+
+    /// Every job and where it is.
+    pub fn jobs(&self) -> impl Iterator<Item = (JobId, JobState)> {
+        let mut facts = self.facts.keys().peekable();
+        std::iter::from_fn(move || {
+            let mut last = *facts.next()?;
+            while let Some(next) = facts.next_if(|(job, _)| *job == last.0) {
+                last = *next;
+            }
+            Some(last)
+        })
+    }
+
+    /// Jobs that the operator ended twice: evidence against it, the two statements with the lowest CIDs each.
+    pub fn evidence(&self) -> impl Iterator<Item = (JobId, [Link; 2])> {
+        self.jobs().filter_map(|(job, state)| {
+            let least = state.end()?;
+            let ends = self.facts.range((job, LEAST)..(job, state));
+            let next = ends.rev().find_map(|((_, state), _)| state.end())?;
+            Some((job, [least, next]))
+        })
+    }
+
+    /// The miners and when each was last heard of.
+    pub fn miners(&self) -> &BTreeMap<Address, LastSeen> {
+        &self.miners
+    }
+
+    /// How many miners were heard of within `span` before `now`.
+    pub fn live_miners(&self, now: Timestamp, span: Millis) -> usize {
+        self.miners.values().filter(|seen| now.since(seen.at) <= span).count()
+    }
+
+    /// blake3 over the canonical encoding of all that the view holds: equal views have equal digests.
+    pub fn digest(&self) -> Digest {
+        let facts: Vec<_> = self.facts.iter().map(|((job, state), at)| (job, state, at)).collect();
+        let miners: Vec<_> = self.miners.iter().map(|(wallet, seen)| (wallet, seen.id)).collect();
+        blake3(&encode(&(self.floor, facts, miners)))
+    }
+
+    fn learn(&mut self, job: JobId, state: JobState, at: Timestamp) {
+        if at < self.floor {
+            return;
+        }
+        match self.facts.insert((job, state), at) {
+            Some(before) if before >= at => _ = self.facts.insert((job, state), before),
+            Some(before) => {
+                self.by_age.remove(&(before, job, state));
+                self.by_age.insert((at, job, state));
+            }
+            None => _ = self.by_age.insert((at, job, state)),
+        }
+    }
+
+    fn see(&mut self, wallet: Address, seen: LastSeen) {
+        let known = self.miners.get(&wallet);
+        if known.is_none_or(|known| known.stamp() < seen.stamp()) {
+            self.miners.insert(wallet, seen);
+        }
+    }
+
+    fn keep_within_limits(&mut self) {
+        while self.facts.len() > self.max_facts
+            && let Some((oldest, ..)) = self.by_age.first().copied().filter(|(at, ..)| at.0 < u64::MAX)
+        {
+            self.raise_floor(oldest + Millis(1));
+        }
+        while self.miners.len() > self.max_miners
+            && let Some((_, wallet)) = self.miners.iter().map(|(w, seen)| (seen.stamp(), *w)).min()
+        {
+            self.miners.remove(&wallet);
+        }
+    }
+}
+
+fn ends_job(refusal: &Refusal) -> bool {
+    matches!(refusal.reason, Reason::JobExpired | Reason::JobCancelled | Reason::JobUnrunnable)
+}
