@@ -16,6 +16,7 @@ pub mod race;
 pub mod rejection;
 pub mod sampler;
 pub mod statement;
+pub mod submission;
 mod time;
 pub mod transcript;
 pub mod view;
