@@ -1,3 +1,5 @@
+use std::process::Command;
+
 use swarm_inference::testing::{Shape, Storage, gguf};
 use swarm_inference::{CancelToken, EngineError, Interrupt, Llama};
 
@@ -35,6 +37,66 @@ fn one_by_one_equals_all_at_once() {
             assert!(distance < tolerance, "{storage:?} at {position}: {distance}");
         }
     }
+}
+
+/// Wide enough for the kernels that pack quantised weights.
+fn wide(storage: Storage) -> Shape {
+    Shape { width: 256, hidden: 512, ..stored(storage) }
+}
+
+#[test]
+fn quantised_weights_compute_nearly_the_same() {
+    for (exact, quantised) in
+        [(stored(Storage::F32), stored(Storage::Q8_0)), (wide(Storage::F32), wide(Storage::Q8_0))]
+    {
+        let exact = llama(exact).forward_all(&ids(50), 0, NONE()).unwrap();
+        let found = llama(quantised).forward_all(&ids(50), 0, NONE()).unwrap();
+        let distance = distance(&found.concat(), &exact.concat());
+        assert!((1e-4..5e-2).contains(&distance), "{distance}");
+    }
+}
+
+#[test]
+fn engines_side_by_side_do_not_disturb_each_other() {
+    let ids = ids(80);
+    let run = || llama(wide(Storage::Q8_0)).forward_all(&ids, 0, NONE()).unwrap();
+    let alone = run();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), alone);
+        }
+    });
+}
+
+/// Prints a digest for the test below, which runs it with other numbers of threads.
+#[test]
+#[ignore = "run by the_number_of_threads_changes_no_bit"]
+fn print_logits_digest() {
+    let mut hasher = blake3::Hasher::new();
+    for storage in [Storage::F32, Storage::F16, Storage::Q8_0] {
+        let logits = llama(wide(storage)).forward_all(&ids(80), 0, NONE()).unwrap();
+        for logit in logits.concat() {
+            hasher.update(&logit.to_le_bytes());
+        }
+    }
+    println!("digest {}", hasher.finalize());
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let digest = |threads: &str| {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--ignored", "--nocapture", "forward::print_logits_digest"])
+            .env("RAYON_NUM_THREADS", threads)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (_, digest) = text.split_once("digest ").unwrap_or_else(|| panic!("{text}"));
+        digest[..64].to_owned()
+    };
+    let one = digest("1");
+    assert_eq!([digest("2"), digest("3")], [one.clone(), one]);
 }
 
 #[test]
