@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::generate::{Predictor, generate};
 use crate::gguf::Gguf;
 use crate::{
-    CancelToken, Candidate, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation, Hardware,
-    Interrupt, Llama, LoadError, Manifest, Provider, Stats, Step, Support, TokenSampler, Tokenizer,
+    CancelToken, Candidate, Compute, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation,
+    Hardware, Interrupt, Llama, LoadError, Manifest, Provider, Stats, Step, Support, TokenSampler, Tokenizer,
     candidates,
 };
 
@@ -81,7 +81,8 @@ fn load(config: &EngineConfig) -> Result<(Llama, Tokenizer), LoadError> {
     let mut gguf = Gguf::open(config.model.open()?)?;
     agree("architecture", manifest.architecture.as_str(), gguf.str("general.architecture")?)?;
     let tokenizer = Tokenizer::from_metadata(&gguf)?;
-    let llama = Llama::load(&mut gguf)?;
+    let compute = Compute::for_parameters(gguf.parameters());
+    let llama = Llama::load(&mut gguf, compute)?;
     let shape = llama.config();
     agree("context length", manifest.context_length as usize, shape.context_length)?;
     agree("vocabulary size", manifest.vocab_size as usize, shape.vocab_size)?;

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Prompt tokens that are computed together, between two looks at the cancel token.
-pub const PREFILL_CHUNK: usize = 64;
+pub const PREFILL_CHUNK: usize = 32;
 
 /// Something that knows what may come next.
 pub(crate) trait Predictor {

@@ -154,6 +154,12 @@ impl<R: Read + Seek> Gguf<R> {
         self.content.tensor_infos.keys().map(String::as_str)
     }
 
+    /// Elements of all tensors together.
+    pub(crate) fn parameters(&self) -> u64 {
+        let sizes = self.content.tensor_infos.values().map(|info| info.shape.elem_count() as u64);
+        sizes.fold(0, u64::saturating_add)
+    }
+
     /// Reads one tensor, which must have exactly this shape, rows first.
     pub(crate) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, GgufError> {
         let info = self.content.tensor_infos.get(name);

@@ -16,6 +16,7 @@ mod llama;
 mod manifest;
 mod output;
 mod provider;
+mod queenbee;
 pub mod testing;
 mod tokenizer;
 
@@ -32,11 +33,12 @@ pub use gguf::{
     GgufError, MAX_ARRAY_LENGTH, MAX_HEADER_BYTES, MAX_METADATA, MAX_STRING_BYTES, MAX_TENSOR_ELEMENTS,
     MAX_TENSORS,
 };
-pub use llama::{Llama, LlamaConfig};
+pub use llama::{Compute, Llama, LlamaConfig, MAX_ONE_CORE_PARAMETERS};
 pub use manifest::{
     MAX_CONTEXT_LENGTH, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MAX_TOP_K, MAX_VOCAB_SIZE, Manifest,
     ManifestError, Model, ModelReader, ReadSeek, Weights,
 };
 pub use output::{StopReason, StopRule, finish_output, stop_reason};
 pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats, Support};
+pub use queenbee::queenbee;
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, TokenizerError};

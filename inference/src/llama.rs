@@ -2,10 +2,11 @@
 //!
 //! RMS norm, rotary positions on interleaved pairs (llama.cpp permutes the rows of the query and key weights for
 //! them), grouped-query attention and a SwiGLU feed-forward, as in <https://arxiv.org/abs/2302.13971> and
-//! <https://arxiv.org/abs/2305.13245>. Norms, attention and logits are f32; weights stay as the file has them.
+//! <https://arxiv.org/abs/2305.13245>. Norms, attention and logits are f32.
 
 mod config;
 mod layer;
+mod one_core;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Seek};
@@ -15,18 +16,42 @@ use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::ops;
 
 use self::layer::{CACHE_GROWTH, Cache, Layer, PositionStep, mask};
+use self::one_core::product;
 use crate::gguf::Gguf;
 use crate::{EngineError, Interrupt, LoadError};
 
 pub use self::config::LlamaConfig;
 
+/// The most parameters with which [`Compute::for_parameters`] keeps to one core.
+pub const MAX_ONE_CORE_PARAMETERS: u64 = 16 << 20;
+
+/// How a loaded model computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compute {
+    /// With quantised weights as the file has them, and others as f32, on all cores.
+    AllCores,
+    /// With all weights as f32, on one core.
+    ///
+    /// A small model is quickest so: a layer takes less time than waking another core, and much less than waiting
+    /// for one that is busy.
+    OneCore,
+}
+
+impl Compute {
+    /// What suits a model of so many parameters.
+    pub fn for_parameters(parameters: u64) -> Self {
+        if parameters <= MAX_ONE_CORE_PARAMETERS { Self::OneCore } else { Self::AllCores }
+    }
+}
+
 /// A loaded model with the keys and values of the sequence that it has seen.
 pub struct Llama {
     config: LlamaConfig,
-    embedding: QMatMul,
+    compute: Compute,
+    embedding: Matrix,
     layers: Vec<Layer>,
     norm: Tensor,
-    output: QMatMul,
+    output: Matrix,
     cos: Tensor,
     sin: Tensor,
     cached: usize,
@@ -44,15 +69,15 @@ impl std::fmt::Debug for Llama {
 
 impl Llama {
     /// Loads the weights of a GGUF file of architecture `llama` into memory.
-    pub fn from_gguf(reader: &mut (impl Read + Seek)) -> Result<Self, LoadError> {
-        Self::load(&mut Gguf::open(reader)?)
+    pub fn from_gguf(reader: &mut (impl Read + Seek), compute: Compute) -> Result<Self, LoadError> {
+        Self::load(&mut Gguf::open(reader)?, compute)
     }
 
-    pub(crate) fn load<R: Read + Seek>(gguf: &mut Gguf<R>) -> Result<Self, LoadError> {
+    pub(crate) fn load<R: Read + Seek>(gguf: &mut Gguf<R>, compute: Compute) -> Result<Self, LoadError> {
         let config = LlamaConfig::from_metadata(gguf)?;
         let mut unused: BTreeSet<String> = gguf.tensor_names().map(str::to_owned).collect();
         let tied = !unused.contains("output.weight");
-        let mut weights = Weights { gguf, unused: &mut unused, bytes: 0 };
+        let mut weights = Weights { gguf, compute, unused: &mut unused, bytes: 0 };
         let table = [config.vocab_size, config.width];
         let embedding = weights.matrix("token_embd.weight", &table)?;
         let output = match tied {
@@ -68,7 +93,7 @@ impl Llama {
             return Err(LoadError::Unsupported(format!("the tensor {name:?} is unknown")));
         }
         let (cos, sin) = rotations(&config)?;
-        Ok(Self { config, embedding, layers, norm, output, cos, sin, cached: 0, weight_bytes })
+        Ok(Self { config, compute, embedding, layers, norm, output, cos, sin, cached: 0, weight_bytes })
     }
 
     /// The model's shape.
@@ -99,9 +124,8 @@ impl Llama {
         position: usize,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<f32>, EngineError> {
-        let hidden = self.advance(tokens, position, interrupt)?;
-        let last = hidden.narrow(0, tokens.len() - 1, 1)?;
-        Ok(self.logits(&last)?.flatten_all()?.to_vec1()?)
+        let logits = self.run(tokens, position, interrupt, Ask::Last)?;
+        Ok(logits.into_iter().next_back().unwrap_or_default())
     }
 
     /// Like [`Llama::forward`], with the logits after every one of `tokens`.
@@ -111,8 +135,7 @@ impl Llama {
         position: usize,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
-        let hidden = self.advance(tokens, position, interrupt)?;
-        Ok(self.logits(&hidden)?.to_vec2()?)
+        self.run(tokens, position, interrupt, Ask::All)
     }
 
     /// Like [`Llama::forward`], without any logits.
@@ -122,7 +145,7 @@ impl Llama {
         position: usize,
         interrupt: Interrupt<'_>,
     ) -> Result<(), EngineError> {
-        self.advance(tokens, position, interrupt).map(|_| ())
+        self.run(tokens, position, interrupt, Ask::Nothing).map(|_| ())
     }
 
     /// Forgets the sequence seen and frees its memory.
@@ -131,6 +154,23 @@ impl Llama {
         for layer in &mut self.layers {
             layer.cache = Cache::default();
         }
+    }
+
+    fn run(
+        &mut self,
+        tokens: &[u32],
+        position: usize,
+        interrupt: Interrupt<'_>,
+        ask: Ask,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        let hidden = self.advance(tokens, position, interrupt)?;
+        let asked = match ask {
+            Ask::Nothing => return Ok(Vec::new()),
+            Ask::Last => hidden.narrow(0, tokens.len() - 1, 1)?,
+            Ask::All => hidden,
+        };
+        let normed = ops::rms_norm(&asked.contiguous()?, &self.norm, self.config.rms_epsilon)?;
+        Ok(self.output.forward(&normed)?.to_vec2()?)
     }
 
     fn advance(
@@ -143,13 +183,14 @@ impl Llama {
         self.cached = position;
         let length = tokens.len();
         let step = PositionStep {
+            compute: self.compute,
             position,
             cos: self.cos.narrow(0, position, length)?,
             sin: self.sin.narrow(0, position, length)?,
             mask: mask(position, length)?,
         };
         let ids = Tensor::new(tokens, &Device::Cpu)?;
-        let mut x = self.embedding.embedding(&ids)?;
+        let mut x = self.embedding.rows(&ids)?;
         for layer in &mut self.layers {
             interrupt.check()?;
             x = layer.forward(&x, &self.config, &step)?;
@@ -177,23 +218,54 @@ impl Llama {
             None => Ok(()),
         }
     }
+}
 
-    fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        let normed = ops::rms_norm(&hidden.contiguous()?, &self.norm, self.config.rms_epsilon)?;
-        self.output.forward(&normed)
+/// A matrix of weights, `(rows, columns)`.
+#[derive(Clone)]
+enum Matrix {
+    Shared(QMatMul),
+    Plain(Tensor),
+}
+
+impl Matrix {
+    /// From `(length, columns)` to `(length, rows)`.
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Shared(matrix) => matrix.forward(x),
+            Self::Plain(matrix) => product(x, matrix),
+        }
     }
+
+    fn rows(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Shared(matrix) => matrix.embedding(ids),
+            Self::Plain(matrix) => matrix.index_select(ids, 0),
+        }
+    }
+}
+
+/// Which logits are wanted.
+#[derive(Clone, Copy)]
+enum Ask {
+    Nothing,
+    Last,
+    All,
 }
 
 struct Weights<'a, R> {
     gguf: &'a mut Gguf<R>,
+    compute: Compute,
     unused: &'a mut BTreeSet<String>,
     bytes: u64,
 }
 
 impl<R: Read + Seek> Weights<'_, R> {
-    fn matrix(&mut self, name: &str, shape: &[usize; 2]) -> Result<QMatMul, LoadError> {
+    fn matrix(&mut self, name: &str, shape: &[usize; 2]) -> Result<Matrix, LoadError> {
         let tensor = self.read(name, shape)?;
-        Ok(QMatMul::from_qtensor(tensor)?)
+        match self.compute {
+            Compute::AllCores => Ok(Matrix::Shared(QMatMul::from_qtensor(tensor)?)),
+            Compute::OneCore => Ok(Matrix::Plain(tensor.dequantize(&Device::Cpu)?)),
+        }
     }
 
     fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LoadError> {
@@ -204,10 +276,11 @@ impl<R: Read + Seek> Weights<'_, R> {
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, LoadError> {
         let tensor = self.gguf.tensor(name, shape)?;
         self.unused.remove(name);
-        self.bytes += match tensor.dtype() {
-            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => 4 * tensor.shape().elem_count() as u64,
+        let whole = matches!(tensor.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
+        self.bytes += match self.compute {
             // Kernels may keep a second copy in another order.
-            _ => 2 * tensor.storage_size_in_bytes() as u64,
+            Compute::AllCores if !whole => 2 * tensor.storage_size_in_bytes() as u64,
+            Compute::AllCores | Compute::OneCore => 4 * tensor.shape().elem_count() as u64,
         };
         Ok(tensor)
     }

@@ -2,12 +2,12 @@
 
 use std::io::{Read, Seek};
 
-use candle_core::quantized::QMatMul;
-use candle_core::{D, DType, Device, Module, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops;
-use candle_nn::rotary_emb::rope_i;
+use candle_nn::rotary_emb::{rope_i, rope_i_slow};
 
-use super::{LlamaConfig, Weights};
+use super::one_core::attention;
+use super::{Compute, LlamaConfig, Matrix, Weights};
 use crate::LoadError;
 
 /// Positions by which a full cache grows.
@@ -15,14 +15,14 @@ pub(super) const CACHE_GROWTH: usize = 256;
 
 pub(super) struct Layer {
     attention_norm: Tensor,
-    query: QMatMul,
-    key: QMatMul,
-    value: QMatMul,
-    attention_output: QMatMul,
+    query: Matrix,
+    key: Matrix,
+    value: Matrix,
+    attention_output: Matrix,
     feed_norm: Tensor,
-    gate: QMatMul,
-    up: QMatMul,
-    down: QMatMul,
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
     pub(super) cache: Cache,
 }
 
@@ -69,26 +69,34 @@ impl Layer {
         step: &PositionStep,
     ) -> candle_core::Result<Tensor> {
         let length = x.dim(0)?;
-        let LlamaConfig { heads, kv_heads, head_width, width, .. } = *config;
-        let group = heads / kv_heads;
+        let LlamaConfig { heads, kv_heads, head_width, .. } = *config;
         let query = step.rotate(&split(&self.query.forward(x)?, heads, head_width)?)?;
         let key = step.rotate(&split(&self.key.forward(x)?, kv_heads, head_width)?)?;
         let value = split(&self.value.forward(x)?, kv_heads, head_width)?;
         let (keys, values) = self.cache.put(&key, &value, step.position, config.context_length)?;
-        let query = (query.reshape((kv_heads, group * length, head_width))? / (head_width as f64).sqrt())?;
-        let scores = query.matmul(&keys.t()?)?;
-        let weights = match &step.mask {
-            None => ops::softmax_last_dim(&scores)?,
-            Some(mask) => {
-                let apart = (kv_heads, group, length, step.position + length);
-                let masked = scores.reshape(apart)?.broadcast_add(mask)?;
-                ops::softmax_last_dim(&masked)?.reshape(scores.shape())?
-            }
+        let mixed = match (step.compute, length) {
+            (Compute::OneCore, _) | (Compute::AllCores, 1) => attention(&query, &keys, &values)?,
+            (Compute::AllCores, _) => attention_on_all_cores(&query, &keys, &values, &step.mask)?,
         };
-        let mixed = weights.matmul(&values)?.reshape((heads, length, head_width))?;
-        let mixed = mixed.transpose(0, 1)?.reshape((length, width))?;
         self.attention_output.forward(&mixed)
     }
+}
+
+/// What [`attention`] computes, with a mask of `(length, positions)`.
+fn attention_on_all_cores(
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    mask: &Tensor,
+) -> candle_core::Result<Tensor> {
+    let (heads, length, width) = queries.dims3()?;
+    let (kv_heads, positions, _) = keys.dims3()?;
+    let group = heads / kv_heads;
+    let queries = (queries.reshape((kv_heads, group * length, width))? / (width as f64).sqrt())?;
+    let scores = queries.matmul(&keys.t()?)?.reshape((kv_heads, group, length, positions))?;
+    let weights = ops::softmax_last_dim(&scores.broadcast_add(mask)?)?;
+    let mixed = weights.reshape((kv_heads, group * length, positions))?.matmul(values)?;
+    mixed.reshape((heads, length, width))?.transpose(0, 1)?.reshape((length, heads * width))
 }
 
 /// From `(length, heads * head_width)` to `(heads, length, head_width)`.
@@ -99,30 +107,33 @@ fn split(x: &Tensor, heads: usize, head_width: usize) -> candle_core::Result<Ten
 
 /// What all layers need to know of a run of positions.
 pub(super) struct PositionStep {
+    pub(super) compute: Compute,
     pub(super) position: usize,
     pub(super) cos: Tensor,
     pub(super) sin: Tensor,
-    pub(super) mask: Option<Tensor>,
+    pub(super) mask: Tensor,
 }
 
 impl PositionStep {
     fn rotate(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        rope_i(&x.unsqueeze(0)?, &self.cos, &self.sin)?.squeeze(0)
+        let x = x.unsqueeze(0)?;
+        let rotated = match self.compute {
+            Compute::AllCores => rope_i(&x, &self.cos, &self.sin)?,
+            Compute::OneCore => rope_i_slow(&x, &self.cos, &self.sin)?,
+        };
+        rotated.squeeze(0)
     }
 }
 
 /// `(length, position + length)`: 0 where a position may look, minus infinity where it may not.
-pub(super) fn mask(position: usize, length: usize) -> candle_core::Result<Option<Tensor>> {
-    if length == 1 {
-        return Ok(None);
-    }
+pub(super) fn mask(position: usize, length: usize) -> candle_core::Result<Tensor> {
     let columns = position + length;
     let cell = |row: usize, column: usize| {
         if column <= position + row { 0.0 } else { f32::NEG_INFINITY }
     };
     let cells: Vec<f32> =
         (0..length).flat_map(|row| (0..columns).map(move |column| cell(row, column))).collect();
-    Tensor::from_vec(cells, (length, columns), &Device::Cpu).map(Some)
+    Tensor::from_vec(cells, (length, columns), &Device::Cpu)
 }
 
 /// Keys and values of the positions seen, `(kv_heads, capacity, head_width)` each.

@@ -1,10 +1,14 @@
 use std::io::Cursor;
 
 use swarm_inference::testing::{Shape, gguf};
-use swarm_inference::{Llama, LoadError, Tokenizer};
+use swarm_inference::{Compute, Llama, LoadError, Tokenizer};
+
+fn load(bytes: impl AsRef<[u8]>) -> Result<Llama, LoadError> {
+    Llama::from_gguf(&mut Cursor::new(bytes), Compute::AllCores)
+}
 
 fn refusal(bytes: Vec<u8>) -> String {
-    match Llama::from_gguf(&mut Cursor::new(bytes)) {
+    match load(bytes) {
         Err(LoadError::Gguf(error)) => error.to_string(),
         other => panic!("{other:?}"),
     }
@@ -74,9 +78,9 @@ fn a_file_cut_anywhere_is_an_error() {
     let whole = small();
     for length in (0..whole.len()).step_by(97) {
         let cut = whole[..length].to_vec();
-        assert!(Llama::from_gguf(&mut Cursor::new(cut)).is_err(), "{length} bytes");
+        assert!(load(cut).is_err(), "{length} bytes");
     }
-    assert!(Llama::from_gguf(&mut Cursor::new(whole)).is_ok());
+    assert!(load(whole).is_ok());
 }
 
 #[test]
@@ -87,7 +91,7 @@ fn a_damaged_header_never_panics() {
             let mut damaged = whole.clone();
             damaged[position] ^= flip;
             let _ = Tokenizer::from_gguf(&mut Cursor::new(&damaged));
-            let _ = Llama::from_gguf(&mut Cursor::new(&damaged));
+            let _ = load(&damaged);
         }
     }
 }

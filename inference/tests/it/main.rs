@@ -9,4 +9,5 @@ mod gguf;
 mod manifest;
 mod output;
 mod provider;
+mod queenbee;
 mod tokenizer;
