@@ -7,7 +7,8 @@ use super::disk::{DiskError, open_database, survive_damage};
 use cid::Cid;
 use redb::backends::InMemoryBackend;
 use redb::{
-    Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Builder, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    WriteTransaction,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -94,11 +95,18 @@ impl BlockStore {
 
     /// A store that is gone with the process, for tests.
     pub fn in_memory(quota: u64) -> Result<Self, BlockError> {
-        let path = Path::new("the store in memory");
-        let database = Builder::new()
-            .create_with_backend(InMemoryBackend::new())
-            .map_err(|error| DiskError::database(path, error))?;
-        Self::start(database, path, quota)
+        Self::with_backend(InMemoryBackend::new(), quota)
+    }
+
+    pub(crate) fn with_backend(backend: impl StorageBackend, quota: u64) -> Result<Self, BlockError> {
+        let path = Path::new("the blocks' storage");
+        survive_damage(path, || {
+            let database = Builder::new()
+                .set_cache_size(CACHE_BYTES)
+                .create_with_backend(backend)
+                .map_err(|error| DiskError::database(path, error))?;
+            Self::start(database, path, quota)
+        })
     }
 
     fn start(database: Database, path: &Path, quota: u64) -> Result<Self, BlockError> {

@@ -3,7 +3,6 @@
 use super::sim_disk::SimDisk;
 use super::{Dice, POOL, records};
 use crate::storage::ledger::{Ledger, LedgerError, RedbLedger};
-use redb::Database;
 use std::io::ErrorKind;
 
 const SEEDS: u64 = 60;
@@ -19,13 +18,6 @@ struct Promise {
     in_flight: Rows,
     checkpoint: Option<(u64, Vec<u8>)>,
     checkpoint_in_flight: Option<(u64, Vec<u8>)>,
-}
-
-/// A disk with an empty database: files are created beside their place and renamed, so a cut before is no case.
-fn created() -> SimDisk {
-    let disk = SimDisk::new();
-    drop(Database::builder().create_with_backend(disk.clone()).unwrap());
-    SimDisk::from_image(disk.image())
 }
 
 /// Writes until done or until the power goes.
@@ -73,11 +65,11 @@ fn holds(promise: &Promise, ledger: &RedbLedger, run: &str) {
 #[test]
 fn nothing_acknowledged_is_lost_and_no_batch_is_torn() {
     for seed in 0..SEEDS {
-        let whole = created();
+        let whole = SimDisk::created();
         write(&whole, &mut Dice(seed));
         let mut dice = Dice(seed ^ 0x5eed);
         let cut = dice.below(whole.changes());
-        let disk = created();
+        let disk = SimDisk::created();
         disk.cut_power_after(cut);
         let promise = write(&disk, &mut Dice(seed));
         for image in 0..IMAGES_PER_CUT {
@@ -122,4 +114,43 @@ fn a_full_disk_is_named_and_loses_nothing_acknowledged() {
     drop(ledger);
     let ledger = RedbLedger::with_backend(disk.after_crash(&mut Dice(3)), &POOL).unwrap();
     assert_eq!(records(&ledger, 0), [(0, b"kept".to_vec())]);
+}
+
+const WRITER: &str = "storage::tests::ledger_crash::a_writer_to_be_killed";
+const WRITER_PATH: &str = "SWARMPOOL_TEST_LEDGER";
+
+/// Does nothing unless the test below starts it in a process of its own.
+#[test]
+fn a_writer_to_be_killed() {
+    let Some(path) = std::env::var_os(WRITER_PATH) else {
+        return;
+    };
+    let mut ledger = RedbLedger::open(path.as_ref(), &POOL).unwrap();
+    for seq in 0..4 {
+        ledger.append(seq, &[vec![seq as u8]]).unwrap();
+        ledger.save_checkpoint(seq + 1, &[seq as u8]).unwrap();
+    }
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_killed_process_leaves_what_it_had_reached() {
+    use std::os::unix::process::ExitStatusExt;
+    let cases = [("before-commit:3", 2, 2), ("after-commit:3", 3, 2), ("mid-checkpoint:3", 3, 2)];
+    for (crash_at, records_left, checkpoint) in cases {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ledger.redb");
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([WRITER, "--exact"])
+            .env(WRITER_PATH, &path)
+            .env(crate::storage::crash::CRASH_VARIABLE, crash_at)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.signal(), Some(9), "{crash_at}");
+        let mut ledger = RedbLedger::open(&path, &POOL).unwrap();
+        assert_eq!(ledger.next_seq(), records_left, "{crash_at}");
+        let kept = ledger.load_checkpoint().unwrap().map(|(seq, _)| seq);
+        assert_eq!(kept, Some(checkpoint), "{crash_at}");
+        ledger.append(records_left, &[b"on".to_vec()]).unwrap();
+    }
 }

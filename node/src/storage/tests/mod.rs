@@ -1,3 +1,4 @@
+mod blocks_crash;
 mod ledger_contract;
 mod ledger_crash;
 mod ledger_file;

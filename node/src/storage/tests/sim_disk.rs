@@ -1,7 +1,7 @@
 //! A disk whose power can be cut: what was not synced is lost, kept or torn, each at random.
 
 use super::Dice;
-use redb::StorageBackend;
+use redb::{Database, StorageBackend};
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -33,6 +33,13 @@ enum Change {
 impl SimDisk {
     pub(super) fn new() -> Self {
         Self::default()
+    }
+
+    /// A disk with an empty database: files are created beside their place and renamed, so a cut before is no case.
+    pub(super) fn created() -> Self {
+        let disk = Self::new();
+        drop(Database::builder().create_with_backend(disk.clone()).unwrap());
+        Self::from_image(disk.image())
     }
 
     pub(super) fn cut_power(&self) {
