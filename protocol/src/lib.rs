@@ -10,6 +10,7 @@ mod machine;
 pub mod miner;
 pub mod money;
 pub mod planted;
+pub mod pool;
 mod posted;
 pub mod query;
 pub mod race;

@@ -1,0 +1,241 @@
+use super::live::{LiveMiner, MAX_LIVE_MINERS, MISSED_HEARTBEATS, Timer};
+use super::{Boundary, HELD_EPOCHS, Pool, PoolEffect, PoolStory, Record, SETTLEMENT_VERSION, Stage};
+use crate::money::{Account, MicroUsdc};
+use crate::race::{self, Roster, RosterEntry};
+use crate::statement::{
+    Beacon, EpochOpened, EpochSealed, Heartbeat, Identified, MAX_MODELS, ModelSupply, NameStanding,
+    PayoutMode, Reason, Topic,
+};
+use crate::{Millis, Posted, Timestamp};
+use std::collections::BTreeMap;
+use swarm_crypto::address::Address;
+
+/// Heartbeats per second that all miners together may cause.
+const MAX_HEARTBEATS_PER_S: u64 = 200;
+/// Pending jobs announced again at a start; miners ask for the rest.
+const MAX_RELISTED: usize = 64;
+
+impl Pool {
+    /// Says what is open, and gives every live lease fresh time.
+    pub(super) fn start(&mut self, now: Timestamp) {
+        self.live.now = now;
+        self.open_epoch(now);
+        self.beacon_due(now);
+        let leased: Vec<_> = self.live.runs.keys().copied().collect();
+        for id in leased {
+            if let Stage::Leased { until, .. } = self.state.jobs[&id].stage {
+                let fresh = now + self.state.posted.first_progress;
+                self.live.set_deadline(id, fresh.min(until.max(now + self.state.posted.fetch)));
+            }
+            if let Some(lease) = self.lease_statement(&id, Vec::new()) {
+                self.say(Topic::Claims, now, lease);
+            }
+        }
+        self.live.to_list = self.live.queue.values().take(MAX_RELISTED).copied().collect();
+        if let Some((epoch, header)) = self.state.last_header {
+            self.say(Topic::Epochs, now, EpochSealed { epoch, header });
+        }
+    }
+
+    pub(super) fn epoch_due(&self) -> Timestamp {
+        self.state.epoch.opened_at + self.state.posted.epoch
+    }
+
+    pub(super) fn cross_boundary(&mut self, now: Timestamp) {
+        self.fix_header(now);
+        let epoch = self.state.epoch.number;
+        let secret = race::epoch_secret(&self.config.secret, &self.state.pool, epoch);
+        let next = race::epoch_secret(&self.config.secret, &self.state.pool, epoch + 1);
+        let boundary = Boundary {
+            epoch,
+            end_seq: self.state.seq,
+            secret,
+            next_secret_hash: race::secret_commitment(&next),
+            roster: self.make_roster(),
+            posted: self.next_posted(),
+            settlement: SETTLEMENT_VERSION,
+        };
+        self.tell_settlement(epoch);
+        self.record(now, Record::Boundary(Box::new(boundary)));
+        self.open_epoch(now);
+    }
+
+    fn tell_settlement(&mut self, epoch: u64) {
+        let Some(due) = epoch.checked_sub(HELD_EPOCHS) else { return };
+        let Some(held) = self.state.held.get(&due) else { return };
+        let miner_total = MicroUsdc(held.miners.values().map(|amount| amount.0).sum());
+        let (miners, operator) = (held.miners.len() as u64, held.operator);
+        self.tell(PoolStory::Settled { epoch: due, miners, miner_total, operator });
+    }
+
+    fn make_roster(&self) -> Roster {
+        let entry = |(wallet, miner): (&Address, &LiveMiner)| {
+            let standing = self.state.standings.get(wallet);
+            RosterEntry {
+                wallet: *wallet,
+                w: standing.map_or(1, |s| s.weight(&self.state.posted)),
+                fee168: standing.map_or(MicroUsdc(0), |s| s.fee()),
+                loss24: standing.map_or(0, |s| s.loss_halves()),
+                established: standing.is_some_and(|s| s.is_established(&self.state.posted)),
+                models: miner.heartbeat.models.iter().map(|offer| offer.model.clone()).collect(),
+                slots: miner.heartbeat.slots,
+            }
+        };
+        Roster(self.live.miners.iter().map(entry).collect())
+    }
+
+    fn next_posted(&self) -> Posted {
+        let configured = &self.config.posted;
+        let stretched = Millis(self.live.miners.len() as u64 * 1000 / MAX_HEARTBEATS_PER_S);
+        Posted {
+            window: race::posted_window(configured.window, self.live.claim_p99()),
+            heartbeat: configured.heartbeat.max(stretched),
+            ..configured.clone()
+        }
+    }
+
+    fn open_epoch(&mut self, now: Timestamp) {
+        let epoch = self.state.epoch.number;
+        let roster = self.state.rosters[&epoch].0.clone();
+        let opened = EpochOpened {
+            epoch,
+            secret_hash: self.state.epoch.secret_hash,
+            roster: roster.link(),
+            posted: self.state.posted.clone(),
+        };
+        self.effects.push_back(PoolEffect::Store(roster.encode()));
+        self.tell(PoolStory::EpochOpened { epoch, miners: roster.0.len() as u64 });
+        self.say(Topic::Epochs, now, opened);
+    }
+
+    /// What `EpochOpened` of the open epoch says.
+    pub fn epoch_opened(&self, now: Timestamp) -> crate::statement::Statement {
+        let epoch = self.state.epoch.number;
+        let opened = EpochOpened {
+            epoch,
+            secret_hash: self.state.epoch.secret_hash,
+            roster: self.state.rosters[&epoch].0.link(),
+            posted: self.state.posted.clone(),
+        };
+        self.statement(now, opened)
+    }
+
+    /// Fixes the header of the epoch that ended, if it is not fixed yet; only a fixed header is announced.
+    pub(super) fn fix_header(&mut self, now: Timestamp) {
+        let Some(header) = self.state.sealing.clone() else { return };
+        let (epoch, link) = (header.epoch, header.link());
+        self.record(now, Record::HeaderFixed { epoch, header: link });
+        self.effects.push_back(PoolEffect::Store(header.encode()));
+        self.say(Topic::Epochs, now, EpochSealed { epoch, header: link });
+        let (accepted, volume) = (header.counts.accepted, header.volume);
+        self.tell(PoolStory::EpochSealed { epoch, header: link, accepted, volume });
+    }
+
+    pub(super) fn handle_heartbeat(
+        &mut self,
+        identified: &Identified,
+        heartbeat: &Heartbeat,
+        now: Timestamp,
+    ) {
+        let verified = identified.verified();
+        let wallet = verified.statement().header.by;
+        if heartbeat.mode == PayoutMode::Pps {
+            let detail = "payout mode pps is not built in this version; use solo".to_owned();
+            let id = verified.id();
+            return self.refuse(Topic::Jobs, now, id, id, Reason::Unsupported, detail);
+        }
+        let known = self.live.miners.get(&wallet);
+        let order = |h: &Heartbeat| (h.boot_at, h.counter);
+        if known.is_some_and(|miner| order(&miner.heartbeat) >= order(heartbeat)) {
+            return;
+        }
+        let joined = known.is_none();
+        if joined && self.live.miners.len() >= MAX_LIVE_MINERS {
+            return;
+        }
+        let name = self.usable_name(identified.name(), &wallet);
+        let miner = LiveMiner { seen_at: now, heartbeat: heartbeat.clone(), name: name.clone() };
+        self.live.heard(wallet, miner, self.patience());
+        if joined {
+            let models = heartbeat.models.iter().map(|offer| offer.model.clone()).collect();
+            self.tell(PoolStory::MinerJoined { wallet, name: name.map(|(name, _)| name), models });
+        }
+    }
+
+    /// A name is the first wallet's that uses it, but yields to one that ENS confirms.
+    fn usable_name(&self, standing: &NameStanding, wallet: &Address) -> Option<(String, bool)> {
+        let (name, confirmed) = match standing {
+            NameStanding::Unnamed => return None,
+            NameStanding::Unverified(name) => (name, false),
+            NameStanding::Confirmed(name) => (name, true),
+        };
+        let durable = self.state.names.get(name).copied();
+        let others = self.live.miners.iter().filter(|(other, _)| *other != wallet);
+        let alive = others.filter_map(|(other, miner)| {
+            miner.name.as_ref().filter(|(taken, _)| taken == name).map(|(_, sure)| (*other, *sure))
+        });
+        let taken =
+            durable.into_iter().chain(alive).any(|(other, sure)| other != *wallet && (sure || !confirmed));
+        (!taken).then(|| (name.clone(), confirmed))
+    }
+
+    fn patience(&self) -> Millis {
+        self.state.posted.heartbeat.times(MISSED_HEARTBEATS)
+    }
+
+    pub(super) fn offline(&mut self, wallet: Address, now: Timestamp) {
+        let patience = self.patience();
+        let gone = self.live.miners.get(&wallet).is_some_and(|miner| miner.seen_at + patience <= now);
+        if gone && let Some(miner) = self.live.miners.remove(&wallet) {
+            self.tell(PoolStory::MinerOffline { wallet, name: miner.name.map(|(name, _)| name) });
+        } else if let Some(miner) = self.live.miners.get(&wallet) {
+            let again = miner.seen_at + patience;
+            self.live.set(again, Timer::Offline(wallet));
+        }
+    }
+
+    pub(super) fn beacon_due(&mut self, now: Timestamp) {
+        let beacon = self.beacon();
+        self.say(Topic::Heartbeats, now, beacon);
+        self.live.set(now + self.state.posted.heartbeat.max(Millis(100)), Timer::Beacon);
+    }
+
+    /// The pool as it is now.
+    pub fn beacon(&self) -> Beacon {
+        let mut supply: BTreeMap<&str, u64> =
+            self.config.models.iter().map(|model| (model.as_str(), 0)).collect();
+        for miner in self.live.miners.values().filter(|miner| !miner.heartbeat.draining) {
+            for offer in &miner.heartbeat.models {
+                *supply.entry(&offer.model).or_default() += 1;
+            }
+        }
+        let models = supply.into_iter().take(MAX_MODELS);
+        Beacon {
+            name: self.config.name.clone(),
+            asset: self.state.genesis.asset.clone(),
+            chain: 0,
+            contract: Address::ZERO,
+            epoch: self.state.epoch.number,
+            pending: self.live.pending,
+            leased: self.live.leased,
+            models: models.map(|(model, miners)| ModelSupply { model: model.to_owned(), miners }).collect(),
+            posted: self.state.posted.clone(),
+        }
+    }
+
+    /// The beacon as a statement.
+    pub fn beacon_statement(&self, now: Timestamp) -> crate::statement::Statement {
+        self.statement(now, self.beacon())
+    }
+
+    /// The wallet's entry in the open epoch's roster.
+    pub fn roster_entry(&self, wallet: &Address) -> Option<&RosterEntry> {
+        self.state.rosters[&self.state.epoch.number].0.get(wallet)
+    }
+
+    /// What a miner has earned so far: held and payable.
+    pub fn earned(&self, wallet: &Address) -> (MicroUsdc, MicroUsdc) {
+        let accounts = &self.state.accounts;
+        (accounts.amount(&Account::MinerHeld(*wallet)), accounts.amount(&Account::MinerPayable(*wallet)))
+    }
+}

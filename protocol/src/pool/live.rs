@@ -1,0 +1,215 @@
+//! What a restart may forget: who is alive, claims in hand, deadlines, proofs being checked.
+
+use super::{Stage, State};
+use crate::codec::{JobId, Link};
+use crate::race::Rank;
+use crate::statement::{Heartbeat, Proof, Signed, Verified};
+use crate::{Millis, Timestamp};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use swarm_crypto::address::Address;
+use swarm_crypto::digest::Digest;
+
+/// Most miners alive in one pool.
+pub const MAX_LIVE_MINERS: usize = 100_000;
+/// Most claims in hand for one job.
+pub const MAX_CLAIMS_PER_JOB: usize = 256;
+/// Most progress reports remembered of one lease.
+pub const MAX_PROGRESS: usize = 512;
+/// Most listing-to-claim times behind the posted window.
+const MAX_CLAIM_TIMES: usize = 1000;
+/// Heartbeats missed until a miner counts as offline.
+pub const MISSED_HEARTBEATS: u64 = 3;
+
+/// A miner that is alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveMiner {
+    /// When it was last heard, by our clock.
+    pub seen_at: Timestamp,
+    /// What it said.
+    pub heartbeat: Heartbeat,
+    /// The name it goes by, once nothing contradicts it; and whether ENS confirmed it.
+    pub name: Option<(String, bool)>,
+}
+
+impl LiveMiner {
+    /// Whether it serves `model`.
+    pub fn serves(&self, model: &str) -> bool {
+        !self.heartbeat.draining && self.heartbeat.models.iter().any(|offer| offer.model == model)
+    }
+}
+
+/// A proof that is being fetched and checked.
+#[derive(Debug, Clone)]
+pub(super) struct Examined {
+    pub id: Link,
+    pub signed: Signed,
+    pub lease: Digest,
+    pub until: Timestamp,
+}
+
+/// What is known of a live lease beyond its record.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Run {
+    pub deadline: Timestamp,
+    pub progress: Vec<(u64, Digest)>,
+    pub suspended: bool,
+}
+
+/// Something due at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Window(JobId),
+    Deadline(JobId),
+    Examination(JobId),
+    Expiry(JobId),
+    Offline(Address),
+    Beacon,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    pub now: Timestamp,
+    pub miners: BTreeMap<Address, LiveMiner>,
+    pub claims: BTreeMap<JobId, BTreeMap<Rank, Signed>>,
+    pub runs: BTreeMap<JobId, Run>,
+    pub examined: BTreeMap<JobId, Examined>,
+    pub awaited_inputs: BTreeMap<JobId, Verified>,
+    pub to_list: BTreeSet<JobId>,
+    /// Live leases by wallet, a tally of the state.
+    pub leases: BTreeMap<Address, u32>,
+    /// Pending jobs by model and listing order.
+    pub queue: BTreeMap<(u32, u64), JobId>,
+    order_of: BTreeMap<JobId, u64>,
+    next_order: u64,
+    timers: BTreeSet<(Timestamp, Timer)>,
+    claim_times: VecDeque<Millis>,
+    pub pending: u64,
+    pub leased: u64,
+}
+
+impl Live {
+    /// What follows from the durable state alone.
+    pub fn of(state: &State) -> Self {
+        let mut live = Self::default();
+        for (id, entry) in &state.jobs {
+            match &entry.stage {
+                Stage::Pending => live.enqueue(*id, entry.model, entry.not_after),
+                Stage::Leased { wallet, .. } => live.leased_to(*id, *wallet),
+                Stage::Accepted(_) | Stage::Expired | Stage::Cancelled | Stage::Unrunnable => {}
+            }
+        }
+        live
+    }
+
+    pub fn enqueue(&mut self, id: JobId, model: u32, not_after: Timestamp) {
+        self.queue.insert((model, self.next_order), id);
+        self.order_of.insert(id, self.next_order);
+        self.next_order += 1;
+        self.pending += 1;
+        self.set(not_after, Timer::Expiry(id));
+    }
+
+    pub fn dequeue(&mut self, id: &JobId, model: u32, not_after: Timestamp) {
+        if let Some(order) = self.order_of.remove(id) {
+            self.queue.remove(&(model, order));
+            self.pending -= 1;
+            self.timers.remove(&(not_after, Timer::Expiry(*id)));
+        }
+        self.claims.remove(id);
+        self.to_list.remove(id);
+    }
+
+    pub fn leased_to(&mut self, id: JobId, wallet: Address) {
+        *self.leases.entry(wallet).or_default() += 1;
+        self.runs.insert(id, Run::default());
+        self.leased += 1;
+    }
+
+    pub fn lease_over(&mut self, id: &JobId, wallet: &Address) {
+        if let Some(count) = self.leases.get_mut(wallet) {
+            *count -= 1;
+            if *count == 0 {
+                self.leases.remove(wallet);
+            }
+        }
+        if let Some(run) = self.runs.remove(id) {
+            self.timers.remove(&(run.deadline, Timer::Deadline(*id)));
+        }
+        self.leased -= 1;
+    }
+
+    /// Moves a live lease's deadline.
+    pub fn set_deadline(&mut self, id: JobId, at: Timestamp) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let old = std::mem::replace(&mut run.deadline, at);
+        self.timers.remove(&(old, Timer::Deadline(id)));
+        self.set(at, Timer::Deadline(id));
+    }
+
+    pub fn begin_examination(&mut self, job: JobId, examined: Examined) {
+        self.set(examined.until, Timer::Examination(job));
+        self.examined.insert(job, examined);
+    }
+
+    pub fn end_examination(&mut self, job: &JobId) -> Option<Examined> {
+        let examined = self.examined.remove(job)?;
+        self.timers.remove(&(examined.until, Timer::Examination(*job)));
+        Some(examined)
+    }
+
+    pub fn is_examined(&self, job: &JobId) -> bool {
+        self.examined.contains_key(job)
+    }
+
+    /// How many pending jobs of its model are before this one.
+    pub fn ahead(&self, id: &JobId, model: u32) -> u64 {
+        let Some(order) = self.order_of.get(id) else { return 0 };
+        self.queue.range((model, 0)..(model, *order)).take(10_000).count() as u64
+    }
+
+    pub fn heard(&mut self, wallet: Address, miner: LiveMiner, patience: Millis) {
+        if let Some(before) = self.miners.get(&wallet) {
+            self.timers.remove(&(before.seen_at + patience, Timer::Offline(wallet)));
+        }
+        self.set(miner.seen_at + patience, Timer::Offline(wallet));
+        self.miners.insert(wallet, miner);
+    }
+
+    pub fn set(&mut self, at: Timestamp, timer: Timer) {
+        self.timers.insert((at, timer));
+    }
+
+    pub fn next_timer(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    pub fn pop_due(&mut self, now: Timestamp) -> Option<Timer> {
+        let (at, timer) = *self.timers.first()?;
+        (at <= now).then(|| {
+            self.timers.pop_first();
+            timer
+        })
+    }
+
+    pub fn note_claim_time(&mut self, span: Millis) {
+        if self.claim_times.len() == MAX_CLAIM_TIMES {
+            self.claim_times.pop_front();
+        }
+        self.claim_times.push_back(span);
+    }
+
+    /// The p99 of the listing-to-claim times seen.
+    pub fn claim_p99(&self) -> Millis {
+        let mut times: Vec<Millis> = self.claim_times.iter().copied().collect();
+        times.sort_unstable();
+        times.get((times.len() * 99 / 100).min(times.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
+}
+
+/// What a proof in hand says, decoded again from its bytes.
+pub(super) fn proof_of(signed: &Signed) -> Proof {
+    match crate::statement::Statement::decode(&signed.payload).map(|statement| statement.body) {
+        Ok(crate::statement::Body::Proof(proof)) => proof,
+        _ => panic!("a proof in hand was verified"),
+    }
+}

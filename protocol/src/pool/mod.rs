@@ -1,0 +1,464 @@
+//! The operator: admits jobs, arbitrates the race, checks proofs, seals epochs, pays.
+
+mod acceptance;
+mod admission;
+mod arbitration;
+mod epoch;
+mod fate;
+mod header;
+mod live;
+mod record;
+mod state;
+#[cfg(test)]
+mod tests;
+mod wallet;
+
+pub use arbitration::expected_lease;
+pub use fate::JobFate;
+pub use header::{Counts, EpochHeader, SETTLEMENT_VERSION, Totals, standard_root};
+pub use live::LiveMiner;
+pub use record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
+pub use state::{Acceptance, HELD_EPOCHS, Held, JobEntry, OpenEpoch, Stage, State};
+pub use wallet::{LOSS_EPOCHS, REPUTATION_EPOCHS, Standing};
+
+use crate::codec::{CodecError, JobId, Link};
+use crate::race;
+use crate::statement::{
+    Asset, Body, Identified, Job, ListingEntry, MAX_LISTING_ENTRIES, Proof, Reason, Refusal, Statement, Topic,
+};
+use crate::{Machine, Posted, Timestamp};
+use live::Live;
+use std::collections::{BTreeSet, VecDeque};
+use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::digest::{Digest, blake3};
+
+/// Most jobs, open or remembered, of one pool.
+pub const MAX_JOBS: usize = 4_000_000;
+
+/// What an operator is told when it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// The pool's name.
+    pub name: String,
+    /// The operator's wallet.
+    pub operator: Address,
+    /// Models whose proofs it can check.
+    pub models: BTreeSet<String>,
+    /// Numbers to post from the next boundary on.
+    pub posted: Posted,
+    /// 32 bytes made at genesis and never told.
+    pub secret: [u8; 32],
+}
+
+/// What can happen to a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoolEvent {
+    /// A statement came in.
+    Statement(Identified),
+    /// A linked input was fetched and is stored, or could not be.
+    InputFetched {
+        /// Whose.
+        job: JobId,
+        /// Why not.
+        outcome: Result<(), String>,
+    },
+    /// A proof's content was fetched, stored and checked.
+    Examined {
+        /// Which job.
+        job: JobId,
+        /// Which proof.
+        proof: Link,
+        /// Work units, or why not.
+        outcome: Result<u64, ExamineFault>,
+    },
+}
+
+/// Why a proof was not found good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExamineFault {
+    /// Its content could not be had; it may come again.
+    Unavailable(String),
+    /// Its content breaks the acceptance rule.
+    Unacceptable(String),
+}
+
+/// What a pool asks of its shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoolEffect {
+    /// Append this row to the ledger; it must be durable before any later effect is performed.
+    Record(Vec<u8>),
+    /// Sign and gossip.
+    Publish(Topic, Statement),
+    /// Store and pin a DAG-CBOR block.
+    Store(Vec<u8>),
+    /// Fetch, store and pin a job's linked input; answered by [`PoolEvent::InputFetched`].
+    FetchInput {
+        /// Whose.
+        job: JobId,
+        /// The raw block.
+        cid: cid::Cid,
+        /// Its declared length.
+        bytes: u64,
+    },
+    /// Fetch, store, pin and check a proof's content; answered by [`PoolEvent::Examined`].
+    Examine(Box<Examination>),
+    /// For the log.
+    Story(PoolStory),
+}
+
+/// Everything needed to check one proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examination {
+    /// The job's id.
+    pub id: JobId,
+    /// The job.
+    pub job: Job,
+    /// The proof's id.
+    pub proof_id: Link,
+    /// The proof.
+    pub proof: Proof,
+    /// Who made it.
+    pub wallet: Address,
+    /// Every progress reported under the lease: units and prefix digest.
+    pub progress: Vec<(u64, Digest)>,
+}
+
+/// What an operator's log tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "variants and fields are the sentences of the log")]
+pub enum PoolStory {
+    NewJob {
+        job: JobId,
+        client: Address,
+        model: String,
+        price: crate::money::MicroUsdc,
+    },
+    Refused {
+        job: JobId,
+        reason: Reason,
+        detail: String,
+    },
+    Leased {
+        job: JobId,
+        wallet: Address,
+        name: Option<String>,
+        claims: u64,
+    },
+    LeaseEnded {
+        job: JobId,
+        wallet: Address,
+        cause: crate::statement::EndCause,
+    },
+    Accepted {
+        job: JobId,
+        wallet: Address,
+        price: crate::money::MicroUsdc,
+        units: u64,
+    },
+    Closed {
+        job: JobId,
+        end: &'static str,
+    },
+    MinerJoined {
+        wallet: Address,
+        name: Option<String>,
+        models: Vec<String>,
+    },
+    MinerOffline {
+        wallet: Address,
+        name: Option<String>,
+    },
+    EpochOpened {
+        epoch: u64,
+        miners: u64,
+    },
+    EpochSealed {
+        epoch: u64,
+        header: Link,
+        accepted: u64,
+        volume: crate::money::MicroUsdc,
+    },
+    Settled {
+        epoch: u64,
+        miners: u64,
+        miner_total: crate::money::MicroUsdc,
+        operator: crate::money::MicroUsdc,
+    },
+}
+
+/// The operator's machine: the durable fold, and what a restart may forget.
+#[derive(Debug)]
+pub struct Pool {
+    config: PoolConfig,
+    state: State,
+    live: Live,
+    effects: VecDeque<PoolEffect>,
+}
+
+impl Pool {
+    /// A new pool; its first effect is the genesis record.
+    pub fn create(config: PoolConfig, now: Timestamp) -> Self {
+        let pool = PoolId::derive(&config.name, config.operator, 0, Address::ZERO);
+        let genesis = Genesis {
+            name: config.name.clone(),
+            operator: config.operator,
+            asset: Asset::Test,
+            pool_secret_hash: blake3(&config.secret),
+            secret_hash: race::secret_commitment(&race::epoch_secret(&config.secret, &pool, 0)),
+            posted: config.posted.clone(),
+        };
+        let entry = Entry { at: now, record: Record::Genesis(Box::new(genesis)), transfers: Vec::new() };
+        let row = entry.encode();
+        let mut created = Self::with_state(config, State::genesis(&entry, &row));
+        created.effects.push_back(PoolEffect::Record(row));
+        created.start(now);
+        created
+    }
+
+    /// The pool of a ledger: a checkpoint, if there is one, and the rows after it.
+    pub fn restore(config: PoolConfig, state: State, now: Timestamp) -> Result<Self, RestoreError> {
+        if state.genesis.operator != config.operator || state.genesis.name != config.name {
+            return Err(RestoreError::OtherPool(state.genesis.name.clone(), state.genesis.operator));
+        }
+        if state.genesis.pool_secret_hash != blake3(&config.secret) {
+            return Err(RestoreError::OtherSecret);
+        }
+        let mut restored = Self::with_state(config, state);
+        restored.start(now);
+        Ok(restored)
+    }
+
+    fn with_state(config: PoolConfig, state: State) -> Self {
+        let live = Live::of(&state);
+        Self { config, state, live, effects: VecDeque::new() }
+    }
+
+    /// The pool's id.
+    pub fn id(&self) -> PoolId {
+        self.state.pool
+    }
+
+    /// The durable state.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    fn record(&mut self, at: Timestamp, record: Record) {
+        let transfers = self.state.transfers(&record);
+        let entry = Entry { at, record, transfers };
+        let row = entry.encode();
+        self.state.apply(&entry, &row);
+        self.effects.push_back(PoolEffect::Record(row));
+    }
+
+    fn say(&mut self, topic: Topic, at: Timestamp, body: impl Into<Body>) {
+        let statement = self.statement(at, body);
+        self.effects.push_back(PoolEffect::Publish(topic, statement));
+    }
+
+    fn statement(&self, at: Timestamp, body: impl Into<Body>) -> Statement {
+        Statement::derived(self.state.pool, self.config.operator, at, body.into())
+    }
+
+    fn tell(&mut self, story: PoolStory) {
+        self.effects.push_back(PoolEffect::Story(story));
+    }
+
+    fn refuse(
+        &mut self,
+        topic: Topic,
+        now: Timestamp,
+        subject: Link,
+        job: JobId,
+        reason: Reason,
+        detail: String,
+    ) {
+        self.tell(PoolStory::Refused { job, reason, detail: detail.clone() });
+        self.say(topic, now, Refusal { subject, job, reason, detail });
+    }
+
+    fn draw_seed(&self, job: &JobId, attempt: u32) -> Digest {
+        let secret = race::epoch_secret(&self.config.secret, &self.state.pool, self.state.epoch.number);
+        race::draw_seed(&secret.0, job, attempt)
+    }
+
+    /// The client's statement of an open job.
+    fn job(&self, id: &JobId) -> Option<Job> {
+        let payload = &self.state.jobs.get(id)?.signed.as_ref()?.payload;
+        match Statement::decode(payload).expect("admitted statements were decoded before").body {
+            Body::Job(job) => Some(job),
+            _ => None,
+        }
+    }
+
+    fn flush_listings(&mut self) {
+        let now = self.live.now;
+        let ids: Vec<JobId> = std::mem::take(&mut self.live.to_list).into_iter().collect();
+        for chunk in ids.chunks(MAX_LISTING_ENTRIES) {
+            let entries: Vec<ListingEntry> = chunk.iter().filter_map(|id| self.listing_entry(id)).collect();
+            if !entries.is_empty() {
+                self.say(Topic::Jobs, now, crate::statement::Listing { entries });
+            }
+        }
+    }
+}
+
+/// Why a ledger cannot be this operator's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// Another pool's or operator's ledger.
+    #[error(
+        "this ledger is of pool '{0}' under operator {1}; start with that name and key, or with another data directory"
+    )]
+    OtherPool(String, Address),
+    /// Another pool secret.
+    #[error("the pool secret is not the one that this ledger began with; put the original secret file back")]
+    OtherSecret,
+    /// A row that cannot be read.
+    #[error("ledger row {0} is unreadable: {1}")]
+    Unreadable(u64, CodecError),
+    /// A ledger that does not begin with a genesis.
+    #[error("the ledger does not begin with a genesis record")]
+    NoGenesis,
+}
+
+/// Folds rows onto a state, one at a time.
+#[derive(Debug, Default)]
+pub struct Replay {
+    state: Option<State>,
+}
+
+impl Replay {
+    /// A replay that continues a checkpoint, or begins at the genesis row.
+    pub fn new(checkpoint: Option<State>) -> Self {
+        Self { state: checkpoint }
+    }
+
+    /// Folds the next row.
+    pub fn row(&mut self, seq: u64, row: &[u8]) -> Result<(), RestoreError> {
+        let entry = Entry::decode(row).map_err(|e| RestoreError::Unreadable(seq, e))?;
+        match &mut self.state {
+            Some(state) => state.apply(&entry, row),
+            None if matches!(entry.record, Record::Genesis(_)) => {
+                self.state = Some(State::genesis(&entry, row))
+            }
+            None => return Err(RestoreError::NoGenesis),
+        }
+        Ok(())
+    }
+
+    /// The state after all rows; none if there were none.
+    pub fn finish(self) -> Option<State> {
+        self.state
+    }
+}
+
+impl State {
+    /// Sequence number of the next record.
+    pub fn next_seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Hash of the last record.
+    pub fn head(&self) -> Digest {
+        self.head
+    }
+
+    /// The pool's id.
+    pub fn pool(&self) -> PoolId {
+        self.pool
+    }
+
+    /// Every account.
+    pub fn accounts(&self) -> &crate::money::Accounts {
+        &self.accounts
+    }
+
+    /// The open epoch.
+    pub fn epoch(&self) -> &OpenEpoch {
+        &self.epoch
+    }
+
+    /// Number and link of the last fixed header.
+    pub fn last_header(&self) -> Option<(u64, Link)> {
+        self.last_header
+    }
+
+    /// A job, open or remembered.
+    pub fn job(&self, id: &JobId) -> Option<&JobEntry> {
+        self.jobs.get(id)
+    }
+
+    /// All jobs, open or remembered.
+    pub fn jobs(&self) -> impl Iterator<Item = (&JobId, &JobEntry)> {
+        self.jobs.iter()
+    }
+
+    /// The name bound to a wallet.
+    pub fn name_of(&self, wallet: &Address) -> Option<&str> {
+        self.names.iter().find(|(_, (bound, _))| bound == wallet).map(|(name, _)| name.as_str())
+    }
+}
+
+impl Machine for Pool {
+    type Event = PoolEvent;
+    type Effect = PoolEffect;
+
+    fn handle(&mut self, event: PoolEvent, now: Timestamp) {
+        self.live.now = self.live.now.max(now);
+        let now = self.live.now;
+        match event {
+            PoolEvent::Statement(identified) => self.handle_statement(&identified, now),
+            PoolEvent::InputFetched { job, outcome } => self.handle_input(job, outcome, now),
+            PoolEvent::Examined { job, proof, outcome } => self.handle_examined(job, proof, outcome, now),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Timestamp) {
+        self.live.now = self.live.now.max(now);
+        let now = self.live.now;
+        while let Some(timer) = self.live.pop_due(now) {
+            self.handle_timer(timer, now);
+        }
+        self.fix_header(now);
+        if now >= self.epoch_due() {
+            self.cross_boundary(now);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Timestamp> {
+        let epoch = if self.state.sealing.is_some() { self.live.now } else { self.epoch_due() };
+        Some(self.live.next_timer().map_or(epoch, |timer| timer.min(epoch)))
+    }
+
+    fn poll_effect(&mut self) -> Option<PoolEffect> {
+        if self.effects.is_empty() && !self.live.to_list.is_empty() {
+            self.flush_listings();
+        }
+        self.effects.pop_front()
+    }
+}
+
+impl Pool {
+    fn handle_statement(&mut self, identified: &Identified, now: Timestamp) {
+        let verified = identified.verified();
+        match &verified.statement().body {
+            Body::Job(job) => self.handle_job(verified, job, now),
+            Body::Cancel(cancel) => self.handle_cancel(verified, cancel, now),
+            Body::Claim(claim) => self.handle_claim(verified, claim, now),
+            Body::Release(release) => self.handle_release(verified, release, now),
+            Body::Proof(proof) => self.handle_proof(verified, proof, now),
+            Body::Progress(progress) => self.handle_progress(verified, progress, now),
+            Body::Heartbeat(heartbeat) => self.handle_heartbeat(identified, heartbeat, now),
+            Body::Admitted(_)
+            | Body::Refusal(_)
+            | Body::Listing(_)
+            | Body::Lease(_)
+            | Body::LeaseEnded(_)
+            | Body::Receipt(_)
+            | Body::Beacon(_)
+            | Body::EpochOpened(_)
+            | Body::EpochSealed(_) => {}
+        }
+    }
+}

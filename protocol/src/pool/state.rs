@@ -1,0 +1,569 @@
+use super::header::{Counts, EpochHeader, SETTLEMENT_VERSION, Totals, standard_root};
+use super::record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
+use super::wallet::Standing;
+use crate::codec::{JobId, Link};
+use crate::money::{Account, Accounts, FeeSplit, MicroUsdc, Transfer};
+use crate::planted::{self, Bug};
+use crate::race::Roster;
+use crate::statement::{
+    Body, EndCause, Header, Job, Nonce, PayoutMode, Proof, SKEW, Signed, Statement, lease_id,
+};
+use crate::{Posted, Timestamp, codec};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::digest::Digest;
+use swarm_crypto::merkle::Tree;
+
+/// Epochs for which a sealed epoch's money is held.
+pub const HELD_EPOCHS: u64 = 2;
+
+/// Everything durable about a pool: the fold of its entries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    pub(super) pool: PoolId,
+    pub(super) genesis: Genesis,
+    /// Sequence number of the next record.
+    pub(super) seq: u64,
+    /// Hash of the last record.
+    pub(super) head: Digest,
+    pub(super) posted: Posted,
+    pub(super) accounts: Accounts,
+    pub(super) debits: BTreeMap<Address, u128>,
+    pub(super) clients: BTreeMap<Address, Client>,
+    pub(super) jobs: BTreeMap<JobId, JobEntry>,
+    pub(super) nonces: BTreeSet<(Address, Nonce)>,
+    pub(super) forget: BTreeSet<(Timestamp, JobId)>,
+    pub(super) models: Vec<String>,
+    pub(super) standings: BTreeMap<Address, Standing>,
+    pub(super) names: BTreeMap<String, (Address, bool)>,
+    pub(super) epoch: OpenEpoch,
+    pub(super) rosters: BTreeMap<u64, (Roster, u64)>,
+    pub(super) held: BTreeMap<u64, Held>,
+    pub(super) sealing: Option<EpochHeader>,
+    pub(super) last_header: Option<(u64, Link)>,
+}
+
+/// The epoch that is accumulating.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenEpoch {
+    /// Its number.
+    pub number: u64,
+    /// First record of its range.
+    pub first_seq: u64,
+    /// When it opened.
+    pub opened_at: Timestamp,
+    /// `H(s_N)`.
+    pub secret_hash: Digest,
+    /// The tree of its acceptances.
+    pub tree: Tree,
+    /// What became of jobs.
+    pub counts: Counts,
+    /// Σ prices of accepted jobs.
+    pub volume: MicroUsdc,
+}
+
+/// Money of one epoch's acceptances, still held.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Held {
+    /// By miner.
+    pub miners: BTreeMap<Address, MicroUsdc>,
+    /// The operator's.
+    pub operator: MicroUsdc,
+    /// By client: what becomes a lifetime debit at release.
+    pub debits: BTreeMap<Address, MicroUsdc>,
+}
+
+/// What the ledger knows of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Client {
+    /// Jobs open.
+    pub open: u32,
+}
+
+/// A job from admission until it is forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobEntry {
+    /// The client.
+    pub client: Address,
+    /// The nonce of its statement, used up until it is forgotten.
+    pub nonce: Nonce,
+    /// The price.
+    pub price: MicroUsdc,
+    /// When it expires unless leased.
+    pub not_after: Timestamp,
+    /// Index into the pool's models.
+    pub model: u32,
+    /// The longest run, in seconds.
+    pub max_runtime_s: u32,
+    /// The attempt that is listed or leased.
+    pub attempt: u32,
+    /// Its draw seed.
+    pub seed: Digest,
+    /// The epoch open when it was listed.
+    pub epoch: u64,
+    /// When it was listed.
+    pub listed_at: Timestamp,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Wallets that may not have it again, and why.
+    pub barred: Vec<(Address, EndCause)>,
+    /// The lease before this attempt, if a late proof under it could still count.
+    pub late: Option<(Digest, Address)>,
+    /// The client's statement; dropped once the job is done.
+    pub signed: Option<Signed>,
+}
+
+/// Where a job stands; it is in exactly one of these, always.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Open to claims.
+    Pending,
+    /// One miner's.
+    Leased {
+        /// The lease.
+        lease: Digest,
+        /// Its holder.
+        wallet: Address,
+        /// When it was granted.
+        leased_at: Timestamp,
+        /// The window that decided it.
+        window: u32,
+        /// When it ends at the latest.
+        until: Timestamp,
+    },
+    /// Answered.
+    Accepted(Box<Acceptance>),
+    /// Not leased in time; refunded.
+    Expired,
+    /// Taken back; refunded.
+    Cancelled,
+    /// Nobody could run it; refunded.
+    Unrunnable,
+}
+
+/// An accepted proof's place in the ledger, all that its receipt says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acceptance {
+    /// When.
+    pub at: Timestamp,
+    /// In which epoch.
+    pub epoch: u64,
+    /// At which index.
+    pub index: u64,
+    /// The leaf's hash.
+    pub leaf: Digest,
+    /// The proof's id.
+    pub proof: Link,
+    /// What it says.
+    pub body: Proof,
+    /// Who earned.
+    pub wallet: Address,
+    /// Verified work units.
+    pub units: u64,
+}
+
+impl Stage {
+    /// True once nothing can change it any more.
+    pub fn is_terminal(&self) -> bool {
+        match self {
+            Stage::Pending | Stage::Leased { .. } => false,
+            Stage::Accepted(_) | Stage::Expired | Stage::Cancelled | Stage::Unrunnable => true,
+        }
+    }
+}
+
+impl State {
+    /// The pool after its genesis entry.
+    pub fn genesis(entry: &Entry, row: &[u8]) -> Self {
+        let Record::Genesis(genesis) = &entry.record else { panic!("a ledger begins with its genesis") };
+        let epoch = OpenEpoch {
+            number: 0,
+            first_seq: 0,
+            opened_at: entry.at,
+            secret_hash: genesis.secret_hash,
+            tree: Tree::new(),
+            counts: Counts::default(),
+            volume: MicroUsdc(0),
+        };
+        Self {
+            pool: PoolId::derive(&genesis.name, genesis.operator, 0, Address::ZERO),
+            genesis: (**genesis).clone(),
+            seq: 1,
+            head: chain_hash(&Digest::ZERO, row),
+            posted: genesis.posted.clone(),
+            accounts: Accounts::default(),
+            debits: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            nonces: BTreeSet::new(),
+            forget: BTreeSet::new(),
+            models: Vec::new(),
+            standings: BTreeMap::new(),
+            names: BTreeMap::new(),
+            epoch,
+            rosters: BTreeMap::from([(0, (Roster::default(), 0))]),
+            held: BTreeMap::new(),
+            sealing: None,
+            last_header: None,
+        }
+    }
+
+    /// The transfers that `record` makes in this state, by the postings table.
+    pub fn transfers(&self, record: &Record) -> Vec<Transfer> {
+        let pay = |from, to, amount| Transfer { from, to, amount };
+        match record {
+            Record::Credited { client } => {
+                vec![pay(Account::Outside, Account::ClientFree(*client), self.posted.test_credit)]
+            }
+            Record::Admitted { job, .. } => {
+                let (Header { by, .. }, job) = job_of(job);
+                vec![pay(Account::ClientFree(by), Account::ClientReserved(by), job.price)]
+            }
+            Record::Accepted { job, lease, .. } => {
+                let entry = &self.jobs[job];
+                let wallet = entry.holder(lease).expect("only a lease's proof is accepted");
+                let (from, split) = (Account::ClientReserved(entry.client), FeeSplit::of(entry.price));
+                let operator = Account::OperatorHeld(self.genesis.operator);
+                vec![pay(from, Account::MinerHeld(wallet), split.miner), pay(from, operator, split.operator)]
+            }
+            Record::Closed { job, end } => {
+                let entry = &self.jobs[job];
+                if planted::is(Bug::LostRefund) && *end == Close::Expired {
+                    return Vec::new();
+                }
+                vec![pay(
+                    Account::ClientReserved(entry.client),
+                    Account::ClientFree(entry.client),
+                    entry.price,
+                )]
+            }
+            Record::Boundary(boundary) => self.release(boundary.epoch),
+            Record::Genesis(_)
+            | Record::Bound { .. }
+            | Record::Leased { .. }
+            | Record::LeaseEnded { .. }
+            | Record::HeaderFixed { .. } => Vec::new(),
+        }
+    }
+
+    fn release(&self, epoch: u64) -> Vec<Transfer> {
+        let Some(held) = epoch.checked_sub(HELD_EPOCHS).and_then(|due| self.held.get(&due)) else {
+            return Vec::new();
+        };
+        let operator = self.genesis.operator;
+        let miners = held.miners.iter().map(|(wallet, amount)| Transfer {
+            from: Account::MinerHeld(*wallet),
+            to: Account::MinerPayable(*wallet),
+            amount: *amount,
+        });
+        let own = Transfer {
+            from: Account::OperatorHeld(operator),
+            to: Account::OperatorPayable(operator),
+            amount: held.operator,
+        };
+        miners.chain([own]).collect()
+    }
+
+    /// Applies one entry. Every entry was made by the rules, so a fault here is ours.
+    pub fn apply(&mut self, entry: &Entry, row: &[u8]) {
+        for transfer in &entry.transfers {
+            self.accounts.transfer(transfer).expect("every posting is covered before it is recorded");
+        }
+        let seq = self.seq;
+        self.seq += 1;
+        self.head = chain_hash(&self.head, row);
+        match &entry.record {
+            Record::Genesis(_) => panic!("a ledger has one genesis"),
+            Record::Credited { client } => {
+                self.clients.entry(*client).or_default();
+            }
+            Record::Admitted { job, seed } => self.admit(job, *seed, entry.at),
+            Record::Bound { name, wallet, confirmed } => {
+                self.names.insert(name.clone(), (*wallet, *confirmed));
+            }
+            Record::Leased { job, term, wallet, window, until, claims: _ } => {
+                self.lease(job, *term, *wallet, *window, *until, entry.at);
+            }
+            Record::LeaseEnded { job, cause, seed } => self.end_lease(job, *cause, *seed, entry.at),
+            Record::Accepted { job, lease, proof, units } => self.accept(job, lease, proof, *units, entry.at),
+            Record::Closed { job, end } => self.close(job, end, entry.at),
+            Record::Boundary(boundary) => self.cross(boundary, seq, entry.at),
+            Record::HeaderFixed { epoch, header } => {
+                self.sealing = None;
+                self.last_header = Some((*epoch, *header));
+            }
+        }
+    }
+
+    fn admit(&mut self, signed: &Signed, seed: Digest, at: Timestamp) {
+        let (header, job) = job_of(signed);
+        let client = header.by;
+        self.clients.entry(client).or_default().open += 1;
+        self.nonces.insert((client, header.nonce));
+        self.epoch.counts.admitted += 1;
+        self.rosters.get_mut(&self.epoch.number).expect("the open epoch has a roster").1 += 1;
+        let entry = JobEntry {
+            client,
+            nonce: header.nonce,
+            price: job.price,
+            not_after: job.last_valid_at(header.at),
+            model: self.intern(&job.model),
+            max_runtime_s: job.max_runtime_s,
+            attempt: 1,
+            seed,
+            epoch: self.epoch.number,
+            listed_at: at,
+            stage: Stage::Pending,
+            barred: Vec::new(),
+            late: None,
+            signed: Some(signed.clone()),
+        };
+        self.jobs.insert(signed.id(), entry);
+    }
+
+    fn intern(&mut self, model: &str) -> u32 {
+        let index = self.models.iter().position(|known| known == model).unwrap_or_else(|| {
+            self.models.push(model.to_owned());
+            self.models.len() - 1
+        });
+        u32::try_from(index).expect("a pool knows few models")
+    }
+
+    fn lease(
+        &mut self,
+        id: &JobId,
+        term: u32,
+        wallet: Address,
+        window: u32,
+        until: Timestamp,
+        at: Timestamp,
+    ) {
+        let entry = self.jobs.get_mut(id).expect("leased jobs are known");
+        assert!(entry.stage == Stage::Pending && entry.attempt == term, "only a pending job is leased");
+        let lease = lease_id(&self.pool, id, term, &wallet, &entry.seed);
+        entry.stage = Stage::Leased { lease, wallet, leased_at: at, window, until };
+        self.epoch.counts.leased += 1;
+        if planted::is(Bug::VolumeCountsLeased) {
+            self.epoch.volume = MicroUsdc(self.epoch.volume.0 + entry.price.0);
+        }
+    }
+
+    fn end_lease(&mut self, id: &JobId, cause: EndCause, seed: Digest, at: Timestamp) {
+        let epoch = self.epoch.number;
+        let entry = self.jobs.get_mut(id).expect("leased jobs are known");
+        let Stage::Leased { lease, wallet, .. } = entry.stage else { panic!("only a lease ends") };
+        entry.stage = Stage::Pending;
+        entry.barred.push((wallet, cause));
+        entry.late = cause.by_timeout().then_some((lease, wallet));
+        entry.attempt += 1;
+        entry.seed = seed;
+        entry.listed_at = at;
+        let old = std::mem::replace(&mut entry.epoch, epoch);
+        self.standings.entry(wallet).or_default().lose(epoch, *id, cause.loss_halves(), at, &self.posted);
+        self.rosters.get_mut(&epoch).expect("the open epoch has a roster").1 += 1;
+        self.unlist(old);
+    }
+
+    fn unlist(&mut self, epoch: u64) {
+        let roster = self.rosters.get_mut(&epoch).expect("a listing keeps its roster");
+        roster.1 -= 1;
+        if roster.1 == 0 && epoch != self.epoch.number {
+            self.rosters.remove(&epoch);
+        }
+    }
+
+    fn accept(&mut self, id: &JobId, lease: &Digest, proof: &Signed, units: u64, at: Timestamp) {
+        let statement = Statement::decode(&proof.payload).expect("accepted proofs were decoded before");
+        let Body::Proof(body) = statement.body else { panic!("only proofs are accepted") };
+        let epoch = self.epoch.number;
+        let entry = self.jobs.get_mut(id).expect("leased jobs are known");
+        let wallet = entry.holder(lease).expect("only a lease's proof is accepted");
+        let leaf =
+            Leaf { job: *id, proof: proof.id(), wallet, price: entry.price, units, mode: PayoutMode::Solo };
+        let index = self.epoch.tree.append(leaf.hash());
+        let (client, price) = (entry.client, entry.price);
+        let leaf = leaf.hash();
+        entry.stage = Stage::Accepted(Box::new(Acceptance {
+            at,
+            epoch,
+            index,
+            leaf,
+            proof: proof.id(),
+            body,
+            wallet,
+            units,
+        }));
+        let split = FeeSplit::of(price);
+        let held = self.held.entry(epoch).or_default();
+        add(held.miners.entry(wallet).or_default(), split.miner);
+        add(&mut held.operator, split.operator);
+        add(held.debits.entry(client).or_default(), price);
+        self.standings.entry(wallet).or_default().earn(epoch, split.operator);
+        self.epoch.counts.accepted += 1;
+        add(&mut self.epoch.volume, price);
+        self.finish(id, at);
+    }
+
+    fn close(&mut self, id: &JobId, end: &Close, at: Timestamp) {
+        let entry = self.jobs.get_mut(id).expect("closed jobs are known");
+        assert!(entry.stage == Stage::Pending, "only a pending job is closed");
+        let (stage, count) = match end {
+            Close::Expired => (Stage::Expired, &mut self.epoch.counts.expired),
+            Close::Cancelled(_) => (Stage::Cancelled, &mut self.epoch.counts.cancelled),
+            Close::Unrunnable => (Stage::Unrunnable, &mut self.epoch.counts.unrunnable),
+        };
+        entry.stage = stage;
+        *count += 1;
+        if *end == Close::Unrunnable {
+            for (wallet, _) in entry.barred.clone() {
+                if let Some(standing) = self.standings.get_mut(&wallet) {
+                    standing.forgive(id);
+                }
+            }
+        }
+        self.finish(id, at);
+    }
+
+    /// The job is done: its statement goes, its fate is remembered as long as its bytes could come again.
+    fn finish(&mut self, id: &JobId, at: Timestamp) {
+        let keep = self.posted.epoch.times(HELD_EPOCHS);
+        let entry = self.jobs.get_mut(id).expect("finished jobs are known");
+        entry.barred = Vec::new();
+        if !planted::is(Bug::DoubleAccept) && !planted::is(Bug::CancelledAccepted) {
+            entry.late = None;
+        }
+        entry.signed = None;
+        let forget_at = (entry.not_after + SKEW.times(2)).max(at + keep);
+        let forget_at = if planted::is(Bug::ShortDedup) { at } else { forget_at };
+        let (client, listed) = (entry.client, entry.epoch);
+        self.forget.insert((forget_at, *id));
+        let open = &mut self.clients.get_mut(&client).expect("a job's client is known").open;
+        *open = open.checked_sub(1).expect("open jobs are counted");
+        self.unlist(listed);
+    }
+
+    fn cross(&mut self, boundary: &Boundary, seq: u64, at: Timestamp) {
+        assert!(boundary.epoch == self.epoch.number && boundary.end_seq == seq, "boundaries are contiguous");
+        assert!(self.sealing.is_none(), "a header is fixed before the next boundary");
+        assert!(self.accounts.total() == 0, "money is conserved");
+        if let Some(held) = boundary.epoch.checked_sub(HELD_EPOCHS).and_then(|due| self.held.remove(&due)) {
+            for (client, amount) in held.debits {
+                *self.debits.entry(client).or_default() += u128::from(amount.0);
+            }
+        }
+        self.sealing = Some(self.header(boundary));
+        let number = boundary.epoch + 1;
+        self.epoch = OpenEpoch {
+            number,
+            first_seq: seq + 1,
+            opened_at: at,
+            secret_hash: boundary.next_secret_hash,
+            tree: Tree::new(),
+            counts: Counts::default(),
+            volume: MicroUsdc(0),
+        };
+        self.posted = boundary.posted.clone();
+        self.rosters.retain(|_, (_, listed)| *listed > 0);
+        self.rosters.insert(number, (boundary.roster.clone(), 0));
+        self.standings.retain(|_, standing| standing.age(number, at));
+        self.forget_finished(at);
+    }
+
+    fn header(&self, boundary: &Boundary) -> EpochHeader {
+        EpochHeader {
+            pool: self.pool,
+            asset: self.genesis.asset.clone(),
+            epoch: boundary.epoch,
+            previous: self.last_header.map(|(_, link)| link),
+            first_seq: self.epoch.first_seq,
+            end_seq: boundary.end_seq,
+            range_hash: self.head,
+            counts: self.epoch.counts,
+            volume: self.epoch.volume,
+            proofs_root: self.epoch.tree.root(),
+            payouts_root: standard_root(self.accounts.payouts()),
+            debits_root: standard_root(&self.debits),
+            audits_root: Digest::ZERO,
+            totals: Totals::of(&self.accounts),
+            secret: boundary.secret,
+            settlement: SETTLEMENT_VERSION,
+            pps_scaled: false,
+            audits_unserved: 0,
+        }
+    }
+
+    fn forget_finished(&mut self, now: Timestamp) {
+        while let Some(&(at, id)) = self.forget.first()
+            && at < now
+        {
+            self.forget.pop_first();
+            let entry = self.jobs.remove(&id).expect("a finished job is remembered until then");
+            self.nonces.remove(&(entry.client, entry.nonce));
+        }
+    }
+
+    /// The checkpoint of this state: plain CBOR.
+    pub fn checkpoint(&self) -> Vec<u8> {
+        codec::to_row(self)
+    }
+
+    /// Reads a checkpoint.
+    pub fn from_checkpoint(bytes: &[u8]) -> Result<Self, codec::CodecError> {
+        codec::from_row(bytes)
+    }
+}
+
+impl JobEntry {
+    /// Who may still prove the job under `lease`: its live holder, or the last one if time ended that lease.
+    pub fn holder(&self, lease: &Digest) -> Option<Address> {
+        match &self.stage {
+            Stage::Leased { lease: live, wallet, .. } if live == lease => return Some(*wallet),
+            Stage::Pending => {}
+            Stage::Accepted(_) if planted::is(Bug::DoubleAccept) => {}
+            Stage::Cancelled if planted::is(Bug::CancelledAccepted) => {}
+            Stage::Leased { .. } if planted::is(Bug::StaleTerm) => {}
+            Stage::Leased { .. }
+            | Stage::Accepted(_)
+            | Stage::Expired
+            | Stage::Cancelled
+            | Stage::Unrunnable => {
+                return None;
+            }
+        }
+        self.late.filter(|(late, _)| late == lease).map(|(_, wallet)| wallet)
+    }
+}
+
+impl EndCause {
+    /// True if time ended the lease: a late proof may still count.
+    pub fn by_timeout(self) -> bool {
+        match self {
+            EndCause::NoProgress | EndCause::TimedOut => true,
+            EndCause::BadProof | EndCause::Released | EndCause::ReleasedLate | EndCause::EngineFailure => {
+                false
+            }
+        }
+    }
+
+    /// What it costs the holder, in half losses.
+    pub fn loss_halves(self) -> u32 {
+        match self {
+            EndCause::NoProgress | EndCause::TimedOut | EndCause::BadProof => 2,
+            EndCause::ReleasedLate | EndCause::EngineFailure => 1,
+            EndCause::Released => 0,
+        }
+    }
+}
+
+fn job_of(signed: &Signed) -> (Header, Job) {
+    let statement = Statement::decode(&signed.payload).expect("admitted statements were decoded before");
+    match statement.body {
+        Body::Job(job) => (statement.header, job),
+        _ => panic!("only jobs are admitted"),
+    }
+}
+
+fn add(sum: &mut MicroUsdc, amount: MicroUsdc) {
+    *sum = sum.checked_add(amount).expect("all money of a pool fits 64 bits");
+}

@@ -1,0 +1,75 @@
+use crate::codec::JobId;
+use crate::money::MicroUsdc;
+use crate::race::{cooldown, weight};
+use crate::{Posted, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Epochs whose fees make a reputation.
+pub const REPUTATION_EPOCHS: u64 = 168;
+/// Epochs whose losses lower a weight.
+pub const LOSS_EPOCHS: u64 = 24;
+
+/// What the ledger knows of a miner's wallet.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Standing {
+    fees: BTreeMap<u64, MicroUsdc>,
+    losses: BTreeMap<(u64, JobId), u32>,
+    consecutive: u32,
+    cooled_until: Timestamp,
+}
+
+impl Standing {
+    /// Operator fees of its upheld proofs in the epochs that count.
+    pub fn fee(&self) -> MicroUsdc {
+        MicroUsdc(self.fees.values().fold(0, |sum, fee| sum.saturating_add(fee.0)))
+    }
+
+    /// Its losses in the epochs that count, in halves.
+    pub fn loss_halves(&self) -> u32 {
+        self.losses.values().fold(0, |sum, halves| sum.saturating_add(*halves))
+    }
+
+    /// Its weight in the next roster.
+    pub fn weight(&self, posted: &Posted) -> u32 {
+        weight(self.fee(), posted.fee_unit, self.loss_halves())
+    }
+
+    /// Whether it is established.
+    pub fn is_established(&self, posted: &Posted) -> bool {
+        self.fee() >= posted.established
+    }
+
+    /// Until when it may not claim.
+    pub fn cooled_until(&self) -> Timestamp {
+        self.cooled_until
+    }
+
+    pub(super) fn earn(&mut self, epoch: u64, fee: MicroUsdc) {
+        let sum = self.fees.entry(epoch).or_default();
+        *sum = MicroUsdc(sum.0.saturating_add(fee.0));
+        self.consecutive = 0;
+    }
+
+    pub(super) fn lose(&mut self, epoch: u64, job: JobId, halves: u32, at: Timestamp, posted: &Posted) {
+        if halves == 0 {
+            return;
+        }
+        *self.losses.entry((epoch, job)).or_default() += halves;
+        if halves >= 2 {
+            self.consecutive = self.consecutive.saturating_add(1);
+            self.cooled_until = self.cooled_until.max(at + cooldown(posted, self.consecutive));
+        }
+    }
+
+    pub(super) fn forgive(&mut self, job: &JobId) {
+        self.losses.retain(|(_, lost), _| lost != job);
+    }
+
+    /// Forgets what no longer counts once `epoch` is over; false if nothing is left.
+    pub(super) fn age(&mut self, epoch: u64, now: Timestamp) -> bool {
+        self.fees.retain(|e, _| e + REPUTATION_EPOCHS > epoch);
+        self.losses.retain(|(e, _), _| e + LOSS_EPOCHS > epoch);
+        !self.fees.is_empty() || !self.losses.is_empty() || self.cooled_until > now
+    }
+}
