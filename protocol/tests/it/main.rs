@@ -4,6 +4,7 @@
 
 mod acceptance;
 mod sampler;
+mod specification;
 mod statements;
 mod toy;
 mod transcript;

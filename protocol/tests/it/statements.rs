@@ -212,6 +212,13 @@ fn made() -> Vectors {
     Vectors { pool: pool(), statements: bodies().into_iter().map(vector).collect() }
 }
 
+/// Payloads of the committed statements of a kind.
+pub(crate) fn payloads(kind: Kind) -> Vec<Vec<u8>> {
+    let committed: Vectors = crate::vectors(FILE);
+    let of_kind = committed.statements.iter().filter(|vector| vector.kind == kind.as_str());
+    of_kind.map(|vector| unhex(&vector.payload)).collect()
+}
+
 fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
 }
