@@ -48,11 +48,7 @@ pub struct Entry {
 
 /// `$SWARMPOOL_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/swarmpool`, else `/tmp/swarmpool-<uid>`.
 pub fn runtime_directory() -> PathBuf {
-    let variable = |name| {
-        std::env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
+    let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     variable(DIRECTORY_VARIABLE)
         .or_else(|| variable("XDG_RUNTIME_DIR").map(|d| d.join("swarmpool")))
         .unwrap_or_else(|| PathBuf::from(format!("/tmp/swarmpool-{}", geteuid().as_raw())))
@@ -92,11 +88,7 @@ fn live_entry(path: &Path) -> Option<Entry> {
 
 fn read(path: &Path) -> Option<Entry> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-        .ok()?;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).ok()?;
     let metadata = file.metadata().ok()?;
     if !metadata.is_file() || metadata.uid() != geteuid().as_raw() || metadata.len() > MAX_FILE {
         return None;
@@ -131,10 +123,7 @@ fn check_private(directory: &Path) -> Result<(), Error> {
 }
 
 fn io_error(path: &Path, source: io::Error) -> Error {
-    Error::Io {
-        path: path.to_owned(),
-        source,
-    }
+    Error::Io { path: path.to_owned(), source }
 }
 
 fn write(path: &Path, entry: &Entry) -> Result<(), Error> {
@@ -144,11 +133,7 @@ fn write(path: &Path, entry: &Entry) -> Result<(), Error> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        let mut file: File = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(&serde_json::to_vec(entry)?)?;
         fs::rename(&temporary, path)
     };
@@ -178,13 +163,8 @@ impl Watcher {
         // A process may hold several nodes, hence the peer id.
         let peer_id = peer.to_base58();
         let name = format!("{pool}-{pid}-{}.json", &peer_id[peer_id.len() - 8..]);
-        let entry = Entry {
-            pool: pool.to_owned(),
-            peer_id,
-            role: role.to_owned(),
-            pid,
-            addresses: Vec::new(),
-        };
+        let entry =
+            Entry { pool: pool.to_owned(), peer_id, role: role.to_owned(), pid, addresses: Vec::new() };
         let task = tokio::spawn(watch_files(directory.join(name), entry, addresses, sender));
         Ok((Self { own, task }, found))
     }
@@ -222,11 +202,7 @@ async fn watch_files(
             },
             _ = poll.tick() => false,
         };
-        entry.addresses = own
-            .borrow_and_update()
-            .iter()
-            .map(Multiaddr::to_string)
-            .collect();
+        entry.addresses = own.borrow_and_update().iter().map(Multiaddr::to_string).collect();
         let (file, current) = (path.clone(), entry.clone());
         let looked = spawn_blocking(move || keep_and_scan(&file, &current, changed)).await;
         match looked {
@@ -250,25 +226,14 @@ fn keep_and_scan(path: &Path, entry: &Entry, changed: bool) -> Result<Found, Err
         write(path, entry)?;
     }
     let directory = path.parent().unwrap_or(Path::new("."));
-    let others = scan(directory, &entry.pool)?
-        .into_iter()
-        .filter(|e| e.peer_id != entry.peer_id);
+    let others = scan(directory, &entry.pool)?.into_iter().filter(|e| e.peer_id != entry.peer_id);
     Ok(others.filter_map(|e| parse(&e)).collect())
 }
 
 fn parse(entry: &Entry) -> Option<(PeerId, Vec<Multiaddr>)> {
     let peer = entry.peer_id.parse().ok()?;
-    let mut addresses: Vec<Multiaddr> = entry
-        .addresses
-        .iter()
-        .filter_map(|a| a.parse().ok())
-        .collect();
-    addresses.sort_by_key(|a| {
-        (
-            !is_loopback(a),
-            a.iter().any(|p| matches!(p, Protocol::Udp(_))),
-        )
-    });
+    let mut addresses: Vec<Multiaddr> = entry.addresses.iter().filter_map(|a| a.parse().ok()).collect();
+    addresses.sort_by_key(|a| (!is_loopback(a), a.iter().any(|p| matches!(p, Protocol::Udp(_)))));
     Some((peer, addresses)).filter(|(_, addresses)| !addresses.is_empty())
 }
 
@@ -291,10 +256,7 @@ mod tests {
             peer_id: PeerId::random().to_base58(),
             role: "miner".to_owned(),
             pid,
-            addresses: vec![
-                "/ip4/10.0.0.1/tcp/1".to_owned(),
-                "/ip4/127.0.0.1/tcp/1".to_owned(),
-            ],
+            addresses: vec!["/ip4/10.0.0.1/tcp/1".to_owned(), "/ip4/127.0.0.1/tcp/1".to_owned()],
         }
     }
 
@@ -308,23 +270,13 @@ mod tests {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let live = entry(own_pid());
         write(&directory.path().join("live.json"), &live).unwrap();
-        write(
-            &directory.path().join("other.json"),
-            &Entry {
-                pool: "other".into(),
-                ..entry(own_pid())
-            },
-        )
-        .unwrap();
+        write(&directory.path().join("other.json"), &Entry { pool: "other".into(), ..entry(own_pid()) })
+            .unwrap();
         // Above the largest pid that Linux gives out.
         let stale = directory.path().join("stale.json");
         write(&stale, &entry(i32::MAX)).unwrap();
         fs::write(directory.path().join("torn.json"), b"{").unwrap();
-        symlink(
-            directory.path().join("live.json"),
-            directory.path().join("link.json"),
-        )
-        .unwrap();
+        symlink(directory.path().join("live.json"), directory.path().join("link.json")).unwrap();
 
         assert_eq!(scan(directory.path(), "test.eth").unwrap(), [live]);
         assert!(!stale.exists());
@@ -345,11 +297,7 @@ mod tests {
         symlink(&private, &link).unwrap();
         assert!(matches!(create_private(&link), Err(Error::NotPrivate(_))));
         assert!(matches!(scan(&link, "test.eth"), Err(Error::NotPrivate(_))));
-        assert!(
-            scan(&parent.path().join("none"), "test.eth")
-                .unwrap()
-                .is_empty()
-        );
+        assert!(scan(&parent.path().join("none"), "test.eth").unwrap().is_empty());
     }
 
     #[test]

@@ -13,14 +13,14 @@ use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, mdns,
-    memory_connection_limits, noise, ping, swarm, tcp, yamux,
+    StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, mdns, memory_connection_limits, noise,
+    ping, swarm, tcp, yamux,
 };
 
 use super::codec::LengthPrefixed;
 use super::{
-    Error, GossipId, MAX_BLOCK, MAX_MESSAGE, MAX_POOL_NAME, MAX_REQUEST, MAX_RESPONSE,
-    NetworkConfig, REQUEST_TIMEOUT, Topic,
+    Error, GossipId, MAX_BLOCK, MAX_MESSAGE, MAX_POOL_NAME, MAX_REQUEST, MAX_RESPONSE, NetworkConfig,
+    REQUEST_TIMEOUT, Topic,
 };
 
 const SYNC_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmpool/sync/1");
@@ -67,25 +67,20 @@ pub(super) struct Behaviour {
 }
 
 pub(super) fn build_swarm(config: &NetworkConfig) -> Result<Swarm<Behaviour>, Error> {
-    let keypair =
-        Keypair::ed25519_from_bytes(config.identity).map_err(|e| Error::Config(e.to_string()))?;
+    let keypair = Keypair::ed25519_from_bytes(config.identity).map_err(|e| Error::Config(e.to_string()))?;
     let behaviour = build_behaviour(config, &keypair)?;
     let transports = || {
         SwarmBuilder::with_existing_identity(keypair.clone())
             .with_tokio()
-            .with_tcp(
-                tcp::Config::default(),
-                noise::Config::new,
-                yamux::Config::default,
-            )
+            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
             .map(|builder| builder.with_quic())
             .map_err(|e| Error::Config(e.to_string()))
     };
     let swarm_config = |c: swarm::Config| c.with_idle_connection_timeout(IDLE_TIMEOUT);
     let swarm = match transports()?.with_dns() {
-        Ok(builder) => builder
-            .with_behaviour(|_| behaviour)
-            .map(|b| b.with_swarm_config(swarm_config).build()),
+        Ok(builder) => {
+            builder.with_behaviour(|_| behaviour).map(|b| b.with_swarm_config(swarm_config).build())
+        }
         // A machine without a resolver can still use addresses that need none.
         Err(error) => {
             tracing::warn!(%error, "no resolver is configured, /dns addresses cannot be reached");
@@ -130,9 +125,7 @@ fn build_behaviour(config: &NetworkConfig, keypair: &Keypair) -> Result<Behaviou
 
 fn check_pool_name(name: &str) -> Result<(), Error> {
     if name.is_empty() || name.len() > MAX_POOL_NAME || name.contains(['/', '\0']) {
-        return Err(Error::Config(format!(
-            "a pool's name has 1 to {MAX_POOL_NAME} bytes and no slash"
-        )));
+        return Err(Error::Config(format!("a pool's name has 1 to {MAX_POOL_NAME} bytes and no slash")));
     }
     Ok(())
 }
@@ -143,10 +136,7 @@ fn exchange(
     max_response: usize,
 ) -> request_response::Behaviour<LengthPrefixed> {
     request_response::Behaviour::with_codec(
-        LengthPrefixed {
-            max_request,
-            max_response,
-        },
+        LengthPrefixed { max_request, max_response },
         [(protocol, ProtocolSupport::Full)],
         request_response::Config::default()
             .with_request_timeout(REQUEST_TIMEOUT)
@@ -155,12 +145,11 @@ fn exchange(
 }
 
 fn build_mdns(peer: libp2p::PeerId) -> Option<mdns::tokio::Behaviour> {
-    let config = mdns::Config {
-        query_interval: Duration::from_secs(30),
-        ..Default::default()
-    };
+    let config = mdns::Config { query_interval: Duration::from_secs(30), ..Default::default() };
     mdns::tokio::Behaviour::new(config, peer)
-        .inspect_err(|error| tracing::warn!(%error, "mDNS is not available, peers on the LAN are not looked for"))
+        .inspect_err(
+            |error| tracing::warn!(%error, "mDNS is not available, peers on the LAN are not looked for"),
+        )
         .ok()
 }
 
@@ -184,16 +173,11 @@ fn build_gossip(pool: &str) -> Result<Gossip, Error> {
         max_subscriptions_per_request: 100,
     };
     let config = gossip_config(&topics)?;
-    let mut gossip =
-        Gossip::new_with_subscription_filter(MessageAuthenticity::Anonymous, config, filter)
-            .map_err(|e| Error::Config(e.to_owned()))?;
-    gossip
-        .with_peer_score(score_params(&topics), score_thresholds())
-        .map_err(Error::Config)?;
+    let mut gossip = Gossip::new_with_subscription_filter(MessageAuthenticity::Anonymous, config, filter)
+        .map_err(|e| Error::Config(e.to_owned()))?;
+    gossip.with_peer_score(score_params(&topics), score_thresholds()).map_err(Error::Config)?;
     for topic in &topics {
-        gossip
-            .subscribe(topic)
-            .map_err(|e| Error::Config(e.to_string()))?;
+        gossip.subscribe(topic).map_err(|e| Error::Config(e.to_string()))?;
     }
     Ok(gossip)
 }
@@ -252,11 +236,8 @@ fn score_params(topics: &[IdentTopic]) -> PeerScoreParams {
         // Homes and farms share one address, and all nodes of one machine share the loopback.
         ip_colocation_factor_weight: -10.0,
         ip_colocation_factor_threshold: 32.0,
-        ip_colocation_factor_whitelist: [
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ]
-        .into(),
+        ip_colocation_factor_whitelist: [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+            .into(),
         behaviour_penalty_weight: -10.0,
         behaviour_penalty_threshold: 6.0,
         behaviour_penalty_decay: score_parameter_decay(Duration::from_secs(600)),

@@ -36,12 +36,7 @@ pub enum FetchError {
     #[error("{peer} sent bytes that are not {cid}")]
     WrongBlock { cid: Cid, peer: PeerId },
     #[error("{cid} at {peer} has {length} bytes, over the limit of {max}")]
-    TooLarge {
-        cid: Cid,
-        peer: PeerId,
-        length: usize,
-        max: usize,
-    },
+    TooLarge { cid: Cid, peer: PeerId, length: usize, max: usize },
     #[error("{0} did not arrive before the deadline")]
     Deadline(Cid),
     #[error("the network is shut down")]
@@ -49,9 +44,7 @@ pub enum FetchError {
 }
 
 pub(super) fn answer(source: &dyn BlockSource, request: &[u8]) -> Vec<u8> {
-    let block = Cid::try_from(request)
-        .ok()
-        .and_then(|cid| source.block(&cid));
+    let block = Cid::try_from(request).ok().and_then(|cid| source.block(&cid));
     match block.filter(|b| b.len() <= MAX_BLOCK) {
         Some(mut block) => {
             block.insert(0, PRESENT);
@@ -76,9 +69,7 @@ impl Network {
             return Err(FetchError::UnsupportedCid(*cid));
         }
         let peers = timeout_at(deadline, self.peers_to_ask(from)).await;
-        let peers = peers
-            .map_err(|_| FetchError::Deadline(*cid))?
-            .map_err(|_| FetchError::Closed)?;
+        let peers = peers.map_err(|_| FetchError::Deadline(*cid))?.map_err(|_| FetchError::Closed)?;
         let mut failure = FetchError::NoPeers(*cid);
         for (asked, peer) in (1..).zip(peers) {
             if Instant::now() >= deadline {
@@ -131,12 +122,7 @@ impl Network {
             Some(_) | None => return Err(FetchError::WrongBlock { cid: *cid, peer }),
         };
         if block.len() > max_bytes {
-            return Err(FetchError::TooLarge {
-                cid: *cid,
-                peer,
-                length: block.len(),
-                max: max_bytes,
-            });
+            return Err(FetchError::TooLarge { cid: *cid, peer, length: block.len(), max: max_bytes });
         }
         if Sha256::digest(block).as_slice() != cid.hash().digest() {
             tracing::warn!(%peer, %cid, "the peer sent a wrong block");
@@ -156,11 +142,7 @@ fn graver(one: FetchError, other: FetchError) -> FetchError {
         FetchError::WrongBlock { .. } => MAX_FETCH_PEERS + 3,
         FetchError::UnsupportedCid(_) | FetchError::Closed => MAX_FETCH_PEERS + 4,
     };
-    if weight(&other) > weight(&one) {
-        other
-    } else {
-        one
-    }
+    if weight(&other) > weight(&one) { other } else { one }
 }
 
 impl fmt::Debug for dyn BlockSource {

@@ -31,24 +31,14 @@ impl Codec for LengthPrefixed {
         read(io, self.max_response).await
     }
 
-    async fn write_request<T>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-        body: Vec<u8>,
-    ) -> io::Result<()>
+    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, body: Vec<u8>) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
         write(io, &body, self.max_request).await
     }
 
-    async fn write_response<T>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-        body: Vec<u8>,
-    ) -> io::Result<()>
+    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, body: Vec<u8>) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
@@ -60,20 +50,13 @@ async fn read<T: AsyncRead + Unpin + Send>(io: &mut T, max: usize) -> io::Result
     let mut prefix = [0; 4];
     io.read_exact(&mut prefix).await?;
     let length = u32::from_be_bytes(prefix);
-    let length = usize::try_from(length)
-        .ok()
-        .filter(|l| *l <= max)
-        .ok_or_else(|| too_large(length, max))?;
+    let length = usize::try_from(length).ok().filter(|l| *l <= max).ok_or_else(|| too_large(length, max))?;
     let mut body = vec![0; length];
     io.read_exact(&mut body).await?;
     Ok(body)
 }
 
-async fn write<T: AsyncWrite + Unpin + Send>(
-    io: &mut T,
-    body: &[u8],
-    max: usize,
-) -> io::Result<()> {
+async fn write<T: AsyncWrite + Unpin + Send>(io: &mut T, body: &[u8], max: usize) -> io::Result<()> {
     let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= max);
     let length = length.ok_or_else(|| too_large(body.len(), max))?;
     io.write_all(&length.to_be_bytes()).await?;
@@ -82,10 +65,7 @@ async fn write<T: AsyncWrite + Unpin + Send>(
 }
 
 fn too_large(length: impl std::fmt::Display, max: usize) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("{length} bytes exceed the limit of {max}"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("{length} bytes exceed the limit of {max}"))
 }
 
 #[cfg(test)]
@@ -108,15 +88,9 @@ mod tests {
     #[test]
     fn a_length_over_the_limit_is_refused_before_any_byte_of_the_body_is_read() {
         let mut wire = Cursor::new(u32::MAX.to_be_bytes().to_vec());
-        assert_eq!(
-            block_on(read(&mut wire, 16384)).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(block_on(read(&mut wire, 16384)).unwrap_err().kind(), io::ErrorKind::InvalidData);
         let mut wire = Cursor::new(16385u32.to_be_bytes().to_vec());
-        assert_eq!(
-            block_on(read(&mut wire, 16384)).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(block_on(read(&mut wire, 16384)).unwrap_err().kind(), io::ErrorKind::InvalidData);
         let refused = block_on(write(&mut Cursor::new(Vec::new()), &[0; 11], 10)).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
     }
@@ -124,9 +98,6 @@ mod tests {
     #[test]
     fn a_body_that_ends_early_is_an_error() {
         let mut wire = Cursor::new([&5u32.to_be_bytes()[..], b"four"].concat());
-        assert_eq!(
-            block_on(read(&mut wire, 10)).unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(block_on(read(&mut wire, 10)).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

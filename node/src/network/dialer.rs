@@ -41,10 +41,7 @@ pub(super) struct Dialer {
 
 impl Dialer {
     pub(super) fn new(local: PeerId, bootstrap: &[Multiaddr], now: Instant) -> Self {
-        let mut dialer = Self {
-            local,
-            targets: BTreeMap::new(),
-        };
+        let mut dialer = Self { local, targets: BTreeMap::new() };
         for address in bootstrap {
             let target = Target::new(peer_in(address), vec![address.clone()], now);
             dialer.insert((Origin::Bootstrap, address.to_vec()), target);
@@ -82,11 +79,7 @@ impl Dialer {
     }
 
     /// What to dial now, given who is connected.
-    pub(super) fn due(
-        &mut self,
-        now: Instant,
-        connected: impl Fn(&PeerId) -> bool,
-    ) -> Vec<DialOpts> {
+    pub(super) fn due(&mut self, now: Instant, connected: impl Fn(&PeerId) -> bool) -> Vec<DialOpts> {
         let mut dials = Vec::new();
         for ((origin, _), target) in &mut self.targets {
             if target.attempt.is_some() || target.due > now {
@@ -105,11 +98,7 @@ impl Dialer {
     }
 
     pub(super) fn established(&mut self, attempt: ConnectionId, peer: PeerId, now: Instant) {
-        if let Some(target) = self
-            .targets
-            .values_mut()
-            .find(|t| t.attempt == Some(attempt))
-        {
+        if let Some(target) = self.targets.values_mut().find(|t| t.attempt == Some(attempt)) {
             target.peer = Some(peer);
             target.retry_later(now);
         }
@@ -127,8 +116,7 @@ impl Dialer {
 
     /// For addresses that lead back to this node.
     pub(super) fn forget(&mut self, attempt: ConnectionId) {
-        self.targets
-            .retain(|_, target| target.attempt != Some(attempt));
+        self.targets.retain(|_, target| target.attempt != Some(attempt));
     }
 
     fn offer(&mut self, origin: Origin, peer: PeerId, mut addresses: Vec<Multiaddr>, now: Instant) {
@@ -159,13 +147,7 @@ impl Dialer {
 
 impl Target {
     fn new(peer: Option<PeerId>, addresses: Vec<Multiaddr>, now: Instant) -> Self {
-        Self {
-            peer,
-            addresses,
-            backoff: MIN_BACKOFF,
-            due: now,
-            attempt: None,
-        }
+        Self { peer, addresses, backoff: MIN_BACKOFF, due: now, attempt: None }
     }
 
     fn retry_later(&mut self, now: Instant) {
@@ -180,9 +162,7 @@ impl Target {
             Origin::Machine | Origin::Lan => self.peer,
         };
         let Some(peer) = named else {
-            return DialOpts::unknown_peer_id()
-                .address(self.addresses[0].clone())
-                .build();
+            return DialOpts::unknown_peer_id().address(self.addresses[0].clone()).build();
         };
         let options = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing);
         // One after the other on one machine, where an address works at once or not at all: dialled
@@ -217,10 +197,7 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..8 {
             let dial = dialer.due(now, |_| false).pop().expect("due");
-            assert!(
-                dialer.due(now, |_| false).is_empty(),
-                "one attempt at a time"
-            );
+            assert!(dialer.due(now, |_| false).is_empty(), "one attempt at a time");
             dialer.failed(dial.connection_id(), now);
             let before = now;
             while dialer.due(now, |_| false).is_empty() {
@@ -244,15 +221,9 @@ mod tests {
     fn nodes_that_left_the_machine_are_forgotten_and_own_addresses_never_dialled() {
         let (now, local, peer) = (Instant::now(), PeerId::random(), PeerId::random());
         let mut dialer = Dialer::new(local, &[], now);
-        dialer.set_machine(
-            vec![(local, vec![address(1)]), (peer, vec![address(2)])],
-            now,
-        );
+        dialer.set_machine(vec![(local, vec![address(1)]), (peer, vec![address(2)])], now);
         let dials = dialer.due(now, |_| false);
-        assert_eq!(
-            dials.iter().map(DialOpts::get_peer_id).collect::<Vec<_>>(),
-            [Some(peer)]
-        );
+        assert_eq!(dials.iter().map(DialOpts::get_peer_id).collect::<Vec<_>>(), [Some(peer)]);
         dialer.set_machine(Vec::new(), now);
         assert!(dialer.targets.is_empty());
     }

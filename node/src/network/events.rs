@@ -10,8 +10,8 @@ use super::behaviour::{BehaviourEvent, gossip_id};
 use super::handle::ReplyHandle;
 use super::task::{Exchange, Peer, Task, respond};
 use super::{
-    Error, GossipId, MAX_AGENT, MAX_BLOCKS_IN_SERVICE, MAX_MESSAGE, MAX_SYNC_IN_SERVICE,
-    NetworkEvent, RESERVED_EVENTS, Topic, Verdict, blocks,
+    Error, GossipId, MAX_AGENT, MAX_BLOCKS_IN_SERVICE, MAX_MESSAGE, MAX_SYNC_IN_SERVICE, NetworkEvent,
+    RESERVED_EVENTS, Topic, Verdict, blocks,
 };
 
 type Bytes = ExchangeEvent<Vec<u8>, Vec<u8>>;
@@ -20,29 +20,16 @@ impl Task {
     pub(super) fn handle_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.handle_behaviour_event(event),
-            SwarmEvent::ConnectionEstablished {
-                peer_id,
-                connection_id,
-                endpoint,
-                ..
-            } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.handle_established(peer_id, connection_id, endpoint.get_remote_address());
             }
-            SwarmEvent::ConnectionClosed {
-                peer_id,
-                num_established: 0,
-                ..
-            } => {
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 let known = self.peers.remove(&peer_id);
                 if known.is_some_and(|p| p.agent.is_some()) {
                     self.tell(NetworkEvent::Disconnected { peer: peer_id });
                 }
             }
-            SwarmEvent::OutgoingConnectionError {
-                connection_id,
-                error,
-                ..
-            } => {
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.handle_dial_failure(connection_id, &error);
             }
             SwarmEvent::NewListenAddr { address, .. } => {
@@ -50,11 +37,7 @@ impl Task {
                 self.tell(NetworkEvent::Listening(address));
             }
             SwarmEvent::ExpiredListenAddr { .. } => self.publish_addresses(),
-            SwarmEvent::ListenerClosed {
-                addresses,
-                reason: Err(error),
-                ..
-            } => {
+            SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
                 tracing::warn!(?addresses, %error, "no longer listening");
                 self.publish_addresses();
             }
@@ -72,11 +55,7 @@ impl Task {
                 self.handle_identified(peer_id, &info);
             }
             BehaviourEvent::Identify(_) => {}
-            BehaviourEvent::Ping(ping::Event {
-                connection,
-                result: Err(ping::Failure::Timeout),
-                ..
-            }) => {
+            BehaviourEvent::Ping(ping::Event { connection, result: Err(ping::Failure::Timeout), .. }) => {
                 self.swarm.close_connection(connection);
             }
             BehaviourEvent::Ping(_) => {}
@@ -101,10 +80,7 @@ impl Task {
         if let Some(answer) = self.dials.remove(&attempt) {
             respond(answer, Ok(peer));
         }
-        self.peers.entry(peer).or_insert_with(|| Peer {
-            address: address.clone(),
-            agent: None,
-        });
+        self.peers.entry(peer).or_insert_with(|| Peer { address: address.clone(), agent: None });
     }
 
     fn handle_dial_failure(&mut self, attempt: ConnectionId, error: &DialError) {
@@ -131,20 +107,12 @@ impl Task {
         let agent: String = printable.take(MAX_AGENT).collect();
         known.agent = Some(agent.clone());
         let address = known.address.clone();
-        self.tell(NetworkEvent::Connected {
-            peer,
-            address,
-            agent,
-        });
+        self.tell(NetworkEvent::Connected { peer, address, agent });
     }
 
     fn handle_gossip(&mut self, event: gossipsub::Event) {
         match event {
-            gossipsub::Event::Message {
-                propagation_source,
-                message,
-                ..
-            } => {
+            gossipsub::Event::Message { propagation_source, message, .. } => {
                 let id = gossip_id(&message.topic, &message.data);
                 match self.topics.get(&message.topic).copied() {
                     Some(_) if message.data.len() > MAX_MESSAGE => {
@@ -157,31 +125,19 @@ impl Task {
             gossipsub::Event::Subscribed { peer_id, topic } => {
                 if let Some(topic) = self.topics.get(&topic).copied() {
                     self.publish_waiting(topic);
-                    self.tell(NetworkEvent::PeerSubscribed {
-                        peer: peer_id,
-                        topic,
-                    });
+                    self.tell(NetworkEvent::PeerSubscribed { peer: peer_id, topic });
                 }
             }
-            gossipsub::Event::SlowPeer {
-                peer_id,
-                failed_messages,
-            } => {
+            gossipsub::Event::SlowPeer { peer_id, failed_messages } => {
                 tracing::debug!(%peer_id, ?failed_messages, "slow peer");
             }
-            gossipsub::Event::Unsubscribed { .. }
-            | gossipsub::Event::GossipsubNotSupported { .. } => {}
+            gossipsub::Event::Unsubscribed { .. } | gossipsub::Event::GossipsubNotSupported { .. } => {}
         }
     }
 
     fn deliver(&mut self, topic: Topic, id: GossipId, from: PeerId, data: Vec<u8>) {
         if self.events.capacity() > RESERVED_EVENTS {
-            self.tell(NetworkEvent::Gossip {
-                topic,
-                id,
-                from,
-                data,
-            });
+            self.tell(NetworkEvent::Gossip { topic, id, from, data });
         } else {
             self.count_dropped();
             self.report(id, from, Verdict::Ignore);
@@ -192,12 +148,7 @@ impl Task {
         match event {
             ExchangeEvent::Message {
                 peer,
-                message:
-                    Message::Request {
-                        request_id,
-                        request,
-                        channel,
-                    },
+                message: Message::Request { request_id, request, channel },
                 ..
             } => {
                 let Some(commands) = self.commands.upgrade() else {
@@ -210,11 +161,7 @@ impl Task {
                 }
                 self.sync.in_service.insert(request_id);
                 let reply = ReplyHandle { channel, commands };
-                self.tell(NetworkEvent::SyncRequest {
-                    peer,
-                    data: request,
-                    reply,
-                });
+                self.tell(NetworkEvent::SyncRequest { peer, data: request, reply });
             }
             event => self.sync.settle(event),
         }
@@ -222,22 +169,13 @@ impl Task {
 
     fn handle_blocks(&mut self, event: Bytes) {
         match event {
-            ExchangeEvent::Message {
-                message:
-                    Message::Request {
-                        request_id,
-                        request,
-                        channel,
-                    },
-                ..
-            } => {
+            ExchangeEvent::Message { message: Message::Request { request_id, request, channel }, .. } => {
                 if self.blocks.in_service.len() >= MAX_BLOCKS_IN_SERVICE {
                     return;
                 }
                 self.blocks.in_service.insert(request_id);
                 let source = self.source.clone();
-                self.serving
-                    .spawn_blocking(move || (channel, blocks::answer(source.as_ref(), &request)));
+                self.serving.spawn_blocking(move || (channel, blocks::answer(source.as_ref(), &request)));
             }
             event => self.blocks.settle(event),
         }
@@ -259,10 +197,7 @@ impl Task {
     fn count_dropped(&mut self) {
         self.dropped_events += 1;
         if self.dropped_events.is_power_of_two() {
-            tracing::warn!(
-                count = self.dropped_events,
-                "events are dropped: the node does not keep up"
-            );
+            tracing::warn!(count = self.dropped_events, "events are dropped: the node does not keep up");
         }
     }
 }
@@ -270,21 +205,12 @@ impl Task {
 impl Exchange {
     fn settle(&mut self, event: Bytes) {
         match event {
-            ExchangeEvent::Message {
-                message:
-                    Message::Response {
-                        request_id,
-                        response,
-                    },
-                ..
-            } => {
+            ExchangeEvent::Message { message: Message::Response { request_id, response }, .. } => {
                 if let Some(answer) = self.asked.remove(&request_id) {
                     respond(answer, Ok(response));
                 }
             }
-            ExchangeEvent::OutboundFailure {
-                request_id, error, ..
-            } => {
+            ExchangeEvent::OutboundFailure { request_id, error, .. } => {
                 if let Some(answer) = self.asked.remove(&request_id) {
                     respond(answer, Err(failure(error)));
                 }
@@ -293,10 +219,7 @@ impl Exchange {
             | ExchangeEvent::ResponseSent { request_id, .. } => {
                 self.in_service.remove(&request_id);
             }
-            ExchangeEvent::Message {
-                message: Message::Request { .. },
-                ..
-            } => {}
+            ExchangeEvent::Message { message: Message::Request { .. }, .. } => {}
         }
     }
 }

@@ -9,46 +9,21 @@ use tokio::time::timeout;
 
 use super::task;
 use super::{
-    BlockSource, Error, GossipId, MAX_MESSAGE, MAX_REQUEST, MAX_RESPONSE, NetworkConfig,
-    NetworkEvent, PeerInfo, REQUEST_TIMEOUT, SHUTDOWN_TIMEOUT, Topic, Verdict,
+    BlockSource, Error, GossipId, MAX_MESSAGE, MAX_REQUEST, MAX_RESPONSE, NetworkConfig, NetworkEvent,
+    PeerInfo, REQUEST_TIMEOUT, SHUTDOWN_TIMEOUT, Topic, Verdict,
 };
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, Error>>;
 
 pub(super) enum Command {
-    Publish {
-        topic: Topic,
-        data: Vec<u8>,
-    },
-    Verdict {
-        id: GossipId,
-        from: PeerId,
-        verdict: Verdict,
-    },
-    Request {
-        peer: PeerId,
-        data: Vec<u8>,
-        answer: Answer<Vec<u8>>,
-    },
-    RequestBlock {
-        peer: PeerId,
-        data: Vec<u8>,
-        answer: Answer<Vec<u8>>,
-    },
-    Reply {
-        channel: ResponseChannel<Vec<u8>>,
-        data: Vec<u8>,
-    },
-    Dial {
-        address: Multiaddr,
-        answer: Answer<PeerId>,
-    },
-    Peers {
-        answer: Answer<Vec<PeerInfo>>,
-    },
-    ListenAddresses {
-        answer: Answer<Vec<Multiaddr>>,
-    },
+    Publish { topic: Topic, data: Vec<u8> },
+    Verdict { id: GossipId, from: PeerId, verdict: Verdict },
+    Request { peer: PeerId, data: Vec<u8>, answer: Answer<Vec<u8>> },
+    RequestBlock { peer: PeerId, data: Vec<u8>, answer: Answer<Vec<u8>> },
+    Reply { channel: ResponseChannel<Vec<u8>>, data: Vec<u8> },
+    Dial { address: Multiaddr, answer: Answer<PeerId> },
+    Peers { answer: Answer<Vec<PeerInfo>> },
+    ListenAddresses { answer: Answer<Vec<Multiaddr>> },
     Shutdown,
 }
 
@@ -69,21 +44,8 @@ impl Network {
     ) -> Result<(Network, mpsc::Receiver<NetworkEvent>), Error> {
         let (commands, receiver) = mpsc::channel(super::MAX_COMMANDS);
         let (closed_sender, closed) = watch::channel(false);
-        let (peer_id, events) = task::spawn(
-            config,
-            blocks,
-            receiver,
-            commands.downgrade(),
-            closed_sender,
-        )?;
-        Ok((
-            Network {
-                commands,
-                closed,
-                peer_id,
-            },
-            events,
-        ))
+        let (peer_id, events) = task::spawn(config, blocks, receiver, commands.downgrade(), closed_sender)?;
+        Ok((Network { commands, closed, peer_id }, events))
     }
 
     /// This node's own peer id.
@@ -107,17 +69,11 @@ impl Network {
     /// Asks a peer, with at most [`MAX_REQUEST`] bytes, and waits for its answer.
     pub async fn request(&self, peer: PeerId, data: Vec<u8>) -> Result<Vec<u8>, Error> {
         check_length(&data, MAX_REQUEST)?;
-        self.ask(|answer| Command::Request { peer, data, answer })
-            .await
+        self.ask(|answer| Command::Request { peer, data, answer }).await
     }
 
-    pub(super) async fn request_block(
-        &self,
-        peer: PeerId,
-        data: Vec<u8>,
-    ) -> Result<Vec<u8>, Error> {
-        self.ask(|answer| Command::RequestBlock { peer, data, answer })
-            .await
+    pub(super) async fn request_block(&self, peer: PeerId, data: Vec<u8>) -> Result<Vec<u8>, Error> {
+        self.ask(|answer| Command::RequestBlock { peer, data, answer }).await
     }
 
     /// The peers connected now.
@@ -168,10 +124,7 @@ impl Network {
 
 fn check_length(data: &[u8], max: usize) -> Result<(), Error> {
     if data.len() > max {
-        return Err(Error::TooLarge {
-            length: data.len(),
-            max,
-        });
+        return Err(Error::TooLarge { length: data.len(), max });
     }
     Ok(())
 }
@@ -187,10 +140,7 @@ impl ReplyHandle {
     /// Answers with at most [`MAX_RESPONSE`] bytes. That the peer has gone meanwhile is no error.
     pub async fn send(self, data: Vec<u8>) -> Result<(), Error> {
         check_length(&data, MAX_RESPONSE)?;
-        let reply = Command::Reply {
-            channel: self.channel,
-            data,
-        };
+        let reply = Command::Reply { channel: self.channel, data };
         match timeout(REQUEST_TIMEOUT, self.commands.send(reply)).await {
             Ok(sent) => sent.map_err(|_| Error::Closed),
             Err(_) => Err(Error::Busy),

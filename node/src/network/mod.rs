@@ -18,6 +18,8 @@ mod dialer;
 mod events;
 mod handle;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub use blocks::{BlockSource, FetchError};
 pub use handle::{Network, ReplyHandle};
@@ -63,13 +65,7 @@ pub enum Topic {
 
 impl Topic {
     /// All topics, in the order of their declaration.
-    pub const ALL: [Topic; 5] = [
-        Topic::Jobs,
-        Topic::Claims,
-        Topic::Proofs,
-        Topic::Heartbeats,
-        Topic::Epochs,
-    ];
+    pub const ALL: [Topic; 5] = [Topic::Jobs, Topic::Claims, Topic::Proofs, Topic::Heartbeats, Topic::Epochs];
 
     /// The last part of the topic's name.
     pub fn name(self) -> &'static str {
@@ -172,39 +168,21 @@ impl fmt::Debug for NetworkConfig {
 
 /// TCP and QUIC on a free port of every IPv4 and IPv6 interface.
 pub fn default_listen_addresses() -> Vec<Multiaddr> {
-    [
-        "/ip4/0.0.0.0/tcp/0",
-        "/ip4/0.0.0.0/udp/0/quic-v1",
-        "/ip6/::/tcp/0",
-        "/ip6/::/udp/0/quic-v1",
-    ]
-    .iter()
-    .map(|address| address.parse().expect("a literal multiaddr is well-formed"))
-    .collect()
+    ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1", "/ip6/::/tcp/0", "/ip6/::/udp/0/quic-v1"]
+        .iter()
+        .map(|address| address.parse().expect("a literal multiaddr is well-formed"))
+        .collect()
 }
 
 /// What the network layer tells the rest of the program.
 #[derive(Debug)]
 pub enum NetworkEvent {
     /// A message arrived and awaits its verdict, which must come within ten seconds.
-    Gossip {
-        topic: Topic,
-        id: GossipId,
-        from: PeerId,
-        data: Vec<u8>,
-    },
+    Gossip { topic: Topic, id: GossipId, from: PeerId, data: Vec<u8> },
     /// A peer asks; dropping `reply` refuses.
-    SyncRequest {
-        peer: PeerId,
-        data: Vec<u8>,
-        reply: ReplyHandle,
-    },
+    SyncRequest { peer: PeerId, data: Vec<u8>, reply: ReplyHandle },
     /// A peer is connected and has said what it is.
-    Connected {
-        peer: PeerId,
-        address: Multiaddr,
-        agent: String,
-    },
+    Connected { peer: PeerId, address: Multiaddr, agent: String },
     /// The last connection to a peer that was [`NetworkEvent::Connected`] is gone.
     Disconnected { peer: PeerId },
     /// Others can reach this node here.

@@ -1,6 +1,8 @@
 //! The one task that owns the swarm.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +23,8 @@ use super::behaviour::{self, Behaviour};
 use super::dialer::{Dialer, peer_in};
 use super::handle::{Answer, Command};
 use super::{
-    BlockSource, Error, GossipId, MAX_EVENTS, MAX_PENDING_REQUESTS, MAX_WAITING_AGE,
-    MAX_WAITING_MESSAGES, NetworkConfig, NetworkEvent, PeerInfo, Topic, Verdict,
+    BlockSource, Error, GossipId, MAX_EVENTS, MAX_PENDING_REQUESTS, MAX_WAITING_AGE, MAX_WAITING_MESSAGES,
+    NetworkConfig, NetworkEvent, PeerInfo, Topic, Verdict,
 };
 
 const TICK: Duration = Duration::from_millis(500);
@@ -80,8 +82,7 @@ pub(super) fn spawn(
     let listeners = listen(&mut swarm, &config.listen)?;
     let (watcher, found) = match &config.address_file {
         Some(file) => {
-            let (watcher, found) =
-                Watcher::spawn(&file.directory, &config.pool_name, &file.role, peer_id)?;
+            let (watcher, found) = Watcher::spawn(&file.directory, &config.pool_name, &file.role, peer_id)?;
             (Some(watcher), Some(found))
         }
         None => (None, None),
@@ -116,17 +117,17 @@ pub(super) fn spawn(
 fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<Vec<ListenerId>, Error> {
     let mut listeners = Vec::new();
     for address in addresses {
-        match swarm.listen_on(address.clone()) {
+        let listening = probe(address)
+            .map_err(|e| e.to_string())
+            .and_then(|()| swarm.listen_on(address.clone()).map_err(|e| e.to_string()));
+        match listening {
             Ok(listener) => listeners.push(listener),
             // Machines without IPv6 are common, and nobody asked for one interface in particular.
             Err(error) if is_any_ipv6(address) => {
                 tracing::debug!(%address, %error, "not listening")
             }
-            Err(error) => {
-                return Err(Error::Listen {
-                    address: address.clone(),
-                    reason: error.to_string(),
-                });
+            Err(reason) => {
+                return Err(Error::Listen { address: address.clone(), reason });
             }
         }
     }
@@ -136,16 +137,28 @@ fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<Vec<L
     Ok(listeners)
 }
 
+/// libp2p's TCP listeners share their port with any other process of this user that asks for it: only a
+/// plain socket tells whether it is taken.
+fn probe(address: &Multiaddr) -> io::Result<()> {
+    let mut parts = address.iter();
+    let ip = match parts.next() {
+        Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),
+        // A plain socket on all of IPv6 would take the port of all of IPv4 with it.
+        Some(Protocol::Ip6(ip)) if !ip.is_unspecified() => IpAddr::V6(ip),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => TcpListener::bind((ip, port)).map(drop),
+        _ => Ok(()),
+    }
+}
+
 fn is_any_ipv6(address: &Multiaddr) -> bool {
     matches!(address.iter().next(), Some(Protocol::Ip6(ip)) if ip.is_unspecified())
 }
 
 impl Task {
-    async fn run(
-        mut self,
-        mut commands: mpsc::Receiver<Command>,
-        mut found: Option<mpsc::Receiver<Found>>,
-    ) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut found: Option<mpsc::Receiver<Found>>) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -203,12 +216,7 @@ impl Task {
 
     fn publish(&mut self, topic: Topic, data: Vec<u8>) {
         let wire_topic = self.wire_topic(topic);
-        match self
-            .swarm
-            .behaviour_mut()
-            .gossip
-            .publish(wire_topic, data.clone())
-        {
+        match self.swarm.behaviour_mut().gossip.publish(wire_topic, data.clone()) {
             Ok(_) | Err(PublishError::Duplicate) => {}
             Err(PublishError::NoPeersSubscribedToTopic) => self.wait_for_peer(topic, data),
             Err(error) => {
@@ -222,17 +230,11 @@ impl Task {
             tracing::warn!("no peers to publish to, the oldest waiting message is dropped");
             self.waiting.pop_front();
         }
-        self.waiting.push_back(Waiting {
-            topic,
-            data,
-            expires: Instant::now() + MAX_WAITING_AGE,
-        });
+        self.waiting.push_back(Waiting { topic, data, expires: Instant::now() + MAX_WAITING_AGE });
     }
 
     pub(super) fn publish_waiting(&mut self, topic: Topic) {
-        let (ready, waiting) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|w| w.topic == topic);
+        let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|w| w.topic == topic);
         self.waiting = waiting;
         for message in VecDeque::<Waiting>::into_iter(ready) {
             self.publish(topic, message.data);
@@ -272,10 +274,7 @@ impl Task {
 
     fn dial_due(&mut self) {
         let swarm = &self.swarm;
-        for options in self
-            .dialer
-            .due(Instant::now(), |peer| swarm.is_connected(peer))
-        {
+        for options in self.dialer.due(Instant::now(), |peer| swarm.is_connected(peer)) {
             let attempt = options.connection_id();
             if let Err(error) = self.swarm.dial(options) {
                 tracing::debug!(%error, "not dialled");
@@ -289,10 +288,7 @@ impl Task {
         let before = self.waiting.len();
         self.waiting.retain(|message| message.expires > now);
         if self.waiting.len() < before {
-            tracing::warn!(
-                count = before - self.waiting.len(),
-                "messages found no peer within a minute"
-            );
+            tracing::warn!(count = before - self.waiting.len(), "messages found no peer within a minute");
         }
         self.dial_due();
     }
@@ -301,9 +297,7 @@ impl Task {
         let topics: HashMap<_, _> = self.swarm.behaviour().gossip.all_peers().collect();
         let topics_of = |peer: &PeerId| {
             let hashes = topics.get(peer).into_iter().flatten();
-            hashes
-                .filter_map(|hash| self.topics.get(*hash).copied())
-                .collect()
+            hashes.filter_map(|hash| self.topics.get(*hash).copied()).collect()
         };
         let info = |(peer, known): (&PeerId, &Peer)| PeerInfo {
             peer: *peer,
@@ -335,11 +329,7 @@ impl Task {
             // An error says that the peer has left first.
             let _ = self.swarm.disconnect_peer_id(peer);
         }
-        let _ = timeout(
-            CLOSE_TIMEOUT,
-            self.drive(|swarm| swarm.connected_peers().next().is_none()),
-        )
-        .await;
+        let _ = timeout(CLOSE_TIMEOUT, self.drive(|swarm| swarm.connected_peers().next().is_none())).await;
     }
 
     async fn drive(&mut self, until: impl Fn(&Swarm<Behaviour>) -> bool) {
