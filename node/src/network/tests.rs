@@ -416,7 +416,7 @@ async fn a_busy_port_is_an_error_and_a_shut_down_node_frees_it() {
     assert!(matches!(first.network.publish(Topic::Jobs, vec![1]).await, Err(Error::Closed)));
     let second = Node::start(second).await;
     assert_eq!(second.address, first.address);
-    assert_eq!(second.network.listen_addresses().await.unwrap(), [second.address.clone()]);
+    assert_eq!(second.network.listen_addresses().await.unwrap(), vec![second.address.clone()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -426,4 +426,30 @@ async fn a_dial_says_who_answered() {
     assert_eq!(b.network.dial(a.address.clone()).await.unwrap(), a.peer());
     let closed = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
     assert!(matches!(b.network.dial(closed).await, Err(Error::Unreachable(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bootstrap_peer_that_went_away_is_found_again() {
+    let first = Node::start(config(1, TCP, &[])).await;
+    let mut node = Node::start(config(2, TCP, &[&first])).await;
+    node.meet(&[first.peer()]).await;
+    first.network.shutdown().await;
+    let gone = |event| matches!(event, NetworkEvent::Disconnected { .. }).then_some(());
+    node.until("disconnection", gone).await;
+    let again = NetworkConfig { listen: vec![first.address.clone()], ..config(1, TCP, &[]) };
+    let again = Node::start(again).await;
+    node.meet(&[again.peer()]).await;
+}
+
+/// `ip netns add lan; ip -n lan link add lan0 type veth peer name lan1;
+/// ip -n lan addr add 10.9.0.1/24 dev lan0; ip -n lan link set lan0 up; ip -n lan link set lan1 up;
+/// ip netns exec lan <test binary> --ignored mdns`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "multicast: run it in a network namespace of its own"]
+async fn nodes_of_one_lan_find_each_other_by_mdns() {
+    let on_lan = |seed| NetworkConfig { mdns: true, ..NetworkConfig::new([seed; 32], POOL) };
+    let mut a = Node::start(on_lan(1)).await;
+    let mut b = Node::start(on_lan(2)).await;
+    a.meet(&[b.peer()]).await;
+    b.meet(&[a.peer()]).await;
 }
