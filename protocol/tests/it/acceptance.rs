@@ -1,9 +1,9 @@
 use crate::toy::{Delivery, EOS, TOP_K, VOCABULARY, deliver, job, piece};
 use swarm_crypto::digest::{Digest, blake3};
 use swarm_protocol::acceptance::{AcceptanceFault as Fault, WorkUnits, check, open};
-use swarm_protocol::codec::raw_cid;
+use swarm_protocol::codec::{Link, encode, raw_cid};
 use swarm_protocol::sampler::{Candidate, MAX_COST};
-use swarm_protocol::statement::{Assurance, JobType, Proof};
+use swarm_protocol::statement::{Assurance, JobType, MAX_DETAIL_BYTES, Proof};
 use swarm_protocol::transcript::StopReason;
 
 /// Delivers under the proof that an attacker would sign over exactly this.
@@ -128,8 +128,13 @@ fn content_that_the_proof_does_not_name_is_refused() {
     assert_eq!(judge_under(&proof, &swapped), Err(Fault::TranscriptLink));
     let mut not_one = good.transcript.encode();
     not_one[0] ^= 1;
-    let named = Proof { transcript: swarm_protocol::codec::Link::of(&not_one), ..proof.clone() };
+    let named = Proof { transcript: Link::of(&not_one), ..proof.clone() };
     assert!(matches!(open(&named, &not_one), Err(Fault::Transcript(_))));
+    let quoting = encode(&std::collections::BTreeMap::from([("☀".repeat(9000), 1)]));
+    let transcript_bytes = quoting.len() as u64;
+    let named = Proof { transcript: Link::of(&quoting), transcript_bytes, ..proof.clone() };
+    let fault = open(&named, &quoting).unwrap_err().to_string();
+    assert!(fault.len() <= MAX_DETAIL_BYTES, "a refusal can say it: {fault}");
     let short = Proof { output_bytes: proof.output_bytes - 1, ..proof.clone() };
     assert!(matches!(judge_under(&short, &good), Err(Fault::OutputLength { .. })));
     let elsewhere = Proof { output: raw_cid(b"another"), ..proof };

@@ -2,10 +2,14 @@
 
 use ipld_core::ipld::Ipld;
 use std::collections::BTreeSet;
-use swarm_crypto::digest::blake3;
+use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::digest::{Digest, blake3};
 use swarm_protocol::Posted;
 use swarm_protocol::codec::{Link, decode, encode, to_row};
-use swarm_protocol::statement::{Kind, Statement};
+use swarm_protocol::money::MicroUsdc;
+use swarm_protocol::pool::{Counts, EpochHeader, Leaf, SETTLEMENT_VERSION, Totals};
+use swarm_protocol::race::RosterEntry;
+use swarm_protocol::statement::{Asset, Kind, PayoutMode, Statement};
 
 const COMMON: [&str; 6] = ["at", "by", "kind", "nonce", "pool", "v"];
 
@@ -89,4 +93,55 @@ fn a_link_in_plain_cbor_is_the_bytes_of_its_cid() {
     assert_eq!(row[..2], [0x58, 36], "36 bytes");
     assert_eq!(row[2..6], [1, 0x71, 0x12, 0x20]);
     assert_eq!(row[6..], [7; 32]);
+}
+
+/// Field names of a value's first level.
+fn names_of<T: serde::Serialize>(value: &T) -> BTreeSet<String> {
+    let Ipld::Map(map) = decode::<Ipld>(&encode(value)).unwrap() else { panic!("a structure is a map") };
+    map.into_keys().collect()
+}
+
+#[test]
+fn headers_leaves_and_roster_entries_are_as_written() {
+    let text = specification();
+    let header = EpochHeader {
+        pool: PoolId([1; 32]),
+        asset: Asset::Test,
+        epoch: 1,
+        previous: Some(Link([2; 32])),
+        first_seq: 3,
+        end_seq: 4,
+        range_hash: Digest::ZERO,
+        counts: Counts::default(),
+        volume: MicroUsdc(5),
+        proofs_root: Digest::ZERO,
+        payouts_root: Digest::ZERO,
+        debits_root: Digest::ZERO,
+        audits_root: Digest::ZERO,
+        totals: Totals::default(),
+        secret: Digest::ZERO,
+        settlement: SETTLEMENT_VERSION,
+        pps_scaled: false,
+        audits_unserved: 0,
+    };
+    let epochs =
+        section(&text, "## 11. Epochs").replace("`first_seq`, `end_seq`", "`first_seq` |\n| `end_seq`");
+    assert_eq!(fields(&epochs), names_of(&header));
+    let wallet = Address::ZERO;
+    let (job, proof, price) = (Link([3; 32]), Link([4; 32]), MicroUsdc(6));
+    let leaf = Leaf { job, proof, wallet, price, units: 7, mode: PayoutMode::Solo };
+    let entry = RosterEntry {
+        wallet,
+        w: 1,
+        fee168: MicroUsdc(0),
+        loss24: 0,
+        established: false,
+        models: Vec::new(),
+        slots: 1,
+    };
+    let named = [names_of(&header.counts), names_of(&header.totals), names_of(&leaf), names_of(&entry)];
+    let words: BTreeSet<&str> = epochs.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    for name in named.iter().flatten() {
+        assert!(words.contains(name.as_str()), "'{name}' is not in the specification");
+    }
 }
