@@ -8,6 +8,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::{LoadError, Tokenizer};
+
 /// The largest manifest that is read, in bytes.
 pub const MAX_MANIFEST_BYTES: u64 = 64 * 1024;
 /// The largest file of weights that a manifest may name, in bytes.
@@ -192,6 +194,11 @@ impl Model {
                 OpenError::Manifest(error) => error,
             }),
         }
+    }
+
+    /// The model's tokenizer, from weights that equal the manifest, without loading them.
+    pub fn tokenizer(&self) -> Result<Tokenizer, LoadError> {
+        Ok(Tokenizer::from_gguf(&mut self.open()?)?)
     }
 
     fn check_bytes<B>(&self, bytes: B) -> Result<ModelReader, ManifestError>

@@ -1,10 +1,11 @@
+use std::io::Cursor;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use swarm_inference::testing::{Scripted, Shape, manifest, model, tokenizer};
+use swarm_inference::testing::{Scripted, Shape, gguf, manifest, model, tokenizer};
 use swarm_inference::{
-    CancelToken, Candidate, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation, Greedy,
-    Registry, Step, StopReason, TokenSampler, finish_output,
+    CancelToken, Candidate, Compute, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation,
+    Greedy, Interrupt, Llama, Registry, Step, StopReason, TokenSampler, candidates, finish_output,
 };
 
 /// Chooses by a seed, with equal chances.
@@ -95,6 +96,26 @@ fn steps_carry_ordered_candidates_and_positions() {
 }
 
 #[test]
+fn every_step_offers_what_one_pass_over_the_whole_text_computes() {
+    let mut steps = Vec::new();
+    let mut sink = |step: &Step| {
+        steps.push(step.clone());
+        Flow::Continue
+    };
+    let request = request(&"a longer prompt ".repeat(6), 12);
+    let mut engine = engine(Shape::default());
+    engine.generate(&request, &mut Seeded(3), &CancelToken::new(), &mut sink).unwrap();
+    let ids: Vec<u32> =
+        request.prompt_ids.iter().copied().chain(steps.iter().map(|step| step.token)).collect();
+    let file = gguf(Shape::default()).unwrap();
+    let mut llama = Llama::from_gguf(&mut Cursor::new(file), Compute::OneCore).unwrap();
+    let logits = llama.forward_all(&ids, 0, Interrupt::default()).unwrap();
+    for (step, logits) in steps.iter().zip(&logits[request.prompt_ids.len() - 1..]) {
+        assert_eq!(step.candidates, candidates(logits, 32).unwrap(), "position {}", step.position);
+    }
+}
+
+#[test]
 fn each_stop_reason() {
     let stop = |stop: &str| GenerateRequest { stop: vec![stop.into()], ..request("p", 100) };
     let reason = |generation: &Generation| (generation.stop_reason, generation.ids.len());
@@ -179,7 +200,7 @@ fn another_thread_cancels_within_200_milliseconds() {
 
 #[test]
 fn a_deadline_ends_the_work() {
-    let mut engine = Scripted::letters("slow").with_step_time(Duration::from_secs(60));
+    let mut engine = Scripted::letters("slow").with_step_time(Duration::from_millis(500));
     let request =
         GenerateRequest { deadline: Some(Instant::now() + Duration::from_millis(20)), ..request("p", 5) };
     assert!(matches!(run(&mut engine, &request, &mut Greedy), Err(EngineError::Deadline)));

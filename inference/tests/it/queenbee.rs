@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use swarm_inference::{
     CancelToken, Engine, EngineConfig, Flow, GenerateRequest, Greedy, Hardware, Provider, Registry, Support,
-    Tokenizer, finish_output, queenbee,
+    finish_output, queenbee,
 };
 
 fn provider() -> Arc<dyn Provider> {
@@ -39,7 +39,7 @@ fn the_compiled_in_model_equals_its_manifest_and_runs_within_64_mebibytes() {
 
 #[test]
 fn its_tokenizer_merges_words_and_keeps_every_byte() {
-    let tokenizer = Tokenizer::from_gguf(&mut queenbee().open().unwrap()).unwrap();
+    let tokenizer = queenbee().tokenizer().unwrap();
     let text = "She was not to be persuaded; and the evening, 5 o\u{2019}clock, passed \u{1f41d}\n";
     let ids = tokenizer.encode(text).unwrap();
     assert_eq!(tokenizer.decode(&ids), text.as_bytes());
