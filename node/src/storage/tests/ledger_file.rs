@@ -3,7 +3,7 @@
 use super::sim_disk::SimDisk;
 use super::{Dice, POOL, records};
 use crate::storage::disk::{DiskError, survive_damage};
-use crate::storage::ledger::{Ledger, LedgerError, RedbLedger};
+use crate::storage::ledger::{Ledger, LedgerError, NO_RECORD, RedbLedger, chain_hash};
 use redb::{Database, ReadableTable, TableDefinition};
 use std::path::{Path, PathBuf};
 
@@ -136,16 +136,37 @@ fn a_missing_record_is_found() {
 }
 
 #[test]
-fn a_checkpoint_about_another_chain_is_refused() {
+fn a_record_missing_before_the_checkpoint_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let path = three_records(&directory);
+    RedbLedger::open(&path, &POOL).unwrap().save_checkpoint(3, b"after c").unwrap();
     tamper(&path, |transaction| {
         let mut table = transaction.open_table(RECORDS).unwrap();
-        for seq in 0..3 {
-            table.remove(seq).unwrap();
-        }
+        table.remove(1).unwrap();
     });
     assert!(is_damaged(&refusal(&path)));
+}
+
+/// Rows that form a chain of their own, under the checkpoint of the former ones.
+#[test]
+fn a_checkpoint_about_another_chain_is_refused() {
+    for words in [&["x", "b", "c"][..], &[]] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = three_records(&directory);
+        tamper(&path, |transaction| {
+            let mut table = transaction.open_table(RECORDS).unwrap();
+            (0..3).for_each(|seq| drop(table.remove(seq).unwrap()));
+            let mut hash = NO_RECORD;
+            for (seq, word) in (0..).zip(words) {
+                hash = chain_hash(&hash, word.as_bytes());
+                let row = [hash.as_bytes(), word.as_bytes()].concat();
+                table.insert(seq, row.as_slice()).unwrap();
+            }
+        });
+        let refused = refusal(&path);
+        assert!(is_damaged(&refused), "{refused}");
+        assert!(refused.to_string().contains("checkpoint at 1"), "{refused}");
+    }
 }
 
 #[test]
