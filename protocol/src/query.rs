@@ -4,6 +4,7 @@
 //! good for a progress line.
 
 use crate::codec::{self, CodecError, JobId};
+use crate::money::MicroUsdc;
 use crate::race::RosterEntry;
 use crate::statement::{MAX_MODELS, MAX_NAME_BYTES, MAX_STATEMENT_BYTES, Signed};
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,18 @@ pub enum Query {
     },
     /// The pool as it is now. Answered by `Pool`.
     Beacon,
+    /// The client's statement of an open job. Answered by `Snapshot`.
+    Snapshot {
+        /// Which.
+        job: JobId,
+    },
+    /// The newest sealed epoch. Answered by `Sealed`.
+    Sealed,
+    /// The balances of a wallet. Answered by `Account`.
+    Account {
+        /// Whose.
+        wallet: Address,
+    },
     /// Ledger records from a sequence number on. Answered by `Records`.
     Records {
         /// The first one wanted.
@@ -75,6 +88,12 @@ pub enum Answer {
         /// The `EpochOpened` of the open epoch.
         opened: Signed,
     },
+    /// The client's statement, if the job is open.
+    Snapshot(Option<Signed>),
+    /// The operator's newest `EpochSealed`, if an epoch is sealed.
+    Sealed(Option<Signed>),
+    /// A wallet's balances.
+    Account(Balances),
     /// Ledger records in order, without gaps.
     Records {
         /// Sequence number of the first row.
@@ -86,6 +105,20 @@ pub enum Answer {
     },
     /// The question could not be answered, and why.
     Error(String),
+}
+
+/// A wallet's balances, in micro-USDC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Balances {
+    /// Free to spend; a client of a test pool starts with its test credit.
+    pub free: MicroUsdc,
+    /// Bound to open jobs.
+    pub reserved: MicroUsdc,
+    /// Earned and still held.
+    pub held: MicroUsdc,
+    /// Earned for good.
+    pub payable: MicroUsdc,
 }
 
 /// What became of a job, as far as the operator tells.
@@ -149,6 +182,9 @@ impl Query {
             | Query::Job { .. }
             | Query::Roster { .. }
             | Query::Beacon
+            | Query::Snapshot { .. }
+            | Query::Sealed
+            | Query::Account { .. }
             | Query::Records { .. } => true,
         };
         within(ok, query)
@@ -169,7 +205,12 @@ impl Answer {
             Answer::Jobs(listings) => listings.len() <= MAX_OPEN_JOBS,
             Answer::Records { rows, .. } => rows.len() <= MAX_ANSWERED_RECORDS,
             Answer::Fate(fate) => fate.name().is_none_or(|name| name.len() <= MAX_NAME_BYTES),
-            Answer::Taken | Answer::Roster(_) | Answer::Pool { .. } => true,
+            Answer::Taken
+            | Answer::Roster(_)
+            | Answer::Pool { .. }
+            | Answer::Snapshot(_)
+            | Answer::Sealed(_)
+            | Answer::Account(_) => true,
         };
         within(ok, answer)
     }
@@ -203,7 +244,6 @@ fn within<T>(ok: bool, value: T) -> Result<T, CodecError> {
 mod tests {
     use super::*;
     use crate::codec::Link;
-    use crate::money::MicroUsdc;
     use swarm_crypto::key::Signature;
 
     fn signed() -> Signed {

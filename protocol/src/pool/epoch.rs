@@ -1,4 +1,6 @@
+use super::header::leaf_pages;
 use super::live::{LiveMiner, MAX_LIVE_MINERS, MISSED_HEARTBEATS, Timer};
+use super::state::Sealing;
 use super::{Boundary, HELD_EPOCHS, Pool, PoolEffect, PoolStory, Record, SETTLEMENT_VERSION, Stage};
 use crate::money::{Account, MicroUsdc};
 use crate::race::{self, Roster, RosterEntry};
@@ -122,9 +124,10 @@ impl Pool {
 
     /// Fixes the header of the epoch that ended, if it is not fixed yet; only a fixed header is announced.
     pub(super) fn fix_header(&mut self, now: Timestamp) {
-        let Some(header) = self.state.sealing.clone() else { return };
+        let Some(Sealing { header, leaves }) = self.state.sealing.clone() else { return };
         let (epoch, link) = (header.epoch, header.link());
         self.record(now, Record::HeaderFixed { epoch, header: link });
+        self.effects.extend(leaf_pages(&leaves).into_iter().map(PoolEffect::Store));
         self.effects.push_back(PoolEffect::Store(header.encode()));
         self.say(Topic::Epochs, now, EpochSealed { epoch, header: link });
         let (accepted, volume) = (header.counts.accepted, header.volume);

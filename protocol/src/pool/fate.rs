@@ -3,7 +3,9 @@
 use super::{Pool, PoolEffect, Stage};
 use crate::Timestamp;
 use crate::codec::JobId;
-use crate::statement::{Admitted, Body, Reason, Refusal, Statement, Topic};
+use crate::money::{Account, MicroUsdc};
+use crate::query::Balances;
+use crate::statement::{Admitted, Body, EpochSealed, Reason, Refusal, Signed, Statement, Topic};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
 
@@ -69,6 +71,31 @@ impl Pool {
             Stage::Unrunnable => {
                 self.ended(id, Reason::JobUnrunnable, "no miner could run it; the price is refunded")
             }
+        }
+    }
+
+    /// The client's statement of an open job.
+    pub fn snapshot(&self, id: &JobId) -> Option<Signed> {
+        self.state.jobs.get(id)?.signed.clone()
+    }
+
+    /// What the newest `EpochSealed` says, if an epoch is sealed.
+    pub fn epoch_sealed(&self, now: Timestamp) -> Option<Statement> {
+        let (epoch, header) = self.state.last_header?;
+        Some(self.statement(now, EpochSealed { epoch, header }))
+    }
+
+    /// A wallet's balances; one that was never seen has its test credit to come.
+    pub fn balances(&self, wallet: &Address) -> Balances {
+        let amount = |account| self.state.accounts.amount(&account);
+        let known = self.state.clients.contains_key(wallet);
+        let free = if known { amount(Account::ClientFree(*wallet)) } else { self.state.posted.test_credit };
+        let sum = |a: MicroUsdc, b: MicroUsdc| MicroUsdc(a.0.saturating_add(b.0));
+        Balances {
+            free,
+            reserved: amount(Account::ClientReserved(*wallet)),
+            held: sum(amount(Account::MinerHeld(*wallet)), amount(Account::OperatorHeld(*wallet))),
+            payable: sum(amount(Account::MinerPayable(*wallet)), amount(Account::OperatorPayable(*wallet))),
         }
     }
 

@@ -10,6 +10,14 @@ use swarm_crypto::standard_tree::StandardTree;
 /// Version of the settlement rules that this crate follows.
 pub const SETTLEMENT_VERSION: u32 = 1;
 
+/// Leaf hashes of one page block.
+pub const MAX_PAGE_LEAVES: usize = 16_384;
+
+/// The page blocks of an epoch's leaf hashes, in order.
+pub fn leaf_pages(leaves: &[Digest]) -> Vec<Vec<u8>> {
+    leaves.chunks(MAX_PAGE_LEAVES).map(codec::encode).collect()
+}
+
 /// How many jobs met which fate in an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -99,6 +107,8 @@ pub struct EpochHeader {
     pub volume: MicroUsdc,
     /// Root over the acceptance leaves.
     pub proofs_root: Digest,
+    /// Blocks that hold the leaf hashes under that root, in order, at most [`MAX_PAGE_LEAVES`] each.
+    pub leaf_pages: Vec<Link>,
     /// Root over lifetime inflows to payable.
     pub payouts_root: Digest,
     /// Root over lifetime debits of clients.

@@ -15,10 +15,12 @@ mod wallet;
 
 pub use arbitration::expected_lease;
 pub use fate::JobFate;
-pub use header::{Counts, EpochHeader, SETTLEMENT_VERSION, Totals, standard_root};
+pub use header::{
+    Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root,
+};
 pub use live::LiveMiner;
 pub use record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
-pub use state::{Acceptance, HELD_EPOCHS, Held, JobEntry, OpenEpoch, Stage, State};
+pub use state::{Acceptance, HELD_EPOCHS, Held, JobEntry, OpenEpoch, Sealing, Stage, State};
 pub use wallet::{LOSS_EPOCHS, REPUTATION_EPOCHS, Standing};
 
 use crate::codec::{CodecError, JobId, Link};

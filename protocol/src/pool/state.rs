@@ -1,4 +1,4 @@
-use super::header::{Counts, EpochHeader, SETTLEMENT_VERSION, Totals, standard_root};
+use super::header::{Counts, EpochHeader, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root};
 use super::record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
 use super::wallet::Standing;
 use crate::codec::{JobId, Link};
@@ -40,7 +40,7 @@ pub struct State {
     pub(super) epoch: OpenEpoch,
     pub(super) rosters: BTreeMap<u64, (Roster, u64)>,
     pub(super) held: BTreeMap<u64, Held>,
-    pub(super) sealing: Option<EpochHeader>,
+    pub(super) sealing: Option<Sealing>,
     pub(super) last_header: Option<(u64, Link)>,
 }
 
@@ -57,10 +57,21 @@ pub struct OpenEpoch {
     pub secret_hash: Digest,
     /// The tree of its acceptances.
     pub tree: Tree,
+    /// The leaf hashes of that tree.
+    pub leaves: Vec<Digest>,
     /// What became of jobs.
     pub counts: Counts,
     /// Σ prices of accepted jobs.
     pub volume: MicroUsdc,
+}
+
+/// An epoch that has ended and whose header is not fixed yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealing {
+    /// The header to be.
+    pub header: EpochHeader,
+    /// The leaf hashes under its `proofs_root`.
+    pub leaves: Vec<Digest>,
 }
 
 /// Money of one epoch's acceptances, still held.
@@ -183,6 +194,7 @@ impl State {
             opened_at: entry.at,
             secret_hash: genesis.secret_hash,
             tree: Tree::new(),
+            leaves: Vec::new(),
             counts: Counts::default(),
             volume: MicroUsdc(0),
         };
@@ -381,9 +393,10 @@ impl State {
         let wallet = entry.holder(lease).expect("only a lease's proof is accepted");
         let leaf =
             Leaf { job: *id, proof: proof.id(), wallet, price: entry.price, units, mode: PayoutMode::Solo };
-        let index = self.epoch.tree.append(leaf.hash());
-        let (client, price) = (entry.client, entry.price);
         let leaf = leaf.hash();
+        let index = self.epoch.tree.append(leaf);
+        self.epoch.leaves.push(leaf);
+        let (client, price) = (entry.client, entry.price);
         entry.stage = Stage::Accepted(Box::new(Acceptance {
             at,
             epoch,
@@ -452,7 +465,8 @@ impl State {
                 *self.debits.entry(client).or_default() += u128::from(amount.0);
             }
         }
-        self.sealing = Some(self.header(boundary));
+        let header = self.header(boundary);
+        self.sealing = Some(Sealing { header, leaves: std::mem::take(&mut self.epoch.leaves) });
         let number = boundary.epoch + 1;
         self.epoch = OpenEpoch {
             number,
@@ -460,6 +474,7 @@ impl State {
             opened_at: at,
             secret_hash: boundary.next_secret_hash,
             tree: Tree::new(),
+            leaves: Vec::new(),
             counts: Counts::default(),
             volume: MicroUsdc(0),
         };
@@ -482,6 +497,7 @@ impl State {
             counts: self.epoch.counts,
             volume: self.epoch.volume,
             proofs_root: self.epoch.tree.root(),
+            leaf_pages: leaf_pages(&self.epoch.leaves).iter().map(|page| Link::of(page)).collect(),
             payouts_root: standard_root(self.accounts.payouts()),
             debits_root: standard_root(&self.debits),
             audits_root: Digest::ZERO,

@@ -4,7 +4,8 @@ use crate::codec::raw_cid;
 use crate::money::{Account, MicroUsdc};
 use crate::race::Rank;
 use crate::statement::{
-    Assurance, Cancel, Claim, Heartbeat, Input, Intake, JobType, ModelOffer, Params, PayoutMode, Receipt, lease_id,
+    Assurance, Cancel, Claim, Heartbeat, Input, Intake, JobType, ModelOffer, Params, PayoutMode, Receipt,
+    lease_id,
 };
 use swarm_crypto::key::SecretKey;
 

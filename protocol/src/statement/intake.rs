@@ -94,6 +94,7 @@ impl Intake {
     }
 
     /// The whole way: decode, pool, kind, time, seen before, signature; cheap checks first.
+    /// What is handed over directly (`topic` is none) may come again; what is gossiped may not.
     pub fn accept(
         &mut self,
         topic: Option<Topic>,
@@ -101,11 +102,14 @@ impl Intake {
         now: Timestamp,
     ) -> Result<Verified, Rejection> {
         let verified = self.verify(topic, bytes, now)?;
-        self.remember(&verified)?;
+        let new = self.remember(&verified);
+        if topic.is_some() {
+            new?;
+        }
         Ok(verified)
     }
 
-    /// As [`Intake::accept`], for what may come more than once: answers to our own questions. Remembers nothing.
+    /// As [`Intake::accept`], but remembers nothing: for answers to our own questions.
     pub fn verify(
         &mut self,
         topic: Option<Topic>,
