@@ -5,6 +5,7 @@
 //! `docs/protocol.md` restates the rules as a specification with vectors.
 
 pub mod acceptance;
+mod clock;
 pub mod codec;
 mod machine;
 pub mod miner;

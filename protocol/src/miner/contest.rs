@@ -37,7 +37,7 @@ pub(super) struct Contest {
 enum Stage {
     /// Claims when it is due.
     Waiting,
-    /// Takes a slot; asks once when it is due, and gives up when it is due again.
+    /// Takes a slot; asks once when it is due, and gives up when it is due again. Dated `at`.
     Claimed { at: Timestamp, asked: bool },
     /// A better claim was heard.
     Silent,
@@ -265,7 +265,11 @@ impl Miner {
         self.tell(Story::Claiming { job, class: contest.rank.class, waited });
         self.say(Topic::Claims, claim);
         let due = now + Millis(self.claim_timeout().0 / 2);
-        self.contests.put(Contest { stage: Stage::Claimed { at: now, asked: false }, due, ..contest });
+        self.contests.put(Contest {
+            stage: Stage::Claimed { at: self.clock.show(now), asked: false },
+            due,
+            ..contest
+        });
     }
 
     pub(super) fn hear_lease(&mut self, lease: &Lease, at: Timestamp, now: Timestamp) {
@@ -342,7 +346,7 @@ impl Miner {
         let Some((claim, at)) = self.contests.get(&refusal.job).and_then(Contest::claim) else {
             return false;
         };
-        if Link::of(&self.state(claim, at).encode()) != refusal.subject {
+        if Link::of(&self.state_at(claim, at).encode()) != refusal.subject {
             return false;
         }
         self.contests.remove(&refusal.job);
@@ -355,7 +359,7 @@ impl Miner {
     /// Hands every outstanding claim over again.
     pub(super) fn repeat_claims(&mut self) {
         for (claim, at) in self.contests.claims().collect::<Vec<_>>() {
-            let claim = self.state(claim, at);
+            let claim = self.state_at(claim, at);
             self.hand(claim);
         }
     }

@@ -26,7 +26,7 @@ const LAST_WORDS: Millis = Millis(2000);
 pub(super) struct Duty {
     pub(super) connected: bool,
     pub(super) posted: Posted,
-    /// When the first heartbeat went out.
+    /// When the first heartbeat went out, as the listings date it.
     pub(super) registered_at: Option<Timestamp>,
     epoch: Option<u64>,
     rosters: BTreeMap<u64, Roster>,
@@ -154,7 +154,7 @@ impl Miner {
 
     fn beat(&mut self, now: Timestamp) {
         self.duty.heartbeat_at = Some(now + Millis(self.duty.posted.heartbeat.0.max(1)));
-        self.duty.registered_at.get_or_insert(now);
+        self.duty.registered_at.get_or_insert(self.clock.show(now));
         let offer = |terms: &super::ModelTerms| ModelOffer {
             model: terms.model.clone(),
             assurances: terms.assurances.clone(),

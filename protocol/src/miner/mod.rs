@@ -9,7 +9,7 @@
 //!
 //! It signs nothing: it says what is to be signed. It keeps nothing on disk: a miner that restarts has lost its leases
 //! and asks for open jobs. Times are the miner's own; what the operator dates is used as a span only, so a clock that
-//! is off costs nothing.
+//! is off by less than the skew allowance, or is set back, costs nothing.
 
 mod contest;
 mod duty;
@@ -23,6 +23,7 @@ pub use duty::MAX_ROSTERS;
 pub use interface::{Config, Content, Decline, Delivered, Effect, Event, ModelTerms, Run, Story};
 pub use task::MAX_RELEASES;
 
+use crate::clock::Clock;
 use crate::codec::JobId;
 use crate::statement::{Body, MAX_JOB_LIFE, Statement, Topic, Verified};
 use crate::{Machine, Millis, Timestamp};
@@ -39,6 +40,7 @@ pub const MAX_PAST_JOBS: usize = 8192;
 #[derive(Debug)]
 pub struct Miner {
     config: Config,
+    clock: Clock,
     duty: Duty,
     contests: Contests,
     tasks: BTreeMap<Digest, Task>,
@@ -62,6 +64,7 @@ impl Miner {
     pub fn new(config: Config) -> Self {
         Self {
             config,
+            clock: Clock::default(),
             duty: Duty::default(),
             contests: Contests::default(),
             tasks: BTreeMap::new(),
@@ -126,7 +129,11 @@ impl Miner {
     }
 
     fn state(&self, body: impl Into<Body>, now: Timestamp) -> Statement {
-        Statement::derived(self.config.pool, self.config.wallet, now, body.into())
+        self.state_at(body, self.clock.show(now))
+    }
+
+    fn state_at(&self, body: impl Into<Body>, shown: Timestamp) -> Statement {
+        Statement::derived(self.config.pool, self.config.wallet, shown, body.into())
     }
 
     /// By gossip, so that everybody knows, and directly, so that the operator knows at once.
@@ -173,6 +180,7 @@ impl Machine for Miner {
     type Effect = Effect;
 
     fn handle(&mut self, event: Event, now: Timestamp) {
+        let now = self.clock.read(now);
         match event {
             Event::Heard(verified) => self.hear(&verified, now),
             Event::OpenJobs(listings) => self.take_open_jobs(&listings, now),
@@ -189,13 +197,15 @@ impl Machine for Miner {
     }
 
     fn handle_timeout(&mut self, now: Timestamp) {
+        let now = self.clock.read(now);
         self.run_due(now);
     }
 
     fn poll_timeout(&self) -> Option<Timestamp> {
         let tasks = self.tasks.values().filter_map(|task| task.due(self.duty.connected)).min();
         let givebacks = self.givebacks.values().map(Giveback::due).min();
-        [self.contests.due(), tasks, givebacks, self.duty_due()].into_iter().flatten().min()
+        let due = [self.contests.due(), tasks, givebacks, self.duty_due()].into_iter().flatten().min();
+        due.map(|due| self.clock.show(due))
     }
 
     fn poll_effect(&mut self) -> Option<Effect> {

@@ -133,8 +133,11 @@ impl Miner {
         let Stage::Preparing { .. } = task.stage else { return };
         match content.and_then(|content| runnable(&task.entry, *content)) {
             Ok((job, linked)) => {
-                let (id, until) = (task.entry.job, task.until);
-                task.stage = Stage::Running { job_ends_at: job.not_after + SKEW, report: Report::default() };
+                let (id, until) = (task.entry.job, self.clock.show(task.until));
+                task.stage = Stage::Running {
+                    job_ends_at: self.clock.count(job.not_after) + SKEW,
+                    report: Report::default(),
+                };
                 let seed = sampling_seed(&lease, job.params.seed);
                 self.tell(Story::Executing { job: id, lease });
                 self.effects.push_back(Effect::Infer(Box::new(Run { lease, id, job, linked, seed, until })));

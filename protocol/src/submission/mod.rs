@@ -11,6 +11,7 @@ mod tests;
 
 pub use stage::Stage;
 
+use crate::clock::Clock;
 use crate::codec::{self, JobId};
 use crate::money::{FeeSplit, MicroUsdc};
 use crate::query::{Fate, Query};
@@ -146,6 +147,7 @@ pub enum ReceiptFault {
 #[derive(Debug)]
 pub struct Submission {
     id: JobId,
+    clock: Clock,
     job: Option<Announcement>,
     connected: bool,
     started: bool,
@@ -222,6 +224,7 @@ impl Submission {
     fn of(id: JobId, give_up_at: Timestamp) -> Self {
         Self {
             id,
+            clock: Clock::default(),
             job: None,
             connected: false,
             started: false,
@@ -493,6 +496,7 @@ impl Machine for Submission {
         if self.done {
             return;
         }
+        let now = self.clock.read(now);
         match event {
             Event::Heard(verified) => self.hear(&verified, now),
             Event::Fate(fate) => self.take_fate(fate, now),
@@ -504,6 +508,7 @@ impl Machine for Submission {
     }
 
     fn handle_timeout(&mut self, now: Timestamp) {
+        let now = self.clock.read(now);
         self.run_due(now);
     }
 
@@ -512,7 +517,8 @@ impl Machine for Submission {
             return None;
         }
         let ask = self.ask.at.filter(|_| self.connected);
-        [Some(self.give_up_at), self.announce.at, ask, self.fetch.at].into_iter().flatten().min()
+        let due = [Some(self.give_up_at), self.announce.at, ask, self.fetch.at].into_iter().flatten().min();
+        due.map(|due| self.clock.show(due))
     }
 
     fn poll_effect(&mut self) -> Option<Effect> {

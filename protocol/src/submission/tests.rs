@@ -184,7 +184,8 @@ impl Script {
 
     fn wait(&mut self, ms: u64) -> Vec<String> {
         let end = self.now + Millis(ms);
-        let mut lines = vec![];
+        self.submission.handle_timeout(self.now);
+        let mut lines = self.drain_effects();
         while let Some(due) = self.submission.poll_timeout().filter(|due| *due <= end) {
             self.now = due.max(self.now);
             self.submission.handle_timeout(self.now);
@@ -422,6 +423,14 @@ fn the_receipt_may_come_first_and_only() {
     assert_eq!(lines, ["stage: receipted in epoch 3", "fetch 11 bytes"]);
     assert_eq!(script.does(Event::Connected), ["ask beacon", "fetch 11 bytes"], "nothing to announce");
     assert_eq!(script.hears(OPERATOR, lease(1)), [""; 0]);
+}
+
+#[test]
+fn a_clock_that_is_set_back_stops_nothing() {
+    let mut script = Script::new();
+    script.does(Event::Connected);
+    script.now = START - Millis::from_secs(3600);
+    assert_eq!(script.wait(500), ["publish", "hand"]);
 }
 
 #[test]

@@ -119,6 +119,23 @@ fn a_job_that_takes_too_long_is_given_back_and_the_miner_ends_even_unheard() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_stops_nothing() {
+    let mut script = Script::established(1);
+    script.runs(1);
+    script.now = script.now - Millis::from_secs(25);
+    let lines = script.wait_all(30_000);
+    assert!(lines.contains(&"hand heartbeat".to_owned()), "{lines:?}");
+    let dated = |effect: &Effect| match effect {
+        Effect::Publish(_, statement) => Some(statement.header.at),
+        _ => None,
+    };
+    script.does(Event::Connected);
+    script.does(Event::Drain { grace: Millis(10_000) });
+    assert_eq!(script.last(dated), script.now, "what it says is dated by the clock as it is");
+    assert!(script.wait_all(10_000).contains(&"hand release".to_owned()));
+}
+
+#[test]
 fn the_same_events_and_times_give_the_same_effects() {
     let run = || {
         let mut script = Script::established(2);

@@ -178,7 +178,8 @@ impl Script {
 
     pub(super) fn wait_all(&mut self, ms: u64) -> Vec<String> {
         let end = self.now + Millis(ms);
-        let mut lines = vec![];
+        self.miner.handle_timeout(self.now);
+        let mut lines = self.drain_effects();
         while let Some(due) = self.miner.poll_timeout().filter(|due| *due <= end) {
             self.now = due.max(self.now);
             self.miner.handle_timeout(self.now);

@@ -241,7 +241,7 @@ fn listings_are_followed_up_to_a_limit() {
         script.miner.hear_listing(&Listing { entries: (first..first + 16).map(numbered).collect() }, START);
     }
     assert_eq!(script.miner.tracked(), MAX_TRACKED_LISTINGS);
-    for n in 0..10_000 {
+    for n in 0..MAX_PAST_JOBS as u64 + 20 {
         script.miner.shun(numbered(n).job, 1, START);
     }
     assert_eq!(script.miner.past.len(), MAX_PAST_JOBS);
