@@ -2,7 +2,7 @@ use super::interface::{Decline, Effect, Story};
 use super::{Miner, Past};
 use crate::codec::{JobId, Link};
 use crate::query::{Fate, Query};
-use crate::race::{self, Rank};
+use crate::race::{self, Rank, RosterEntry};
 use crate::statement::{
     Body, Claim, Lease, Listing, ListingEntry, Reason, Refusal, Topic, Verified, lease_id,
 };
@@ -185,8 +185,23 @@ impl Miner {
         if entry.price < terms.min_price {
             return Some(Decline::Price { price: entry.price, least: terms.min_price });
         }
-        let (allowed, needed) = (entry.vram_mb, terms.vram_mb);
-        (allowed > 0 && needed > allowed).then_some(Decline::Memory { allowed, needed })
+        let (allowed, here, needed) = (entry.vram_mb, self.config.vram_mb, terms.vram_mb);
+        let fits = allowed == 0 || (needed <= allowed && allowed <= here);
+        (!fits).then_some(Decline::Memory { allowed, here, needed })
+    }
+
+    /// A wallet that is not established holds one lease at a time, however many slots it has.
+    fn has_room(&self, entry: &ListingEntry) -> bool {
+        if self.own(entry).is_some_and(|own| own.established) {
+            self.free_slots() > 0
+        } else {
+            self.taken_slots() == 0
+        }
+    }
+
+    /// This miner's place in the roster that holds for the entry.
+    fn own(&self, entry: &ListingEntry) -> Option<&RosterEntry> {
+        self.duty.roster(entry.epoch).and_then(|roster| roster.get(&self.config.wallet))
     }
 
     fn enter(&mut self, entry: &ListingEntry, source: Source, news: bool, now: Timestamp) {
@@ -195,7 +210,7 @@ impl Miner {
             Source::Announced => self.claim_delay(entry, &rank),
             Source::OpenJobs => Millis(0),
         };
-        if source == Source::OpenJobs && !self.has_room(rank.class) {
+        if source == Source::OpenJobs && !self.has_room(entry) {
             return;
         }
         if news {
@@ -211,8 +226,8 @@ impl Miner {
     fn claim_delay(&self, entry: &ListingEntry, rank: &Rank) -> Millis {
         let (first, second) = entry.free;
         let free = if all_class_1(entry) { (first.saturating_add(second), second) } else { entry.free };
-        let in_roster = self.duty.roster(entry.epoch).is_some_and(|r| r.get(&self.config.wallet).is_some());
-        let later = !in_roster && self.duty.registered_at.is_none_or(|at| at > entry.listed_at);
+        let later =
+            self.own(entry).is_none() && self.duty.registered_at.is_none_or(|at| at > entry.listed_at);
         race::claim_delay(rank, free, later, self.duty.posted.window)
     }
 
@@ -242,7 +257,7 @@ impl Miner {
         while let Some(contest) = self.contests.pop_due(now) {
             let job = contest.entry.job;
             match contest.stage {
-                Stage::Waiting if self.has_room(contest.rank.class) => self.claim(contest, now),
+                Stage::Waiting if self.has_room(&contest.entry) => self.claim(contest, now),
                 Stage::Waiting => self.tell(Story::Declined { job, reason: Decline::Busy }),
                 Stage::Claimed { at, asked: false } => {
                     let stage = Stage::Claimed { at, asked: true };
@@ -371,6 +386,8 @@ impl Miner {
     }
 }
 
+/// Class 1 is open to all by the seed, or because one of the classes has nobody free: then all the weight is one's.
 fn all_class_1(entry: &ListingEntry) -> bool {
-    race::opens_class_1(&entry.seed) || entry.free.0 == 0
+    let (first, second) = entry.free;
+    race::opens_class_1(&entry.seed) || first == 0 || second == 0
 }

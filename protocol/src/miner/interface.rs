@@ -218,8 +218,8 @@ pub enum Decline {
     Assurance(Assurance),
     #[error("{price} USDC is below the least price of {least} USDC")]
     Price { price: MicroUsdc, least: MicroUsdc },
-    #[error("the job allows {allowed} MiB of device memory, the model takes {needed}")]
-    Memory { allowed: u32, needed: u32 },
+    #[error("the job asks for {allowed} MiB of device memory: here are {here}, and the model takes {needed}")]
+    Memory { allowed: u32, here: u32, needed: u32 },
     #[error("all slots are taken")]
     Busy,
     #[error("this miner held a lease on it before")]

@@ -123,11 +123,6 @@ impl Miner {
         live + self.givebacks.len() + self.contests.claimed()
     }
 
-    /// Class 2 holds one lease at a time, however many slots there are.
-    fn has_room(&self, class: u8) -> bool {
-        if class == 1 { self.free_slots() > 0 } else { self.taken_slots() == 0 }
-    }
-
     fn state(&self, body: impl Into<Body>, now: Timestamp) -> Statement {
         self.state_at(body, self.clock.show(now))
     }

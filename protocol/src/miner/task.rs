@@ -266,6 +266,7 @@ impl Miner {
         }
     }
 
+    /// A refused proof is the end of its lease, unless only its content could not be fetched: then it is said again.
     pub(super) fn hear_refusal(&mut self, refusal: &Refusal, now: Timestamp) {
         let Refusal { subject, job, reason, detail } = refusal;
         if self.refuse_claim(refusal, now) {
@@ -280,7 +281,9 @@ impl Miner {
         let proven =
             self.tasks.values().find(|task| task.proof_id() == Some(*subject)).map(|task| task.lease);
         if let Some(lease) = proven {
-            self.close(lease, now);
+            if *reason != Reason::ContentUnavailable {
+                self.close(lease, now);
+            }
             self.tell(Story::Refused { job: *job, reason: *reason, detail: detail.clone() });
         }
     }

@@ -187,6 +187,22 @@ fn a_proof_is_repeated_with_growing_pauses_until_the_verdict() {
 }
 
 #[test]
+fn a_proof_whose_content_could_not_be_fetched_is_said_again() {
+    let mut script = Script::established(1);
+    let lease = script.runs(1);
+    let proof = proves(&mut script, &lease);
+    let refusal = Refusal {
+        subject: proof,
+        job: lease.job,
+        reason: Reason::ContentUnavailable,
+        detail: "no peer has it".into(),
+    };
+    assert_eq!(script.hears(OPERATOR, refusal), ["refused: ContentUnavailable"]);
+    assert_eq!(script.wait(500), ["hand proof", "ask job"]);
+    assert_eq!(script.hears(OPERATOR, receipt(&lease, proof))[0], "earned 0.075");
+}
+
+#[test]
 fn a_proof_outlives_a_timed_out_lease_but_not_another_holder_nor_the_job() {
     let late = |end: EndCause| {
         let mut script = Script::established(1);

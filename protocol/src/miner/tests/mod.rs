@@ -48,7 +48,7 @@ pub(super) fn config(slots: u32) -> Config {
         mode: PayoutMode::Solo,
         ens: Some("alice.eth".into()),
         device: "cpu".into(),
-        vram_mb: 0,
+        vram_mb: 500,
         boot_at: START,
     }
 }

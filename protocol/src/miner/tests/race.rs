@@ -6,6 +6,14 @@ use crate::statement::{Claim, LeaseEnded, Reason, Refusal};
 const CLAIMS_AT_ONCE: [&str; 4] =
     ["new job", "claiming in class 1 after 0.000 s", "publish claim", "hand claim"];
 
+const CLAIMS_LATER: [&str; 3] = ["claiming in class 1 after 3.600 s", "publish claim", "hand claim"];
+
+/// A job on which the miner's step is `k` under so much free weight.
+fn at_step(k: u32, free: u64) -> u64 {
+    let draw = |n| race::draw(&entry(n).seed, &entry(n).job, &wallet(MINER), 1);
+    (1..200).find(|n| race::step(&draw(*n), free) == k).expect("many draw so")
+}
+
 fn everybody() -> Roster {
     roster((2..9).map(|n| in_roster(n, true)).collect())
 }
@@ -15,8 +23,7 @@ fn an_established_miner_claims_at_the_start_of_its_step() {
     let mut script = Script::established(1);
     assert_eq!(script.hears(OPERATOR, listing(entry(1))), CLAIMS_AT_ONCE);
     let crowded = |n| ListingEntry { free: (100_000, 0), ..entry(n) };
-    let draw = |n| race::draw(&entry(n).seed, &entry(n).job, &wallet(MINER), 1);
-    let n = (1..50).find(|n| race::step(&draw(*n), 100_000) == 13).expect("half of them draw so");
+    let n = at_step(13, 100_000);
     let mut script = Script::established(1);
     assert_eq!(script.hears(OPERATOR, listing(crowded(n))), ["new job"]);
     assert_eq!(script.wait(13 * 400 - 1), [""; 0]);
@@ -43,6 +50,17 @@ fn without_class_1_or_by_the_seed_all_are_class_1() {
     let nobody_else = ListingEntry { free: (0, 4), ..entry(1) };
     assert_eq!(script.hears(OPERATOR, listing(nobody_else)), CLAIMS_AT_ONCE);
     let mut script = Script::started(1, roster(vec![in_roster(MINER, false)]));
+    let one_class = ListingEntry { free: (4, 0), ..entry(1) };
+    assert_eq!(script.hears(OPERATOR, listing(one_class)), CLAIMS_AT_ONCE);
+    let n = at_step(9, 4000);
+    let mut script = Script::started(1, roster(vec![in_roster(MINER, false)]));
+    script.hears(OPERATOR, listing(ListingEntry { free: (0, 4000), ..entry(n) }));
+    assert_eq!(
+        script.wait(3600),
+        CLAIMS_LATER,
+        "the weight of class 2 counts for the one class that is left"
+    );
+    let mut script = Script::started(1, roster(vec![in_roster(MINER, false)]));
     let open = ListingEntry { seed: Digest::ZERO, free: (2, 2), ..entry(1) };
     assert_eq!(script.hears(OPERATOR, listing(open)), CLAIMS_AT_ONCE);
 }
@@ -54,23 +72,20 @@ fn an_open_job_is_claimed_at_once_even_if_its_window_is_being_waited_for() {
     let claims = ["claiming in class 2 after 0.000 s", "publish claim", "hand claim"];
     assert_eq!(script.is_offered(entry(1)), claims);
     assert_eq!(script.is_offered(entry(1)), [""; 0], "it is claimed already");
-    assert_eq!(script.is_offered(entry(2)), [""; 0], "class 2 holds one lease at a time");
+    assert_eq!(script.is_offered(entry(2)), [""; 0], "it has one slot");
+    let mut script = Script::started(3, roster(vec![in_roster(MINER, false)]));
+    assert_eq!(script.is_offered(entry(1))[1..], claims);
+    assert_eq!(script.is_offered(entry(2)), [""; 0], "who is not established holds one lease at a time");
 }
 
 #[test]
 fn a_better_claim_silences_and_others_do_not() {
     let waiting = |n| ListingEntry { free: (4_000, 4), ..entry(n) };
-    let n = (1..200)
-        .find(|n| {
-            let draw = race::draw(&entry(*n).seed, &entry(*n).job, &wallet(MINER), 1);
-            race::step(&draw, 4_000) == 9
-        })
-        .expect("a quarter of them draw so");
+    let n = at_step(9, 4_000);
     let (better, worse) = (rival(true, &waiting(n)), rival(false, &waiting(n)));
     let claim = |attempt| Claim { job: entry(n).job, attempt };
-    let claims = ["claiming in class 1 after 3.600 s", "publish claim", "hand claim"];
     for (by, attempt, then) in
-        [(better, 1, vec![]), (better, 2, claims.to_vec()), (worse, 1, claims.to_vec())]
+        [(better, 1, vec![]), (better, 2, CLAIMS_LATER.to_vec()), (worse, 1, CLAIMS_LATER.to_vec())]
     {
         let mut script = Script::started(1, everybody());
         script.hears(OPERATOR, listing(waiting(n)));
@@ -175,7 +190,11 @@ fn jobs_that_do_not_suit_are_declined_once_with_the_reason() {
         ),
         (
             ListingEntry { vram_mb: 99, ..base.clone() },
-            "the job allows 99 MiB of device memory, the model takes 100",
+            "the job asks for 99 MiB of device memory: here are 500, and the model takes 100",
+        ),
+        (
+            ListingEntry { vram_mb: 501, ..base.clone() },
+            "the job asks for 501 MiB of device memory: here are 500, and the model takes 100",
         ),
     ] {
         let mut script = Script::established(1);
