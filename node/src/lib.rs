@@ -1,4 +1,7 @@
 //! swarm-node
 
+pub mod cli;
+pub mod config;
+pub mod job_file;
 pub mod network;
 pub mod storage;

@@ -1,0 +1,124 @@
+//! What `swarm-client` takes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, builder::BoolishValueParser};
+use swarm_protocol::Millis;
+use swarm_protocol::codec::JobId;
+
+use super::shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
+use super::values::{Subject, positive_duration};
+
+const HELP: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+Examples:
+  swarm-client submit job.json          send a job, watch it, print the answer
+  swarm-client submit --json job.json   the same, with one JSON object on stdout
+  swarm-client status                   the pool and your balance
+  swarm-client wait <JOB>               go on waiting for a job
+  swarm-client verify <JOB>             check its receipt yourself
+
+{all-args}{after-help}";
+
+const AFTER: &str = "\
+Answers go to stdout, everything else to stderr. Exit codes: 0 done, 1 the job or the input
+failed, 2 unexpected or misused. Every flag has an environment variable: --no-mdns is
+SWARMPOOL_NO_MDNS. A flag beats the variable, the variable beats the file of --config.";
+
+/// Send jobs to a SwarmPool and get answers with receipts
+#[derive(Debug, Clone, Parser)]
+#[command(name = "swarm-client", version, help_template = HELP, after_help = AFTER, max_term_width = 100, hide_possible_values = true,
+          disable_help_subcommand = true)]
+pub struct ClientArgs {
+    #[command(subcommand)]
+    pub command: ClientCommand,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub pool: PoolArgs,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    #[command(flatten)]
+    pub files: FileArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// What is printed, and how long is waited for the operator.
+#[derive(Debug, Clone, Args)]
+pub struct OutputArgs {
+    /// Print one JSON object to stdout
+    #[arg(long, global = true, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+
+    /// Print nothing but the answer and errors
+    #[arg(long, short, global = true, env = "SWARMPOOL_QUIET", value_parser = BoolishValueParser::new())]
+    pub quiet: bool,
+
+    /// How long to look for the operator
+    #[arg(long, global = true, env = "SWARMPOOL_CONNECT_TIMEOUT", default_value = "30s", value_name = "TIME",
+          value_parser = positive_duration)]
+    pub connect_timeout: Millis,
+}
+
+/// What the client is asked to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ClientCommand {
+    /// Send a job and wait for its answer
+    Submit(SubmitArgs),
+    /// Show what became of a job; without one, the pool and your balance
+    Status {
+        /// The job's id
+        #[arg(value_name = "JOB")]
+        job: Option<JobId>,
+    },
+    /// Wait for a job sent earlier and print its answer
+    #[command(visible_alias = "resume")]
+    Wait {
+        /// The job's id
+        #[arg(value_name = "JOB")]
+        job: JobId,
+    },
+    /// Check a receipt without trusting the operator
+    Verify {
+        /// A file with a receipt, or a job's id
+        #[arg(value_name = "RECEIPT|JOB")]
+        subject: Subject,
+    },
+    /// Take back a job that no miner holds yet
+    Cancel {
+        /// The job's id
+        #[arg(value_name = "JOB")]
+        job: JobId,
+    },
+}
+
+/// What `submit` takes.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = SUBMIT_HELP)]
+pub struct SubmitArgs {
+    /// The job file; docs/job.schema.json describes it
+    #[arg(value_name = "JOB.JSON")]
+    pub file: PathBuf,
+
+    /// Do not ask before sending: the prompt and the answer are public
+    #[arg(long, short, env = "SWARMPOOL_YES", value_parser = BoolishValueParser::new())]
+    pub yes: bool,
+
+    /// Print the job's id and do not wait for the answer
+    #[arg(long, env = "SWARMPOOL_NO_WAIT", value_parser = BoolishValueParser::new())]
+    pub no_wait: bool,
+}
+
+const SUBMIT_HELP: &str = r#"A job file:
+  {
+    "job_type": "llm_gen",
+    "model": "queenbee-nano",
+    "input": { "text": "It is a truth universally acknowledged, that" },
+    "params": { "max_tokens": 60 },
+    "payment": { "amount": "0.10", "currency": "USDC" }
+  }"#;

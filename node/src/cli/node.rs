@@ -1,0 +1,260 @@
+//! What `swarm-node` takes.
+
+use std::path::PathBuf;
+
+use clap::{ArgMatches, Args, CommandFactory, Parser, ValueEnum, parser::ValueSource};
+use swarm_protocol::money::MicroUsdc;
+use swarm_protocol::{Millis, Posted};
+
+use super::UserError;
+use super::shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
+use super::values::{duration, ens_name, positive_duration, window};
+
+const HELP: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+Examples:
+  swarm-node --role operator                open a pool on this machine and network
+  swarm-node --role miner --ens alice.eth   run its jobs and earn
+  swarm-node --role miner --bootstrap /ip4/203.0.113.5/tcp/4001
+                                            the same for a pool somewhere else
+
+{all-args}{after-help}";
+
+const AFTER: &str = "\
+Every flag has an environment variable: --no-mdns is SWARMPOOL_NO_MDNS. A flag beats the
+variable, the variable beats the file of --config. Ctrl-C or SIGTERM ends a node cleanly.";
+
+/// Run a node of a SwarmPool: the operator, who arbitrates jobs, or a miner, who runs them
+#[derive(Debug, Clone, Parser)]
+#[command(name = "swarm-node", version, help_template = HELP, after_help = AFTER, max_term_width = 100, hide_possible_values = true)]
+pub struct NodeArgs {
+    /// What this node is: operator or miner
+    #[arg(long, env = "SWARMPOOL_ROLE", value_enum)]
+    pub role: NodeRole,
+
+    /// A further model: its manifest.json, weights beside it; repeatable
+    #[arg(long = "model", env = "SWARMPOOL_MODEL", value_name = "FILE", value_delimiter = ',')]
+    pub models: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub pool: PoolArgs,
+    #[command(flatten)]
+    pub miner: MinerArgs,
+    #[command(flatten)]
+    pub operator: OperatorArgs,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    #[command(flatten)]
+    pub files: FileArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// What a node can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NodeRole {
+    Operator,
+    Miner,
+}
+
+impl NodeRole {
+    /// The role's name, as in `--role` and in the data directory.
+    pub fn name(self) -> &'static str {
+        match self {
+            NodeRole::Operator => "operator",
+            NodeRole::Miner => "miner",
+        }
+    }
+}
+
+/// What only a miner takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Miner")]
+pub struct MinerArgs {
+    /// Your ENS name, shown to others
+    #[arg(long, env = "SWARMPOOL_ENS", value_name = "NAME", value_parser = ens_name)]
+    pub ens: Option<String>,
+
+    /// Jobs to run at once
+    #[arg(long, env = "SWARMPOOL_SLOTS", default_value = "1", value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=swarm_protocol::statement::MAX_SLOTS as i64))]
+    pub slots: u32,
+
+    /// The least price in USDC that you work for
+    #[arg(long, env = "SWARMPOOL_MIN_PRICE", default_value = "0", value_name = "USDC")]
+    pub min_price: MicroUsdc,
+
+    /// How you are paid: solo, for your own jobs; pps is not built in this version
+    #[arg(long, env = "SWARMPOOL_PAYOUT", value_enum, default_value = "solo")]
+    pub payout: Payout,
+}
+
+/// How a miner wants to be paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Payout {
+    Solo,
+    Pps,
+}
+
+/// Where the operator keeps its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LedgerKind {
+    Redb,
+    Memory,
+}
+
+/// What only the operator takes. The numbers are posted to all nodes at the start of each epoch.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Operator (its numbers are posted to all nodes; --help lists them)")]
+pub struct OperatorArgs {
+    /// Where records are kept: redb, a file, or memory, lost at the end
+    #[arg(long, env = "SWARMPOOL_LEDGER", value_enum, default_value = "redb")]
+    pub ledger: LedgerKind,
+
+    /// Length of an epoch, after which it is sealed
+    #[arg(long, env = "SWARMPOOL_EPOCH", default_value = "1h", value_name = "TIME", value_parser = positive_duration)]
+    pub epoch: Millis,
+
+    /// How long claims on a job are collected; 0 gives it to the first
+    #[arg(long, env = "SWARMPOOL_WINDOW", default_value = "400ms", value_name = "TIME", value_parser = window,
+          hide_short_help = true)]
+    pub window: Millis,
+
+    /// The longest time that a miner may hold a job
+    #[arg(long, env = "SWARMPOOL_LEASE", default_value = "300s", value_name = "TIME",
+          value_parser = positive_duration, hide_short_help = true)]
+    pub lease: Millis,
+
+    /// How soon a miner must report its first progress
+    #[arg(long, env = "SWARMPOOL_FIRST_PROGRESS", default_value = "30s", value_name = "TIME",
+          value_parser = positive_duration, hide_short_help = true)]
+    pub first_progress: Millis,
+
+    /// How soon after one report the next must come
+    #[arg(long, env = "SWARMPOOL_PROGRESS", default_value = "30s", value_name = "TIME",
+          value_parser = positive_duration, hide_short_help = true)]
+    pub progress: Millis,
+
+    /// How long a proof's content may take to fetch
+    #[arg(long, env = "SWARMPOOL_FETCH_TIMEOUT", default_value = "30s", value_name = "TIME",
+          value_parser = positive_duration, hide_short_help = true)]
+    pub fetch_timeout: Millis,
+
+    /// How often a miner says that it is alive
+    #[arg(long, env = "SWARMPOOL_HEARTBEAT", default_value = "30s", value_name = "TIME",
+          value_parser = positive_duration, hide_short_help = true)]
+    pub heartbeat: Millis,
+
+    /// How long a miner that lost a job gets no other; doubles with each loss
+    #[arg(long, env = "SWARMPOOL_COOLDOWN", default_value = "30s", value_name = "TIME", value_parser = duration,
+          hide_short_help = true)]
+    pub cooldown: Millis,
+
+    /// The longest such pause
+    #[arg(long, env = "SWARMPOOL_MAX_COOLDOWN", default_value = "1h", value_name = "TIME", value_parser = duration,
+          hide_short_help = true)]
+    pub max_cooldown: Millis,
+
+    /// Fees earned for the operator from which a miner counts as established
+    #[arg(
+        long,
+        env = "SWARMPOOL_ESTABLISHED",
+        default_value = "1.00",
+        value_name = "USDC",
+        hide_short_help = true
+    )]
+    pub established: MicroUsdc,
+
+    /// Fees earned per doubling of a miner's weight in the draw
+    #[arg(
+        long,
+        env = "SWARMPOOL_FEE_UNIT",
+        default_value = "0.25",
+        value_name = "USDC",
+        hide_short_help = true
+    )]
+    pub fee_unit: MicroUsdc,
+
+    /// Credit that every new client of a test pool starts with
+    #[arg(
+        long,
+        env = "SWARMPOOL_TEST_CREDIT",
+        default_value = "100",
+        value_name = "USDC",
+        hide_short_help = true
+    )]
+    pub test_credit: MicroUsdc,
+
+    /// Open jobs that one client may have at once
+    #[arg(long, env = "SWARMPOOL_MAX_OPEN_JOBS", default_value = "10000", value_name = "N", hide_short_help = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_open_jobs: u32,
+}
+
+impl OperatorArgs {
+    /// The numbers that the pool posts.
+    pub fn posted(&self) -> Posted {
+        Posted {
+            epoch: self.epoch,
+            window: self.window,
+            lease: self.lease,
+            first_progress: self.first_progress,
+            progress: self.progress,
+            fetch: self.fetch_timeout,
+            heartbeat: self.heartbeat,
+            cooldown: self.cooldown,
+            max_cooldown: self.max_cooldown,
+            established: self.established,
+            fee_unit: self.fee_unit,
+            test_credit: self.test_credit,
+            max_open_jobs: self.max_open_jobs,
+            ..Posted::default()
+        }
+    }
+}
+
+impl NodeArgs {
+    /// The name that tells this node's files from those of others of its role.
+    pub fn data_name(&self) -> Option<&str> {
+        self.files.name.as_deref().or(match self.role {
+            NodeRole::Operator => None,
+            NodeRole::Miner => self.miner.ens.as_deref(),
+        })
+    }
+
+    /// Refuses what is not built, and flags that the role does not have.
+    pub(super) fn check(&self, matches: &ArgMatches) -> Result<(), UserError> {
+        let (role, other, one, group) = match self.role {
+            NodeRole::Operator => ("operator", "miner", "a miner", "MinerArgs"),
+            NodeRole::Miner => ("miner", "operator", "an operator", "OperatorArgs"),
+        };
+        if let Some(flag) = typed_flag(matches, group) {
+            return Err(UserError::misuse(format!(
+                "--{flag} belongs to --role {other}, not to --role {role}"
+            ))
+            .hint(format!("leave --{flag} out, or start {one} of its own")));
+        }
+        let is_operator = self.role == NodeRole::Operator;
+        if is_operator && (self.pool.operator.is_some() || self.pool.accept_operator.is_some()) {
+            return Err(UserError::misuse("an operator takes no --operator or --accept-operator")
+                .hint("its address follows from its key; choose that with --key"));
+        }
+        if self.role == NodeRole::Miner && self.miner.payout == Payout::Pps {
+            return Err(
+                UserError::misuse("--payout pps is not built in this version").hint("use --payout solo")
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A flag of `group` that was typed: variables may be set for several nodes at once.
+fn typed_flag(matches: &ArgMatches, group: &str) -> Option<String> {
+    let command = NodeArgs::command();
+    let members = command.get_groups().find(|found| found.get_id() == group)?.get_args();
+    let typed = |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+    members.into_iter().find(typed).map(|id| id.as_str().replace('_', "-"))
+}

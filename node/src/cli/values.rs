@@ -1,0 +1,147 @@
+//! How values on the command line are written.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use swarm_protocol::Millis;
+use swarm_protocol::codec::JobId;
+use swarm_protocol::statement::MAX_NAME_BYTES;
+
+const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const MAX_DURATION: u64 = 366 * 86_400_000;
+const MAX_WINDOW: Millis = Millis(2000);
+const MAX_TYPOS: usize = 3;
+
+/// A time such as `400ms`, `30s`, `5m`, `1h` or `7d`; a bare `0` is none.
+pub(super) fn duration(text: &str) -> Result<Millis, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let malformed = || format!("write a time like 400ms, 30s, 5m or 1h, not '{text}'");
+    let number: u64 = number.parse().map_err(|_| malformed())?;
+    if unit.is_empty() && number == 0 {
+        return Ok(Millis(0));
+    }
+    let &(_, scale) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(malformed)?;
+    let millis = number.checked_mul(scale).filter(|millis| *millis <= MAX_DURATION);
+    millis.map(Millis).ok_or_else(|| "a year is the longest time".to_owned())
+}
+
+/// A time that is not zero.
+pub(super) fn positive_duration(text: &str) -> Result<Millis, String> {
+    match duration(text)? {
+        Millis(0) => Err("must be longer than zero".to_owned()),
+        millis => Ok(millis),
+    }
+}
+
+/// The length of a claim window, which has a fixed limit.
+pub(super) fn window(text: &str) -> Result<Millis, String> {
+    let window = duration(text)?;
+    if window > MAX_WINDOW { Err("2s is the longest window".to_owned()) } else { Ok(window) }
+}
+
+/// A dotted name in lower case, such as `alice.eth`.
+pub(super) fn ens_name(text: &str) -> Result<String, String> {
+    let label = |label: &str| {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+        !label.is_empty() && label.bytes().all(plain)
+    };
+    if text.len() > MAX_NAME_BYTES || !text.contains('.') || !text.split('.').all(label) {
+        return Err(
+            "write a name like alice.eth: lower-case letters, digits, - and _, with dots between".to_owned()
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// A name that can be part of a folder's name.
+pub(super) fn node_name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
+    if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.bytes().all(plain) {
+        return Err("use at most 64 letters, digits, dots, - and _, not beginning with a dot".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// What `verify` checks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// The receipt of a job, asked of the pool.
+    Job(JobId),
+    /// A receipt in a file.
+    File(PathBuf),
+}
+
+impl FromStr for Subject {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(text.parse().map_or_else(|_| Subject::File(PathBuf::from(text)), Subject::Job))
+    }
+}
+
+/// The known word that `word` was probably meant to be.
+pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    if word.len() > MAX_NAME_BYTES {
+        return None;
+    }
+    let lower = word.to_lowercase();
+    let distance = |name: &str| strsim::damerau_levenshtein(&lower, name);
+    let near = known.iter().copied().min_by_key(|name| distance(name))?;
+    (distance(near) <= MAX_TYPOS.min(near.len() / 2)).then_some(near)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        for (text, millis) in [
+            ("400ms", 400),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("7d", 604_800_000),
+            ("0", 0),
+        ] {
+            assert_eq!(duration(text), Ok(Millis(millis)), "{text}");
+        }
+        for text in ["", "s", "5", "1.5s", "-1s", "1 s", "1S", "1w", "99999999999999999999s", "400d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert!(positive_duration("0ms").is_err() && positive_duration("1ms").is_ok());
+        assert!(window("2s").is_ok() && window("0").is_ok() && window("2001ms").is_err());
+    }
+
+    #[test]
+    fn names_are_checked() {
+        for good in ["alice.eth", "a-1.pool.eth", "swarmpool.eth"] {
+            assert_eq!(ens_name(good).as_deref(), Ok(good));
+        }
+        for bad in ["alice", "Alice.eth", ".eth", "alice..eth", "al ice.eth", "../x.eth", ""] {
+            assert!(ens_name(bad).is_err(), "{bad}");
+        }
+        assert!(node_name("gpu-0").is_ok());
+        for bad in ["", ".", "..", "a/b", "a b"] {
+            assert!(node_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_typo_finds_its_word_and_nonsense_finds_none() {
+        let known = ["max_tokens", "temperature", "top_p", "seed", "stop"];
+        assert_eq!(nearest("max_token", &known), Some("max_tokens"));
+        assert_eq!(nearest("Temprature", &known), Some("temperature"));
+        assert_eq!(nearest("topp", &known), Some("top_p"));
+        assert_eq!(nearest("presence_penalty", &known), None);
+        assert_eq!(nearest("n", &known), None);
+    }
+
+    #[test]
+    fn a_receipt_is_named_by_its_job_or_its_file() {
+        let job = JobId::of(b"job");
+        assert_eq!(job.to_string().parse(), Ok(Subject::Job(job)));
+        assert_eq!("receipt.bin".parse(), Ok(Subject::File("receipt.bin".into())));
+    }
+}

@@ -1,0 +1,281 @@
+use super::*;
+use std::fs;
+
+const GOOD: &str = r#"{
+  "job_type": "llm_gen",
+  "model": "queenbee-nano",
+  "input": {"text": "Once"},
+  "params": {"max_tokens": 60},
+  "payment": {"amount": "0.10", "currency": "USDC"},
+  "limits": {"vram_mb": 0},
+  "ttl_s": 600
+}"#;
+
+fn parse(text: &str) -> Result<JobFile, String> {
+    JobFile::parse(text, Path::new("folder"))
+}
+
+fn changed(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    GOOD.replace(from, to)
+}
+
+/// What is replaced in a good file, what by, and what the user is told.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    // Not JSON.
+    ("\"0.10\"", "NaN", "line 6, column 25: expected value, found 'NaN'"),
+    ("\"queenbee-nano\"", "'queenbee'", "line 3, column 12: expected value"),
+    (
+        "\"ttl_s\": 600\n}",
+        "\"ttl_s\": 600",
+        "line 8, column 14: the file ends too early (EOF while parsing an object)",
+    ),
+    ("\"ttl_s\": 600", "\"ttl_s\": 600,", "line 9, column 1: trailing comma"),
+    ("\"ttl_s\": 600", "\"ttl_s\": 600, \"ttl_s\": 60", "ttl_s is given twice; keep one"),
+    ("{\"max_tokens\": 60}", "{\"seed\": 1, \"seed\": 2}", "params.seed is given twice; keep one"),
+    // Fields.
+    ("\"ttl_s\"", "\"ttl\"", "ttl is not a field of a job file; did you mean \"ttl_s\"?"),
+    (
+        "\"max_tokens\"",
+        "\"max_token\"",
+        "params.max_token is not a field of params; did you mean \"max_tokens\"?",
+    ),
+    (
+        "\"max_tokens\": 60",
+        "\"presence_penalty\": 1",
+        "params.presence_penalty is not a field of params, which has: max_tokens, temperature, top_p, seed, stop",
+    ),
+    ("\"model\": \"queenbee-nano\",", "", "model is missing; add \"model\": \"queenbee-nano\""),
+    (
+        "\"payment\": {\"amount\": \"0.10\", \"currency\": \"USDC\"},",
+        "",
+        "payment is missing; add \"payment\": {\"amount\": \"0.10\", \"currency\": \"USDC\"}",
+    ),
+    (", \"currency\": \"USDC\"", "", "payment.currency is missing; add \"currency\": \"USDC\""),
+    ("{\"max_tokens\": 60}", "[]", "params must be an object in braces, not a list"),
+    ("\"queenbee-nano\"", "7", "model must be text in quotes, not a number"),
+    ("\"queenbee-nano\"", "\"\"", "model must not be empty"),
+    ("\"queenbee-nano\"", "\"a\\nb\"", "model must be a name of at most 128 bytes on one line"),
+    (
+        "\"llm_gen\"",
+        "\"llm\"",
+        "job_type must be \"llm_gen\" or \"embed\" or \"sd_infer\" or \"torch_bench\", not \"llm\"",
+    ),
+    ("\"llm_gen\"", "\"embed\"", "job_type \"embed\" is not built in this version; use \"llm_gen\""),
+    // Numbers.
+    ("60}", "0}", "params.max_tokens must be 1 to 4096, not 0"),
+    ("60}", "4097}", "params.max_tokens must be 1 to 4096, not 4097"),
+    ("60}", "-1}", "params.max_tokens must be 1 to 4096, not -1"),
+    ("60}", "1.5}", "params.max_tokens must be a whole number, not 1.5"),
+    ("60}", "\"60\"}", "params.max_tokens must be a whole number, not text"),
+    (
+        "\"max_tokens\": 60",
+        "\"temperature\": 0.70001",
+        "params.temperature must have at most four decimals, not 0.70001",
+    ),
+    (
+        "\"max_tokens\": 60",
+        "\"temperature\": 0.7000000000000000001",
+        "params.temperature must have at most four decimals, not 0.7000000000000000001",
+    ),
+    ("\"max_tokens\": 60", "\"temperature\": -1", "params.temperature must be 0 to 10, not -1"),
+    ("\"max_tokens\": 60", "\"temperature\": 10.0001", "params.temperature must be 0 to 10, not 10.0001"),
+    (
+        "\"max_tokens\": 60",
+        "\"temperature\": \"hot\"",
+        "params.temperature must be a plain decimal number such as 0.7, not hot",
+    ),
+    ("\"max_tokens\": 60", "\"top_p\": 0", "params.top_p must be 0.0001 to 1, not 0"),
+    (
+        "\"max_tokens\": 60",
+        "\"top_p\": 9e-1",
+        "params.top_p must be a plain decimal number such as 0.7, not 9e-1",
+    ),
+    (
+        "\"max_tokens\": 60",
+        "\"seed\": 18446744073709551616",
+        "params.seed must be 0 to 18446744073709551615, not 18446744073709551616",
+    ),
+    ("\"max_tokens\": 60", "\"stop\": \"end\"", "params.stop must be a list in brackets, not text"),
+    ("\"max_tokens\": 60", "\"stop\": [\"\"]", "params.stop[0] must not be empty"),
+    (
+        "\"max_tokens\": 60",
+        "\"stop\": [\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\"]",
+        "params.stop has 9 entries; 8 is the most",
+    ),
+    ("\"ttl_s\": 600", "\"ttl_s\": 86401", "ttl_s must be 1 to 86400, not 86401"),
+    ("\"vram_mb\": 0", "\"max_runtime_s\": 0", "limits.max_runtime_s must be 1 to 86400, not 0"),
+    (
+        "\"ttl_s\": 600",
+        "\"assurance\": \"sure\"",
+        "assurance must be \"seeded\" or \"distance\", not \"sure\"",
+    ),
+    // Money.
+    (
+        "\"0.10\"",
+        "\"0.1234567\"",
+        "payment.amount: '0.1234567' has more than six decimals; the smallest amount is 0.000001 USDC",
+    ),
+    ("\"0.10\"", "\"-1\"", "payment.amount: '-1' is not an amount; write it like \"0.10\""),
+    ("\"0.10\"", "\"NaN\"", "payment.amount: 'NaN' is not an amount; write it like \"0.10\""),
+    ("\"0.10\"", "\"\"", "payment.amount: '' is not an amount; write it like \"0.10\""),
+    ("\"0.10\"", "0.10", "payment.amount must be text such as \"0.10\", not a number"),
+    ("\"0.10\"", "\"0.000003\"", "payment.amount must be at least 0.000004 USDC, not 0.000003"),
+    ("\"0.10\"", "\"99999999999999999999\"", "payment.amount: '99999999999999999999' is too large"),
+    ("\"USDC\"", "\"EUR\"", "payment.currency must be \"USDC\", not \"EUR\""),
+    // Input.
+    ("{\"text\": \"Once\"}", "\"Once\"", "input must be an object in braces, not text"),
+    ("{\"text\": \"Once\"}", "{}", "input must have exactly one of text, messages, file, or cid with bytes"),
+    (
+        "{\"text\": \"Once\"}",
+        "{\"text\": \"Once\", \"file\": \"a\"}",
+        "input must have exactly one of text, messages, file, or cid with bytes",
+    ),
+    ("{\"text\": \"Once\"}", "{\"text\": \"\"}", "input.text must not be empty"),
+    (
+        "{\"text\": \"Once\"}",
+        "{\"prompt\": \"Once\"}",
+        "input.prompt is not a field of input, which has: text, messages, file, cid, bytes",
+    ),
+    (
+        "{\"text\": \"Once\"}",
+        "{\"sealed\": \"x\"}",
+        "input.sealed is not built in this version: every input is public",
+    ),
+    ("{\"text\": \"Once\"}", "{\"messages\": []}", "input.messages must not be empty"),
+    (
+        "{\"text\": \"Once\"}",
+        "{\"messages\": [{\"role\": \"bot\", \"content\": \"hi\"}]}",
+        "input.messages[0].role must be \"system\" or \"user\" or \"assistant\", not \"bot\"",
+    ),
+    (
+        "{\"text\": \"Once\"}",
+        "{\"messages\": [{\"role\": \"user\"}]}",
+        "input.messages[0].content is missing; add \"content\": \"what is said\"",
+    ),
+    ("{\"text\": \"Once\"}", "{\"cid\": \"bafy\", \"bytes\": 4}", "input.cid must be a CID, not \"bafy\""),
+    (
+        "{\"text\": \"Once\"}",
+        "{\"cid\": \"bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku\"}",
+        "input.bytes is missing; add \"bytes\": the length of the block",
+    ),
+    (
+        "{\"text\": \"Once\"}",
+        "{\"cid\": \"QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG\", \"bytes\": 4}",
+        "input.cid must be a CIDv1 of a raw block with sha2-256 (it begins with bafkrei)",
+    ),
+];
+
+#[test]
+fn each_mistake_is_told_in_one_plain_line() {
+    let found = |from: &str, to: &str| parse(&changed(from, to)).err();
+    let wrong = MISTAKES.iter().filter(|(from, to, told)| found(from, to).as_deref() != Some(*told));
+    let wrong: Vec<_> = wrong.map(|(from, to, _)| (to, found(from, to))).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_schema_refuses_what_it_can_express() {
+    let beyond = [
+        "is given twice",
+        "four decimals, not 0.7",
+        "at least 0.000004",
+        "too large",
+        "on one line",
+        "must be a CID",
+        "not 9e-1",
+    ];
+    for (from, to, told) in MISTAKES {
+        let Ok(value) = serde_json::from_str(&changed(from, to)) else { continue };
+        let expected = !beyond.iter().any(|part| told.contains(part));
+        assert_eq!(schema::check(&value).is_err(), expected, "{to}");
+    }
+}
+
+#[test]
+fn a_good_file_is_a_job_with_the_defaults_of_the_schema() {
+    let job = parse(r#"{"job_type":"llm_gen","model":"m","input":{"text":"Once"},"payment":{"amount":"0.10","currency":"USDC"}}"#)
+        .unwrap();
+    assert_eq!((job.params.clone(), (job.max_runtime_s, job.vram_mb)), (default_params(), DEFAULT_LIMITS));
+    let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
+    let default = |place: &str| schema.pointer(place).unwrap().to_string();
+    let params = "/$defs/params/properties";
+    assert_eq!(default(&format!("{params}/max_tokens/default")), job.params.max_tokens.to_string());
+    assert_eq!(default(&format!("{params}/temperature/default")), "0.7");
+    assert_eq!(default(&format!("{params}/top_p/default")), "0.95");
+    assert_eq!(default("/$defs/limits/properties/max_runtime_s/default"), job.max_runtime_s.to_string());
+    assert_eq!(default("/properties/ttl_s/default"), (job.ttl.0 / 1000).to_string());
+    let signed = job.job(job.prepare().unwrap().input, Timestamp(5));
+    assert_eq!((signed.input, signed.not_after), (Input::Text("Once".into()), Timestamp(600_005)));
+    assert_eq!((signed.price, signed.assurance), (MicroUsdc(100_000), Assurance::Seeded));
+}
+
+#[test]
+fn decimals_are_exact_as_numbers_and_as_text() {
+    for (written, units) in
+        [("0.7", 7_000), ("\"0.7\"", 7_000), ("0.0001", 1), ("1", 10_000), ("0.29", 2_900), ("10", 100_000)]
+    {
+        let job = parse(&changed("\"max_tokens\": 60", &format!("\"temperature\": {written}"))).unwrap();
+        assert_eq!(job.params.temperature, units, "{written}");
+    }
+    let job = parse(&changed("\"max_tokens\": 60", "\"seed\": 18446744073709551615")).unwrap();
+    assert_eq!(job.params.seed, Some(u64::MAX));
+}
+
+#[test]
+fn large_inputs_travel_as_blocks() {
+    let small = parse(GOOD).unwrap().prepare().unwrap();
+    assert_eq!((small.input, small.block), (Input::Text("Once".into()), None));
+
+    let text = "a".repeat(MAX_INLINE_BYTES);
+    let large = parse(&changed("Once", &text)).unwrap().prepare().unwrap();
+    let (cid, bytes) = large.block.unwrap();
+    assert!(codec::names(&cid, &bytes) && bytes == text.as_bytes());
+    assert_eq!(large.input, Input::Linked { cid, bytes: text.len() as u64 });
+
+    let chat = format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"{text}\"}}]}}");
+    let large = parse(&changed("{\"text\": \"Once\"}", &chat)).unwrap().prepare().unwrap();
+    let expected = format!("user: {text}\nassistant:");
+    assert_eq!(large.block.unwrap().1, expected.as_bytes());
+
+    let told = parse(&changed("Once", &"a".repeat(MAX_INPUT_BYTES as usize + 1))).unwrap_err();
+    assert_eq!(told, "input.text has 1048577 bytes; 1048576 is the most");
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("job.json"), changed("{\"text\": \"Once\"}", "{\"file\": \"prompt.txt\"}")).unwrap();
+    fs::write(at("latin1.json"), b"\"\xe9\"").unwrap();
+    fs::write(at("huge.json"), vec![b' '; MAX_JOB_FILE_BYTES as usize + 1]).unwrap();
+    let told = |error: UserError| {
+        let text = format!("{} → {}", error.message, error.hint.unwrap_or_default());
+        text.replace(&format!("{}/", folder.path().display()), "")
+    };
+    let read = |name: &str| told(JobFile::read(&at(name)).unwrap_err());
+    assert_eq!(read("none.json"), "none.json does not exist → check the path");
+    assert_eq!(read("latin1.json"), "latin1.json is not UTF-8 text: byte 1 is wrong → save it as UTF-8");
+    assert_eq!(read("huge.json"), "huge.json has more than 2097152 bytes → make it smaller");
+    fs::create_dir(at("folder")).unwrap();
+    assert_eq!(read("folder"), "folder is a folder → name a file in it");
+
+    let job = JobFile::read(&at("job.json")).unwrap();
+    assert_eq!(told(job.prepare().unwrap_err()), "prompt.txt does not exist → check the path");
+    fs::write(at("prompt.txt"), "").unwrap();
+    assert_eq!(told(job.prepare().unwrap_err()), "prompt.txt is empty → write the prompt into it");
+    fs::write(at("prompt.txt"), "Once").unwrap();
+    assert_eq!(job.prepare().unwrap().block, Some((codec::raw_cid(b"Once"), b"Once".to_vec())));
+}
+
+#[test]
+fn the_examples_are_good_jobs() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let jobs: Vec<&PathBuf> =
+        files.iter().filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
+    assert!(jobs.len() >= 3);
+    for path in jobs {
+        JobFile::read(path).unwrap().prepare().unwrap();
+    }
+}
