@@ -26,6 +26,8 @@ use super::{
 const SYNC_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmpool/sync/1");
 const BLOCK_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmpool/block/1");
 const IDENTIFY_VERSION: &str = "/swarmpool/1";
+/// Stands between the agent and the number of its start.
+pub(super) const START_MARK: char = ';';
 const ID_CONTEXT: &str = "swarmpool v1 gossip id";
 
 /// Topic name and field tags around a payload.
@@ -44,7 +46,8 @@ const DUPLICATE_CACHE_TIME: Duration = Duration::from_secs(360);
 const VERDICT_HEARTBEATS: usize = 10;
 /// gossipsub only keeps connections of its mesh open; a client that waits for its answer needs others.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-const MAX_CONNECTIONS_PER_PEER: u32 = 3;
+/// Both sides may dial each other over TCP and QUIC at once; all but one or two close at once again.
+const MAX_CONNECTIONS_PER_PEER: u32 = 6;
 const MAX_PENDING_CONNECTIONS: u32 = 64;
 const MAX_STREAMS_PER_CONNECTION: usize = 32;
 const MAX_MEMORY_SHARE: f64 = 0.8;
@@ -108,7 +111,7 @@ fn build_behaviour(config: &NetworkConfig, keypair: &Keypair) -> Result<Behaviou
         None => memory_connection_limits::Behaviour::with_max_percentage(MAX_MEMORY_SHARE),
     };
     let identify = identify::Config::new(IDENTIFY_VERSION.to_owned(), keypair.public())
-        .with_agent_version(config.agent.clone())
+        .with_agent_version(agent_of_this_start(&config.agent)?)
         .with_push_listen_addr_updates(true)
         .with_cache_size(0);
     Ok(Behaviour {
@@ -121,6 +124,13 @@ fn build_behaviour(config: &NetworkConfig, keypair: &Keypair) -> Result<Behaviou
         sync: exchange(SYNC_PROTOCOL, MAX_REQUEST, MAX_RESPONSE),
         blocks: exchange(BLOCK_PROTOCOL, super::blocks::MAX_CID, MAX_BLOCK + 1),
     })
+}
+
+/// The agent and a number drawn at each start, by which peers notice a restart.
+fn agent_of_this_start(agent: &str) -> Result<String, Error> {
+    let mut start = [0; 8];
+    getrandom::fill(&mut start).map_err(|e| Error::Config(e.to_string()))?;
+    Ok(format!("{agent}{START_MARK}{}", hex::encode(start)))
 }
 
 fn check_pool_name(name: &str) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, identify, mdns, ping};
 use tokio::time::Instant;
 
-use super::behaviour::{BehaviourEvent, gossip_id};
+use super::behaviour::{BehaviourEvent, START_MARK, gossip_id};
 use super::handle::ReplyHandle;
 use super::task::{Exchange, Peer, Task, respond};
 use super::{
@@ -80,7 +80,7 @@ impl Task {
         if let Some(answer) = self.dials.remove(&attempt) {
             respond(answer, Ok(peer));
         }
-        self.peers.entry(peer).or_insert_with(|| Peer { address: address.clone(), agent: None });
+        self.peers.entry(peer).or_insert_with(|| Peer { address: address.clone(), agent: None, start: None });
     }
 
     fn handle_dial_failure(&mut self, attempt: ConnectionId, error: &DialError) {
@@ -100,14 +100,26 @@ impl Task {
     }
 
     fn handle_identified(&mut self, peer: PeerId, info: &identify::Info) {
-        let Some(known) = self.peers.get_mut(&peer).filter(|p| p.agent.is_none()) else {
-            return;
-        };
-        let printable = info.agent_version.chars().filter(|c| !c.is_control());
-        let agent: String = printable.take(MAX_AGENT).collect();
-        known.agent = Some(agent.clone());
-        let address = known.address.clone();
-        self.tell(NetworkEvent::Connected { peer, address, agent });
+        let printable = info.agent_version.chars().filter(|c| !c.is_control()).take(MAX_AGENT);
+        let text: String = printable.collect();
+        let (agent, start) = text.rsplit_once(START_MARK).unwrap_or((&text, ""));
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        match &known.start {
+            None => {
+                known.start = Some(start.to_owned());
+                known.agent = Some(agent.to_owned());
+                let (address, agent) = (known.address.clone(), agent.to_owned());
+                self.tell(NetworkEvent::Connected { peer, address, agent });
+            }
+            // The peer has restarted, and the end of its last connection has not reached us. gossipsub
+            // tells its topics on the first connection only: both sides must begin again.
+            Some(last) if last != start => {
+                tracing::debug!(%peer, "restarted");
+                // An error says that the peer has left first.
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
+            Some(_) => {}
+        }
     }
 
     fn handle_gossip(&mut self, event: gossipsub::Event) {

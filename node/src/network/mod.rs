@@ -51,7 +51,7 @@ const MAX_PENDING_REQUESTS: usize = 1024;
 const MAX_SYNC_IN_SERVICE: usize = 256;
 const MAX_BLOCKS_IN_SERVICE: usize = 64;
 const MAX_FETCH_PEERS: usize = 16;
-const MAX_AGENT: usize = 64;
+const MAX_AGENT: usize = 128;
 
 /// One of the five topics of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

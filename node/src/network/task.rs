@@ -55,6 +55,8 @@ pub(super) struct Peer {
     pub(super) address: Multiaddr,
     /// Present once the peer has said what it is and has been reported as connected.
     pub(super) agent: Option<String>,
+    /// The number that the peer drew when it started.
+    pub(super) start: Option<String>,
 }
 
 /// What is under way in one request-response protocol.
