@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# All tests that a commit has to pass. Arguments go to the tests: scripts/test.sh job_file
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scripts/setup.sh
+# Black-box tests start the programs, which cargo does not build for a crate of tests.
+cargo build --locked --workspace --bins --tests
+cargo test --locked --workspace -- "$@"
