@@ -279,3 +279,10 @@ fn the_examples_are_good_jobs() {
         JobFile::read(path).unwrap().prepare().unwrap();
     }
 }
+
+#[test]
+fn the_job_of_the_readme_is_good() {
+    let readme = include_str!("../../../README.md");
+    let job = readme.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    assert_eq!(parse(job).unwrap().model, "queenbee-nano");
+}
