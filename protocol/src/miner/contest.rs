@@ -16,6 +16,8 @@ pub const MAX_TRACKED_LISTINGS: usize = 4096;
 /// A claim is answered within so many windows and this margin, or it is forgotten.
 const CLAIM_WINDOWS: u64 = 4;
 const CLAIM_MARGIN: Millis = Millis(2000);
+/// How often it is asked meanwhile what became of the job.
+const CLAIM_QUESTIONS: u64 = 3;
 /// How long a lease may come after its claim was forgotten.
 const LAPSED: Millis = Millis::from_secs(60);
 /// How long a job is left alone after a claim on it was refused.
@@ -37,8 +39,8 @@ pub(super) struct Contest {
 enum Stage {
     /// Claims when it is due.
     Waiting,
-    /// Takes a slot; asks once when it is due, and gives up when it is due again. Dated `at`.
-    Claimed { at: Timestamp, asked: bool },
+    /// Dated `at`. Takes a slot; when it is due, asks what became of the job, and after a few times gives up.
+    Claimed { at: Timestamp, asked: u64 },
     /// A better claim was heard.
     Silent,
     /// The claim was not answered in time, but may still be.
@@ -151,6 +153,7 @@ impl Miner {
     }
 
     fn consider(&mut self, entry: &ListingEntry, source: Source, now: Timestamp) {
+        self.end_earlier_task(entry.job, entry.attempt, now);
         if self.duty.is_draining() || self.tasks.values().any(|task| task.entry.job == entry.job) {
             return;
         }
@@ -253,19 +256,23 @@ impl Miner {
         Millis(self.duty.posted.window.times(CLAIM_WINDOWS).0.saturating_add(CLAIM_MARGIN.0))
     }
 
+    fn question_interval(&self) -> Millis {
+        Millis(self.claim_timeout().0 / (CLAIM_QUESTIONS + 1))
+    }
+
     pub(super) fn run_due_contests(&mut self, now: Timestamp) {
         while let Some(contest) = self.contests.pop_due(now) {
             let job = contest.entry.job;
             match contest.stage {
                 Stage::Waiting if self.has_room(&contest.entry) => self.claim(contest, now),
                 Stage::Waiting => self.tell(Story::Declined { job, reason: Decline::Busy }),
-                Stage::Claimed { at, asked: false } => {
-                    let stage = Stage::Claimed { at, asked: true };
+                Stage::Claimed { at, asked } if asked < CLAIM_QUESTIONS => {
+                    let stage = Stage::Claimed { at, asked: asked + 1 };
                     self.ask(Query::Job { job });
-                    let due = now + Millis(self.claim_timeout().0.div_ceil(2));
+                    let due = now + self.question_interval();
                     self.contests.put(Contest { stage, due, ..contest });
                 }
-                Stage::Claimed { asked: true, .. } => {
+                Stage::Claimed { .. } => {
                     self.contests.put(Contest { stage: Stage::Lapsed, due: now + LAPSED, ..contest });
                 }
                 Stage::Silent | Stage::Lapsed => {}
@@ -279,9 +286,9 @@ impl Miner {
         let waited = now.since(contest.heard_at);
         self.tell(Story::Claiming { job, class: contest.rank.class, waited });
         self.say(Topic::Claims, claim);
-        let due = now + Millis(self.claim_timeout().0 / 2);
+        let due = now + self.question_interval();
         self.contests.put(Contest {
-            stage: Stage::Claimed { at: self.clock.show(now), asked: false },
+            stage: Stage::Claimed { at: self.clock.show(now), asked: 0 },
             due,
             ..contest
         });

@@ -6,6 +6,7 @@ mod acceptance;
 mod sampler;
 mod specification;
 mod statements;
+mod three_roles;
 mod toy;
 mod transcript;
 mod view;

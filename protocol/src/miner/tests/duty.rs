@@ -64,7 +64,8 @@ fn rosters_are_fetched_until_they_come_checked_and_few_are_kept() {
     script.does(Event::RosterLearned { epoch: 3, roster: known.clone() });
     assert!(script.miner.duty.roster(3).is_some());
     assert_eq!(script.wait(20_000), [""; 0]);
-    assert_eq!(script.hears(OPERATOR, opened(2, &Roster::default())), [""; 0], "an earlier epoch");
+    script.hears(OPERATOR, opened(2, &Roster::default()));
+    assert!(script.miner.duty.roster(2).is_none(), "an earlier epoch");
     for epoch in 4..10 {
         assert_eq!(script.hears(OPERATOR, opened(epoch, &Roster::default())), [""; 0], "empty is known");
     }

@@ -82,6 +82,11 @@ fn a_lease_that_was_not_asked_for_is_given_back_until_it_is_over() {
     let again = ListingEntry { attempt: 2, ..entry(1) };
     let declined = ["declined: this miner held a lease on it before"];
     assert_eq!(script.hears(OPERATOR, listing(again)), declined);
+    let mut script = Script::established(1);
+    script.hears(OPERATOR, unasked);
+    let repeated = script.wait(HOUR).into_iter().filter(|line| line == "hand release").count();
+    assert_eq!(repeated, 3, "until nobody can be listening");
+    assert!(script.is_offered(entry(2)).contains(&"hand claim".to_owned()), "the slot is free again");
 }
 
 #[test]
@@ -270,6 +275,10 @@ fn a_later_lease_of_another_or_its_receipt_ends_ours() {
     let second = ListingEntry { attempt: 2, ..entry(1) };
     let theirs = lease(&second, 5, script.now);
     assert_eq!(script.hears(OPERATOR, theirs)[..2], ["abort", "lease lost: TimedOut"]);
+    script.runs(3);
+    let relisted = ListingEntry { attempt: 2, ..entry(3) };
+    let lines = script.hears(OPERATOR, listing(relisted));
+    assert_eq!(lines[..2], ["abort", "lease lost: TimedOut"], "its end was not heard");
     let ours = script.runs(2);
     let paid = Receipt { wallet: wallet(5), ..receipt(&ours, Link([3; 32])) };
     assert_eq!(script.hears(OPERATOR, paid)[..2], ["abort", "lease lost: TimedOut"]);
@@ -292,6 +301,8 @@ fn the_operator_back_from_a_restart_hears_everything_again() {
     assert_eq!(hands, ["hand heartbeat", "hand claim", "hand proof", "hand progress"]);
     let links: Vec<_> = script.done.iter().filter_map(link).collect();
     assert!(links.contains(&claim) && links.contains(&proof), "the same statements");
+    script.does(Event::Connected);
+    assert!(script.wait(1000).contains(&"hand progress".to_owned()), "the operator may have forgotten it");
     assert_eq!(script.miner.leases(), 2);
     assert_eq!(script.hears(OPERATOR, receipt(&proven, proof))[0], "earned 0.075");
 }

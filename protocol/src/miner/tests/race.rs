@@ -97,7 +97,8 @@ fn a_better_claim_silences_and_others_do_not() {
     blind.wait(1);
     blind.hears(OPERATOR, listing(waiting(n)));
     blind.hears(better, claim(1));
-    assert_eq!(blind.wait(20_000).len(), 4, "who does not know the roster cannot tell, and claims");
+    let claimed = blind.wait(20_000).contains(&"hand claim".to_owned());
+    assert!(claimed, "who does not know the roster cannot tell, and claims");
 }
 
 #[test]
@@ -131,12 +132,13 @@ fn claims_and_leases_never_exceed_the_slots() {
 fn an_unanswered_claim_is_asked_after_forgotten_and_made_again() {
     let mut script = Script::established(1);
     script.hears(OPERATOR, listing(entry(1)));
-    assert_eq!(script.wait(1800), ["ask job"]);
+    assert_eq!(script.wait(900), ["ask job"]);
+    assert_eq!(script.wait(1800), ["ask job"; 2]);
     assert_eq!(
         script.does(Event::Fate { job: entry(1).job, fate: Fate::Pending { attempt: 1, ahead: 0 } }),
         [""; 0]
     );
-    assert_eq!(script.wait_all(1799), [""; 0], "the claim takes the one slot");
+    assert_eq!(script.wait_all(899), [""; 0], "the claim takes the one slot");
     assert_eq!(script.wait_all(1), ["ask open jobs"]);
     let claims = ["claiming in class 1 after 0.000 s", "publish claim", "hand claim"];
     assert_eq!(script.is_offered(entry(1)), claims);
