@@ -1,7 +1,18 @@
-//! swarm-node
+//! The only crate with IO: network, content, ledger, and the processes of operator, miner and client.
 
 pub mod cli;
+pub mod client;
+pub mod clock;
 pub mod config;
+pub mod driver;
+mod home;
 pub mod job_file;
+mod link;
+pub mod miner;
 pub mod network;
+pub mod operator;
+mod session;
 pub mod storage;
+mod wire;
+mod words;
+pub mod workload;

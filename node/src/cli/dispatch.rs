@@ -1,12 +1,61 @@
 //! Where the parsed command lines go.
 
-use super::{ClientArgs, Exit, NodeArgs, UserError};
+use super::{ClientArgs, Exit, NodeArgs, NodeRole};
+use crate::{client, miner, operator};
+use anyhow::{Context, Result};
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
-pub(super) fn node(args: NodeArgs) -> anyhow::Result<Exit> {
-    Err(UserError::misuse(format!("this build has no {}", args.role.name())).into())
+/// How long blocking work may hold up the end of the process.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub(super) fn node(args: NodeArgs) -> Result<Exit> {
+    finish(runtime()?, async {
+        let stop = on_signals()?;
+        match args.role {
+            NodeRole::Operator => operator::run(args, stop).await?,
+            NodeRole::Miner => miner::run(args, stop).await?,
+        }
+        Ok(Exit::Done)
+    })
 }
 
-pub(super) fn client(args: ClientArgs) -> anyhow::Result<Exit> {
-    let _ = args.command;
-    Err(UserError::misuse("this build has no client").into())
+pub(super) fn client(args: ClientArgs) -> Result<Exit> {
+    finish(runtime()?, async {
+        let stop = on_signals()?;
+        client::run(args, stop).await
+    })
+}
+
+fn runtime() -> Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+fn finish(runtime: Runtime, work: impl Future<Output = Result<Exit>>) -> Result<Exit> {
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    outcome
+}
+
+/// Cancelled by the first SIGTERM or Ctrl-C; a second one ends the process at once.
+fn on_signals() -> Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    let token = stop.clone();
+    tokio::spawn(async move {
+        for count in 0.. {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if count > 0 {
+                std::process::exit(130);
+            }
+            token.cancel();
+        }
+    });
+    Ok(stop)
 }

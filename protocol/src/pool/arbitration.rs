@@ -91,7 +91,6 @@ impl Pool {
         let cooled = self.state.standings.get(wallet).is_none_or(|standing| standing.cooled_until() <= now);
         miner.serves(&job.model)
             && offers(miner, &job.model, job.assurance)
-            && (job.vram_mb == 0 || miner.heartbeat.vram_mb >= job.vram_mb)
             && self.free_slots(wallet) > 0
             && (established || leases == 0)
             && cooled

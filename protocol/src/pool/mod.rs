@@ -26,7 +26,8 @@ pub use wallet::{LOSS_EPOCHS, REPUTATION_EPOCHS, Standing};
 use crate::codec::{CodecError, JobId, Link};
 use crate::race;
 use crate::statement::{
-    Asset, Body, Identified, Job, ListingEntry, MAX_LISTING_ENTRIES, Proof, Reason, Refusal, Statement, Topic,
+    Asset, Body, Identified, Job, ListingEntry, MAX_DETAIL_BYTES, MAX_LISTING_ENTRIES, Proof, Reason,
+    Refusal, Statement, Topic,
 };
 use crate::{Machine, Posted, Timestamp};
 use live::Live;
@@ -273,8 +274,10 @@ impl Pool {
         subject: Link,
         job: JobId,
         reason: Reason,
-        detail: String,
+        mut detail: String,
     ) {
+        let fits = (0..=MAX_DETAIL_BYTES).rev().find(|at| detail.is_char_boundary(*at)).unwrap_or(0);
+        detail.truncate(fits);
         self.tell(PoolStory::Refused { job, reason, detail: detail.clone() });
         self.say(topic, now, Refusal { subject, job, reason, detail });
     }
@@ -369,6 +372,11 @@ impl State {
     /// The pool's id.
     pub fn pool(&self) -> PoolId {
         self.pool
+    }
+
+    /// Numbers in force.
+    pub fn posted(&self) -> &Posted {
+        &self.posted
     }
 
     /// Every account.

@@ -1,0 +1,150 @@
+//! What became of a job; the pool and one's balance.
+
+use super::Session;
+use super::output::receipt_json;
+use crate::cli::{Exit, UserError};
+use crate::words::who;
+use anyhow::{Result, anyhow};
+use serde_json::json;
+use swarm_protocol::codec::JobId;
+use swarm_protocol::query::{Answer, Balances, Fate, Query};
+use swarm_protocol::statement::{Beacon, Body, Refusal, Signed, Statement};
+
+pub(super) async fn job(session: Session, job: JobId) -> Result<Exit> {
+    let connection = session.connect().await?;
+    let answer = connection.link.ask(Query::Job { job }).await;
+    session.printer.finish();
+    let Some(Answer::Fate(fate)) = answer else {
+        return Err(anyhow!("the operator did not answer; try again"));
+    };
+    if let Some(signed) = signed_part(&fate) {
+        connection.link.check(signed).map_err(|e| anyhow!("the operator's answer does not check: {e}"))?;
+    }
+    connection.link.network().shutdown().await;
+    if session.printer.is_json() {
+        session.printer.object(&fate_json(&job, &fate));
+    } else {
+        session.printer.answer(fate_text(&fate).as_bytes());
+    }
+    match fate {
+        Fate::Unknown => {
+            Err(UserError::input(format!("the pool knows no job {job}")).hint("check the id").into())
+        }
+        Fate::Pending { .. } | Fate::Leased { .. } | Fate::Accepted { .. } | Fate::Ended { .. } => {
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn signed_part(fate: &Fate) -> Option<&Signed> {
+    match fate {
+        Fate::Accepted { receipt, .. } => Some(receipt),
+        Fate::Ended { refusal } => Some(refusal),
+        Fate::Unknown | Fate::Pending { .. } | Fate::Leased { .. } => None,
+    }
+}
+
+fn refusal_of(signed: &Signed) -> Option<Refusal> {
+    match Statement::decode(&signed.payload).ok()?.body {
+        Body::Refusal(refusal) => Some(refusal),
+        _ => None,
+    }
+}
+
+fn fate_text(fate: &Fate) -> String {
+    match fate {
+        Fate::Unknown => "unknown".to_owned(),
+        Fate::Pending { attempt, ahead } => format!("pending: attempt {attempt}, {ahead} jobs before it"),
+        Fate::Leased { wallet, name, units, proven, .. } => {
+            let state = if *proven { "its proof is being checked" } else { "running" };
+            format!("leased to {}: {state}, {units} tokens so far", who(wallet, name.as_deref()))
+        }
+        Fate::Accepted { receipt, name } => {
+            let by = super::output::receipt_of(receipt).map(|(r, _)| who(&r.wallet, name.as_deref()));
+            format!("answered by {}", by.unwrap_or_default())
+        }
+        Fate::Ended { refusal } => {
+            format!("ended: {}", refusal_of(refusal).map(|r| r.detail).unwrap_or_default())
+        }
+    }
+}
+
+fn fate_json(job: &JobId, fate: &Fate) -> serde_json::Value {
+    let job = job.to_string();
+    match fate {
+        Fate::Unknown => json!({ "job": job, "status": "unknown" }),
+        Fate::Pending { attempt, ahead } => {
+            json!({ "job": job, "status": "pending", "attempt": attempt, "ahead": ahead })
+        }
+        Fate::Leased { wallet, name, term, units, proven, .. } => json!({
+            "job": job, "status": "leased", "miner": wallet.to_string(), "name": name, "attempt": term,
+            "tokens": units, "proven": proven,
+        }),
+        Fate::Accepted { receipt, name } => {
+            json!({ "job": job, "status": "answered", "name": name, "receipt": receipt_json(receipt) })
+        }
+        Fate::Ended { refusal } => {
+            let refusal = refusal_of(refusal);
+            json!({
+                "job": job, "status": "refunded", "reason": refusal.as_ref().map(|r| r.reason),
+                "detail": refusal.map(|r| r.detail),
+            })
+        }
+    }
+}
+
+pub(super) async fn pool(session: Session) -> Result<Exit> {
+    let connection = session.connect().await?;
+    let wallet = session.key.address();
+    let answer = connection.link.ask(Query::Account { wallet }).await;
+    session.printer.finish();
+    let Some(Answer::Account(balances)) = answer else {
+        return Err(anyhow!("the operator did not answer; try again"));
+    };
+    let Body::Beacon(beacon) = &connection.beacon.statement().body else {
+        return Err(anyhow!("the operator sent no beacon"));
+    };
+    let operator = connection.link.operator().to_string();
+    connection.link.network().shutdown().await;
+    if session.printer.is_json() {
+        session.printer.object(&pool_json(beacon, &operator, &wallet.to_string(), &balances));
+    } else {
+        session.printer.answer(pool_text(beacon, &operator, &wallet.to_string(), &balances).as_bytes());
+    }
+    Ok(Exit::Done)
+}
+
+fn pool_text(beacon: &Beacon, operator: &str, wallet: &str, balances: &Balances) -> String {
+    let models: Vec<String> = beacon
+        .models
+        .iter()
+        .map(|supply| format!("{} ({} live miners)", supply.model, supply.miners))
+        .collect();
+    format!(
+        "pool      {}\noperator  {operator}\nepoch     {}\njobs      {} pending, {} leased\nmodels    {}\n\
+         you       {wallet}\nbalance   {} USDC free, {} reserved\nearned    {} USDC held, {} payable",
+        beacon.name,
+        beacon.epoch,
+        beacon.pending,
+        beacon.leased,
+        models.join(", "),
+        balances.free,
+        balances.reserved,
+        balances.held,
+        balances.payable
+    )
+}
+
+fn pool_json(beacon: &Beacon, operator: &str, wallet: &str, balances: &Balances) -> serde_json::Value {
+    let models: Vec<_> = beacon
+        .models
+        .iter()
+        .map(|supply| json!({ "model": supply.model, "miners": supply.miners }))
+        .collect();
+    json!({
+        "pool": beacon.name, "operator": operator, "epoch": beacon.epoch, "pending": beacon.pending,
+        "leased": beacon.leased, "models": models, "wallet": wallet, "free_usdc": balances.free.to_string(),
+        "reserved_usdc": balances.reserved.to_string(), "held_usdc": balances.held.to_string(),
+        "payable_usdc": balances.payable.to_string(),
+    })
+}

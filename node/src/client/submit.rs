@@ -1,0 +1,286 @@
+//! Sending a job and waiting for it.
+
+use super::output::{receipt_json, receipt_of, stage_text};
+use super::{Connection, Session};
+use crate::cli::{Exit, SubmitArgs, UserError};
+use crate::driver::{self, Flow, Input, MAX_INBOX, Shell};
+use crate::job_file::JobFile;
+use crate::link::{Heard, Link};
+use crate::network::NetworkEvent;
+use crate::wire;
+use anyhow::{Context, Result, anyhow};
+use cid::Cid;
+use std::time::Duration;
+use swarm_protocol::codec::JobId;
+use swarm_protocol::query::{Answer, Fate, Query};
+use swarm_protocol::statement::{Body, Cancel, Header, Job, Nonce, Signed, Statement, Topic, Verified};
+use swarm_protocol::submission::{Effect, Event, Outcome, Submission};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+const FETCH_TIMEOUT: Duration = Duration::from_secs(25);
+const PUBLIC: &str = "note: your prompt and the answer will be public; do not send secrets";
+
+type Inbox = mpsc::Sender<Input<Event, ()>>;
+
+pub(super) async fn submit(session: Session, args: &SubmitArgs) -> Result<Exit> {
+    let file = JobFile::read(&args.file)?;
+    let prepared = file.prepare()?;
+    session.printer.note(PUBLIC);
+    session.printer.stage(format!("looking for the operator of {}", session.args.pool.pool));
+    let connection = session.connect().await?;
+    let job = file.job(prepared.input, session.clock.now());
+    let verified = sign(&session, &connection.link, job)?;
+    let (signed, id) = (verified.signed().clone(), verified.id());
+    let input = prepared.block.as_ref().map(|(_, bytes)| bytes.as_slice());
+    session.saved.keep_job(&signed, input)?;
+    session.printer.note(&format!("job {id}"));
+    if args.no_wait && prepared.block.is_some() {
+        return Err(UserError::input("--no-wait cannot be used with an input this large")
+            .hint("the operator fetches the input from this program; leave --no-wait out")
+            .into());
+    }
+    if let Some((cid, bytes)) = &prepared.block {
+        connection.blocks.put_pinned(&[(*cid, bytes)])?;
+    }
+    if args.no_wait {
+        return announce_only(&session, &connection, signed).await;
+    }
+    let submission = Submission::new(&verified).context("the job was just signed")?;
+    follow(session, connection, submission, id).await
+}
+
+pub(super) async fn wait(session: Session, job: JobId) -> Result<Exit> {
+    let kept = session.saved.job(&job)?;
+    let connection = session.connect().await?;
+    let now = session.clock.now();
+    let submission = match kept {
+        Some((signed, input)) => {
+            if let Some(input) = input {
+                connection.blocks.put_pinned(&[(swarm_protocol::codec::raw_cid(&input), &input)])?;
+            }
+            let verified = connection.link.check(&signed);
+            match verified {
+                Ok(verified) => Submission::new(&verified).context("the kept job is not one")?,
+                // Too old to be announced again; the operator may still know it.
+                Err(_) => Submission::resume(job, now),
+            }
+        }
+        None => Submission::resume(job, now),
+    };
+    follow(session, connection, submission, job).await
+}
+
+fn sign(session: &Session, link: &Link, job: Job) -> Result<Verified> {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).context("the system gives no random bytes")?;
+    let (by, at) = (session.key.address(), session.clock.now());
+    let header = Header { pool: link.pool(), by, at, nonce: Nonce(nonce) };
+    let statement = Statement { header, body: Body::Job(job) };
+    let signed = statement.sign(&session.key);
+    // What nobody else would take is not sent.
+    Ok(link.check(&signed).map_err(|e| UserError::input(format!("the job cannot be sent: {e}")))?)
+}
+
+async fn announce_only(session: &Session, connection: &Connection, signed: Signed) -> Result<Exit> {
+    let id = signed.id();
+    let taken = connection.link.ask(Query::Hand(signed)).await;
+    session.printer.finish();
+    match taken {
+        Some(Answer::Taken) if session.printer.is_json() => {
+            session.printer.object(&serde_json::json!({ "job": id.to_string(), "status": "announced" }));
+        }
+        Some(Answer::Taken) => session.printer.answer(id.to_string().as_bytes()),
+        _ => return Err(anyhow!("the operator did not take the job; try again")),
+    }
+    connection.link.network().shutdown().await;
+    Ok(Exit::Done)
+}
+
+struct ClientShell {
+    link: Link,
+    inbox: Inbox,
+    printer: super::output::Printer,
+    outcome: Option<Outcome>,
+}
+
+impl ClientShell {
+    fn ask(&self, query: Query) {
+        let (link, inbox) = (self.link.clone(), self.inbox.clone());
+        tokio::spawn(async move {
+            let Some(answer) = link.ask(query).await else { return };
+            let statements = link.statements_of(&answer);
+            for statement in statements {
+                // The inbox is gone only when the wait is over.
+                let _ = inbox.send(Input::Event(Event::Heard(Box::new(statement)))).await;
+            }
+            if let Answer::Fate(fate) = answer {
+                let _ = inbox.send(Input::Event(Event::Fate(fate))).await;
+            }
+        });
+    }
+
+    fn fetch(&self, cid: Cid, bytes: u64) {
+        let (link, inbox) = (self.link.clone(), self.inbox.clone());
+        tokio::spawn(async move {
+            let from: Vec<_> = link.peer().into_iter().collect();
+            let max = usize::try_from(bytes).unwrap_or(usize::MAX);
+            let fetched = link.network().fetch(&cid, &from, max, Instant::now() + FETCH_TIMEOUT).await;
+            let bytes = fetched.map_err(|e| e.to_string());
+            let _ = inbox.send(Input::Event(Event::OutputFetched { cid, bytes })).await;
+        });
+    }
+}
+
+impl Shell<Submission> for ClientShell {
+    type Ask = ();
+
+    async fn perform(&mut self, _: &Submission, effects: Vec<Effect>) -> Result<Flow> {
+        for effect in effects {
+            match effect {
+                Effect::Publish(topic, signed) => {
+                    self.link.network().publish(wire::topic(topic), signed.encode()).await?;
+                }
+                Effect::Hand(signed) => self.ask(Query::Hand(signed)),
+                Effect::Ask(query) => self.ask(query),
+                Effect::Fetch { cid, bytes } => self.fetch(cid, bytes),
+                Effect::Stage(stage) => self.printer.stage(stage_text(&stage)),
+                Effect::NoMiner { model } => self.printer.note(&format!(
+                    "warning: no live miner serves {model}; waiting until the job expires (Ctrl-C to stop waiting)"
+                )),
+                Effect::Done(outcome) => {
+                    self.outcome = Some(*outcome);
+                    return Ok(Flow::Stop);
+                }
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    async fn answer(&mut self, _: &Submission, (): ()) {}
+}
+
+async fn follow(
+    session: Session,
+    connection: Connection,
+    mut submission: Submission,
+    id: JobId,
+) -> Result<Exit> {
+    let Connection { link, events, beacon, .. } = connection;
+    let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
+    inbox.send(Input::Event(Event::Connected)).await?;
+    inbox.send(Input::Event(Event::Heard(Box::new(beacon)))).await?;
+    let listener = tokio::spawn(listen(link.clone(), events, inbox.clone()));
+    let mut shell =
+        ClientShell { link: link.clone(), inbox, printer: session.printer.clone(), outcome: None };
+    let run = driver::run(&mut submission, &mut shell, &mut inputs, session.clock, &session.stop).await;
+    listener.abort();
+    session.printer.finish();
+    link.network().shutdown().await;
+    run?;
+    match shell.outcome {
+        Some(outcome) => conclude(&session, id, outcome),
+        None => Err(UserError::input("interrupted; the job goes on without you")
+            .hint(format!("swarm-client wait {id}"))
+            .into()),
+    }
+}
+
+async fn listen(link: Link, mut events: mpsc::Receiver<NetworkEvent>, inbox: Inbox) {
+    while let Some(event) = events.recv().await {
+        let event = match link.hear(event).await {
+            Heard::Statement(verified) => Event::Heard(verified),
+            Heard::Connected => Event::Connected,
+            Heard::Disconnected => Event::Disconnected,
+            Heard::Nothing => continue,
+        };
+        if inbox.send(Input::Event(event)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn conclude(session: &Session, id: JobId, outcome: Outcome) -> Result<Exit> {
+    let failed = |message: String, hint: String| Err(UserError::input(message).hint(hint).into());
+    match outcome {
+        Outcome::Answer { receipt, output } => answered(session, id, &receipt, &output),
+        Outcome::Refused { reason, detail, .. } => {
+            if session.printer.is_json() {
+                let value = serde_json::json!({ "job": id.to_string(), "status": "refused", "reason": reason, "detail": detail });
+                session.printer.object(&value);
+            }
+            failed(format!("the job was refused: {detail}"), "nothing was paid".to_owned())
+        }
+        Outcome::Disputed { receipt, fault } => {
+            let path = session.saved.keep_receipt(&id, &receipt, &[])?;
+            failed(
+                format!("the operator signed a false receipt: {fault}"),
+                format!("keep {}", path.display()),
+            )
+        }
+        Outcome::NoOutput { receipt, why } => {
+            let path = session.saved.keep_receipt(&id, &receipt, &[])?;
+            let hint = format!("the receipt is in {}; try again with swarm-client wait {id}", path.display());
+            failed(format!("the job is done, but its output could not be fetched: {why}"), hint)
+        }
+        Outcome::Unknown => failed(format!("the pool knows no job {id}"), "check the id".to_owned()),
+        Outcome::GaveUp { stage } => {
+            let stage = stage.map_or("never announced".to_owned(), |stage| stage_text(&stage));
+            let hint = format!("ask again later: swarm-client wait {id}");
+            failed(format!("no verdict came in time; last seen {stage}"), hint)
+        }
+    }
+}
+
+fn answered(session: &Session, id: JobId, signed: &Signed, output: &[u8]) -> Result<Exit> {
+    let path = session.saved.keep_receipt(&id, signed, output)?;
+    let (receipt, _) = receipt_of(signed).context("the receipt was checked")?;
+    if session.printer.is_json() {
+        let text = String::from_utf8_lossy(output);
+        let mut object = serde_json::json!({
+            "job": id.to_string(), "status": "answered", "answer": text, "cost_usdc": receipt.price.to_string(),
+            "receipt": receipt_json(signed), "receipt_file": path,
+        });
+        if std::str::from_utf8(output).is_err() {
+            object["answer_hex"] = hex::encode(output).into();
+        }
+        session.printer.object(&object);
+    } else {
+        session.printer.answer(output);
+    }
+    let asset = if receipt.asset == swarm_protocol::statement::Asset::Test { " of test credit" } else { "" };
+    session.printer.note(&format!(
+        "paid {} USDC{asset}: {} to the miner {}, {} to the operator; held until boundary {}",
+        receipt.price, receipt.miner_part, receipt.wallet, receipt.operator_part, receipt.held_until
+    ));
+    session.printer.note(&format!("receipt {}", path.display()));
+    Ok(Exit::Done)
+}
+
+pub(super) async fn cancel(session: Session, job: JobId) -> Result<Exit> {
+    let connection = session.connect().await?;
+    let link = &connection.link;
+    let body = Body::Cancel(Cancel { job });
+    let statement = Statement::derived(link.pool(), session.key.address(), session.clock.now(), body);
+    let signed = statement.sign(&session.key);
+    link.network().publish(wire::topic(Topic::Jobs), signed.encode()).await?;
+    link.ask(Query::Hand(signed)).await.context("the operator did not answer; try again")?;
+    let fate = link.ask(Query::Job { job }).await;
+    session.printer.finish();
+    link.network().shutdown().await;
+    match fate {
+        Some(Answer::Fate(Fate::Ended { .. })) => {
+            session.printer.note("cancelled; the price is free again");
+            Ok(Exit::Done)
+        }
+        Some(Answer::Fate(Fate::Unknown)) => {
+            Err(UserError::input(format!("the pool knows no job {job}")).into())
+        }
+        Some(_) => {
+            Err(UserError::input("the job could not be cancelled: a miner has it, or it is not yours")
+                .hint(format!("swarm-client status {job}"))
+                .into())
+        }
+        None => Err(anyhow!("the operator did not answer; try again")),
+    }
+}

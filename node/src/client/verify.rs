@@ -1,0 +1,226 @@
+//! Checking a receipt without trusting the operator's word.
+
+use super::output::receipt_of;
+use super::saved::{read_answer, read_receipt};
+use super::{Connection, Session};
+use crate::cli::{Exit, UserError};
+use crate::home::home_root;
+use crate::link::Link;
+use crate::storage::pins::{KNOWN_OPERATORS_FILE, known_operator};
+use anyhow::{Result, anyhow};
+use serde_json::json;
+use std::path::Path;
+use std::time::Duration;
+use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::digest::Digest;
+use swarm_crypto::merkle;
+use swarm_protocol::codec::{self, JobId, Link as Cid};
+use swarm_protocol::money::FeeSplit;
+use swarm_protocol::pool::{EpochHeader, Leaf, MAX_PAGE_LEAVES};
+use swarm_protocol::query::{Answer, Query};
+use swarm_protocol::statement::{Body, Intake, Receipt, Signed, Statement};
+use tokio::time::Instant;
+
+const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
+const MAX_HEADER_BYTES: usize = 1024 * 1024;
+/// Headers walked back at most: ten years of hours.
+const MAX_WALK: u64 = 100_000;
+
+/// One thing that was checked.
+struct Check {
+    what: &'static str,
+    found: Found,
+}
+
+enum Found {
+    True(String),
+    False(String),
+    Open(String),
+}
+
+pub(super) async fn job(session: Session, job: JobId) -> Result<Exit> {
+    match session.saved.receipt_path(&job)? {
+        Some(path) => file(session, &path).await,
+        None => Err(UserError::input(format!("no receipt of {job} is kept here"))
+            .hint(format!("get it with swarm-client wait {job}"))
+            .into()),
+    }
+}
+
+pub(super) async fn file(session: Session, path: &Path) -> Result<Exit> {
+    let signed = read_receipt(path)?;
+    let Some((receipt, operator)) = receipt_of(&signed) else {
+        return Err(UserError::input(format!("{} holds no receipt", path.display())).into());
+    };
+    let mut checks = vec![signature(&session, &signed, operator)?, split(&receipt), leaf(&receipt)];
+    if let Some(answer) = read_answer(path).filter(|answer| !answer.is_empty()) {
+        checks.push(output(&receipt, &answer));
+    }
+    checks.push(match session.connect().await {
+        Ok(connection) => in_epoch(&connection, &receipt).await,
+        Err(error) => open("epoch", format!("not checked: {error}")),
+    });
+    session.printer.finish();
+    report(&session, &receipt, &checks)
+}
+
+fn yes(what: &'static str, text: impl Into<String>) -> Check {
+    Check { what, found: Found::True(text.into()) }
+}
+
+fn no(what: &'static str, text: impl Into<String>) -> Check {
+    Check { what, found: Found::False(text.into()) }
+}
+
+fn open(what: &'static str, text: impl Into<String>) -> Check {
+    Check { what, found: Found::Open(text.into()) }
+}
+
+fn signature(session: &Session, signed: &Signed, operator: Address) -> Result<Check> {
+    const WHAT: &str = "signature";
+    let name = &session.args.pool.pool;
+    let known = match session.args.pool.operator {
+        Some(address) => Some(address.to_string()),
+        None => known_operator(&home_root(&session.args.files)?.join(KNOWN_OPERATORS_FILE), name)?,
+    };
+    let Some(known) = known else {
+        let text = format!(
+            "signed by {operator}, but no operator of {name} is known here; name one with --operator"
+        );
+        return Ok(no(WHAT, text));
+    };
+    if !known.eq_ignore_ascii_case(&operator.to_string()) {
+        return Ok(no(WHAT, format!("signed by {operator}, the operator of {name} is {known}")));
+    }
+    let pool = PoolId::derive(name, operator, 0, Address::ZERO);
+    let mut intake = Intake::new(pool, operator);
+    Ok(match intake.verify(None, &signed.encode(), session.clock.now()) {
+        Ok(_) => yes(WHAT, format!("by the operator of {name}, {operator}")),
+        Err(rejection) => no(WHAT, rejection.to_string()),
+    })
+}
+
+fn split(receipt: &Receipt) -> Check {
+    let due = FeeSplit::of(receipt.price);
+    let text = format!("{} = {} + {} USDC", receipt.price, receipt.miner_part, receipt.operator_part);
+    if due.miner == receipt.miner_part && due.operator == receipt.operator_part {
+        yes("split", text)
+    } else {
+        no("split", format!("{text}, but {} + {} are due", due.miner, due.operator))
+    }
+}
+
+fn leaf(receipt: &Receipt) -> Check {
+    let Receipt { job, proof, wallet, price, units, mode, .. } = receipt.clone();
+    if (Leaf { job, proof, wallet, price, units, mode }).hash() == receipt.leaf {
+        yes("leaf", format!("{} follows from job, proof, wallet, price, units", receipt.leaf))
+    } else {
+        no("leaf", "it does not follow from the receipt's own fields")
+    }
+}
+
+fn output(receipt: &Receipt, answer: &[u8]) -> Check {
+    if codec::names(&receipt.output, answer) && answer.len() as u64 == receipt.output_bytes {
+        yes("answer", format!("the kept answer is {}", receipt.output))
+    } else {
+        no("answer", format!("the kept answer is not {}", receipt.output))
+    }
+}
+
+async fn in_epoch(connection: &Connection, receipt: &Receipt) -> Check {
+    const WHAT: &str = "epoch";
+    let found = look_in_epoch(&connection.link, receipt).await;
+    connection.link.network().shutdown().await;
+    match found {
+        Ok(check) => check,
+        Err(error) => open(WHAT, format!("unavailable: {error}")),
+    }
+}
+
+async fn look_in_epoch(link: &Link, receipt: &Receipt) -> Result<Check> {
+    const WHAT: &str = "epoch";
+    let Some(Answer::Sealed(sealed)) = link.ask(Query::Sealed).await else {
+        return Err(anyhow!("the operator does not answer"));
+    };
+    let Some(signed) = sealed else { return Ok(open(WHAT, "no epoch is sealed yet")) };
+    link.check(&signed)?;
+    let Body::EpochSealed(newest) = Statement::decode(&signed.payload)?.body else {
+        return Err(anyhow!("the operator sent no sealed epoch"));
+    };
+    if newest.epoch < receipt.epoch {
+        return Ok(open(WHAT, format!("epoch {} is not sealed yet; verify again later", receipt.epoch)));
+    }
+    let header = walk_back(link, newest.header, newest.epoch, receipt.epoch).await?;
+    let index = usize::try_from(receipt.index)?;
+    let Some(page) = header.leaf_pages.get(index / MAX_PAGE_LEAVES) else {
+        return Ok(no(
+            WHAT,
+            format!("index {} is beyond the {} leaves", receipt.index, header.counts.accepted),
+        ));
+    };
+    let mut leaves: Vec<Digest> = Vec::new();
+    for page in &header.leaf_pages {
+        leaves.extend(codec::decode::<Vec<Digest>>(&fetch(link, page).await?)?);
+    }
+    if merkle::root(&leaves) != header.proofs_root {
+        return Ok(no(WHAT, format!("the leaves of page {page} do not give the root of the header")));
+    }
+    Ok(match leaves.get(index) {
+        Some(leaf) if *leaf == receipt.leaf => {
+            yes(WHAT, format!("leaf {} of {} in sealed epoch {}", index, leaves.len(), receipt.epoch))
+        }
+        Some(_) => no(WHAT, format!("epoch {} holds another leaf at index {index}", receipt.epoch)),
+        None => no(WHAT, format!("index {index} is beyond the {} leaves", leaves.len())),
+    })
+}
+
+async fn walk_back(link: &Link, newest: Cid, number: u64, wanted: u64) -> Result<EpochHeader> {
+    let mut cid = newest;
+    for epoch in (wanted..=number).rev().take(usize::try_from(MAX_WALK)?) {
+        let header: EpochHeader = codec::decode(&fetch(link, &cid).await?)?;
+        if header.epoch != epoch || header.pool != link.pool() {
+            return Err(anyhow!("header {cid} is not the one of epoch {epoch}"));
+        }
+        if epoch == wanted {
+            return Ok(header);
+        }
+        cid = header.previous.ok_or_else(|| anyhow!("the chain of headers ends at epoch {epoch}"))?;
+    }
+    Err(anyhow!("epoch {wanted} is too far back"))
+}
+
+async fn fetch(link: &Link, cid: &Cid) -> Result<Vec<u8>> {
+    let from: Vec<_> = link.peer().into_iter().collect();
+    Ok(link.network().fetch(&cid.cid(), &from, MAX_HEADER_BYTES, Instant::now() + FETCH_TIMEOUT).await?)
+}
+
+fn report(session: &Session, receipt: &Receipt, checks: &[Check]) -> Result<Exit> {
+    let word = |found: &Found| match found {
+        Found::True(text) => ("ok", text.clone()),
+        Found::False(text) => ("FALSE", text.clone()),
+        Found::Open(text) => ("open", text.clone()),
+    };
+    if session.printer.is_json() {
+        let rows = checks.iter().map(|check| {
+            let (result, text) = word(&check.found);
+            json!({ "check": check.what, "result": result.to_lowercase(), "detail": text })
+        });
+        let rows: Vec<_> = rows.collect();
+        session.printer.object(&json!({ "job": receipt.job.to_string(), "checks": rows }));
+    } else {
+        let lines: Vec<String> = checks
+            .iter()
+            .map(|check| {
+                let (result, text) = word(&check.found);
+                format!("{:<6} {:<10} {text}", result, check.what)
+            })
+            .collect();
+        session.printer.answer(lines.join("\n").as_bytes());
+    }
+    match checks.iter().find(|check| matches!(check.found, Found::False(_))) {
+        Some(check) => Err(UserError::input(format!("the receipt is not good: {} is false", check.what))
+            .hint("keep the file: it is evidence")
+            .into()),
+        None => Ok(Exit::Done),
+    }
+}

@@ -1,0 +1,48 @@
+//! From arguments to files and addresses.
+
+use crate::cli::{FileArgs, NetworkArgs};
+use crate::network::addresses::runtime_directory;
+use crate::network::{AddressFile, NetworkConfig};
+use crate::session::wallet_key;
+use crate::storage::home::{DataDir, HomeError, read_secret, root};
+use anyhow::{Result, anyhow};
+use std::path::PathBuf;
+use swarm_crypto::key::SecretKey;
+
+/// The folder of everything.
+pub fn home_root(files: &FileArgs) -> Result<PathBuf, HomeError> {
+    files.home.clone().map_or_else(root, Ok)
+}
+
+/// A node's own folder, locked.
+pub fn data_dir(files: &FileArgs, pool: &str, role: &str, name: Option<&str>) -> Result<DataDir> {
+    Ok(DataDir::open(&home_root(files)?, pool, role, name)?)
+}
+
+/// The wallet: the file that was named, or the folder's own.
+pub fn wallet(files: &FileArgs, directory: &DataDir) -> Result<SecretKey> {
+    let secret = match &files.key {
+        Some(path) => read_secret(path)?.ok_or_else(|| anyhow!("there is no key file {}", path.display()))?,
+        None => directory.key()?,
+    };
+    wallet_key(secret.expose())
+}
+
+/// How a node's network is set up.
+pub fn network_config(
+    network: &NetworkArgs,
+    directory: &DataDir,
+    pool: &str,
+    role: &str,
+    agent: &str,
+) -> Result<NetworkConfig> {
+    let mut config = NetworkConfig::new(*directory.peer_key()?.expose(), pool);
+    if !network.listen.is_empty() {
+        config.listen = network.listen.clone();
+    }
+    config.bootstrap = network.bootstrap.clone();
+    config.mdns = !network.no_mdns;
+    config.address_file = Some(AddressFile { directory: runtime_directory(), role: role.to_owned() });
+    config.agent = format!("swarm-node/{} ({agent})", env!("CARGO_PKG_VERSION"));
+    Ok(config)
+}

@@ -1,0 +1,203 @@
+//! What miners and clients share after joining: one operator, statements checked on their way in, questions asked.
+
+use crate::clock::Clock;
+use crate::network::{Network, NetworkEvent, Verdict};
+use crate::session::{Joined, OPERATOR_AGENT, ask};
+use crate::wire;
+use libp2p::PeerId;
+use std::sync::{Arc, Mutex, PoisonError};
+use swarm_crypto::address::{Address, PoolId};
+use swarm_protocol::query::{Answer, Query};
+use swarm_protocol::statement::{Body, Intake, Signed, Verified};
+use swarm_protocol::{Rejection, Timestamp};
+
+/// A pool's operator, as seen from a miner or a client.
+#[derive(Debug, Clone)]
+pub struct Link {
+    network: Network,
+    intake: Arc<Mutex<Intake>>,
+    operator: Arc<Mutex<Option<PeerId>>>,
+    pool: PoolId,
+    wallet_of_operator: Address,
+    clock: Clock,
+}
+
+/// What a network event means to a miner or a client.
+#[derive(Debug)]
+pub enum Heard {
+    /// A statement came by gossip.
+    Statement(Box<Verified>),
+    /// The operator can be asked.
+    Connected,
+    /// The operator cannot be asked any more.
+    Disconnected,
+    /// Nothing.
+    Nothing,
+}
+
+impl Link {
+    /// The link to the operator of a pool that was joined.
+    pub fn new(network: Network, joined: Joined, clock: Clock) -> Self {
+        Self {
+            network,
+            intake: Arc::new(Mutex::new(joined.intake)),
+            operator: Arc::new(Mutex::new(Some(joined.peer))),
+            pool: joined.pool,
+            wallet_of_operator: joined.operator,
+            clock,
+        }
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> PoolId {
+        self.pool
+    }
+
+    /// The operator's wallet.
+    pub fn operator(&self) -> Address {
+        self.wallet_of_operator
+    }
+
+    /// The operator's node, while it is connected.
+    pub fn peer(&self) -> Option<PeerId> {
+        *self.operator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Now, by this node's clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn set_peer(&self, peer: Option<PeerId>) {
+        *self.operator.lock().unwrap_or_else(PoisonError::into_inner) = peer;
+    }
+
+    /// Judges a network event, and says what it means.
+    pub async fn hear(&self, event: NetworkEvent) -> Heard {
+        match event {
+            NetworkEvent::Gossip { topic, id, from, data } => {
+                let heard = self.take(Some(wire::rules_topic(topic)), &data);
+                let verdict = heard.as_ref().map_or_else(|e| wire::verdict(e.verdict()), |_| Verdict::Accept);
+                // A network that is closing needs no verdicts.
+                let _ = self.network.verdict(id, from, verdict).await;
+                match heard {
+                    Ok(verified) => Heard::Statement(Box::new(verified)),
+                    Err(rejection) => {
+                        note(&rejection);
+                        Heard::Nothing
+                    }
+                }
+            }
+            NetworkEvent::Connected { peer, agent, .. } if agent.contains(OPERATOR_AGENT) => {
+                if self.is_our_operator(peer).await {
+                    self.set_peer(Some(peer));
+                    Heard::Connected
+                } else {
+                    Heard::Nothing
+                }
+            }
+            NetworkEvent::Disconnected { peer } if self.peer() == Some(peer) => {
+                self.set_peer(None);
+                Heard::Disconnected
+            }
+            NetworkEvent::SyncRequest { reply, .. } => {
+                drop(reply);
+                Heard::Nothing
+            }
+            NetworkEvent::Connected { .. }
+            | NetworkEvent::Disconnected { .. }
+            | NetworkEvent::Listening(_)
+            | NetworkEvent::PeerSubscribed { .. } => Heard::Nothing,
+        }
+    }
+
+    async fn is_our_operator(&self, peer: PeerId) -> bool {
+        match ask(&self.network, peer, &Query::Beacon).await {
+            Ok(Answer::Pool { beacon, .. }) => match self.check(&beacon) {
+                Ok(verified) => matches!(verified.statement().body, Body::Beacon(_)),
+                Err(rejection) => {
+                    tracing::warn!("a peer that says it is our operator is not accepted: {rejection}");
+                    false
+                }
+            },
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!("the operator does not answer: {error}");
+                false
+            }
+        }
+    }
+
+    fn take(
+        &self,
+        topic: Option<swarm_protocol::statement::Topic>,
+        bytes: &[u8],
+    ) -> Result<Verified, Rejection> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner).accept(topic, bytes, self.now())
+    }
+
+    /// Checks a statement inside an answer.
+    pub fn check(&self, signed: &Signed) -> Result<Verified, Rejection> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner).verify(None, &signed.encode(), self.now())
+    }
+
+    /// Asks the operator; `None` while it is away or does not answer.
+    pub async fn ask(&self, query: Query) -> Option<Answer> {
+        let peer = self.peer()?;
+        match ask(&self.network, peer, &query).await {
+            Ok(Answer::Refused(why)) => {
+                tracing::warn!("the operator refused a statement: {why}");
+                None
+            }
+            Ok(Answer::Error(why)) => {
+                tracing::debug!("the operator cannot answer: {why}");
+                None
+            }
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                tracing::debug!("no answer from the operator: {error}");
+                None
+            }
+        }
+    }
+
+    /// The network beneath.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Statements inside an answer, checked; what does not check is dropped and said.
+    pub fn statements_of(&self, answer: &Answer) -> Vec<Verified> {
+        let signed: Vec<&Signed> = match answer {
+            Answer::Pool { beacon, opened } => vec![opened, beacon],
+            Answer::Jobs(listings) => listings.iter().collect(),
+            Answer::Fate(swarm_protocol::query::Fate::Accepted { receipt, .. }) => vec![receipt],
+            Answer::Fate(swarm_protocol::query::Fate::Ended { refusal }) => vec![refusal],
+            Answer::Snapshot(signed) | Answer::Sealed(signed) => signed.iter().collect(),
+            Answer::Fate(_)
+            | Answer::Taken
+            | Answer::Refused(_)
+            | Answer::Roster(_)
+            | Answer::Account(_)
+            | Answer::Records { .. }
+            | Answer::Error(_) => Vec::new(),
+        };
+        let checked = signed.into_iter().filter_map(|signed| match self.check(signed) {
+            Ok(verified) => Some(verified),
+            Err(rejection) => {
+                note(&rejection);
+                None
+            }
+        });
+        checked.collect()
+    }
+}
+
+fn note(rejection: &Rejection) {
+    match rejection {
+        Rejection::FromFuture(_) | Rejection::UnknownVersion(_) | Rejection::NotOperator(..) => {
+            tracing::warn!("a statement was not taken: {rejection}");
+        }
+        _ => tracing::debug!("a statement was not taken: {rejection}"),
+    }
+}

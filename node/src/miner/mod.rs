@@ -1,0 +1,145 @@
+//! The miner's process: the miner machine with engines, content and peers around it.
+
+mod engines;
+mod shell;
+mod story;
+
+use crate::cli::NodeArgs;
+use crate::clock::Clock;
+use crate::driver::{self, Input, MAX_INBOX};
+use crate::home::{data_dir, home_root, network_config, wallet};
+use crate::link::{Heard, Link};
+use crate::network::{BlockSource, Network, NetworkEvent};
+use crate::session::{JoinTerms, join};
+use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
+use crate::storage::pins::KNOWN_OPERATORS_FILE;
+use crate::workload::Models;
+use anyhow::Result;
+use engines::Engines;
+use shell::MinerShell;
+use std::sync::Arc;
+use swarm_protocol::Millis;
+use swarm_protocol::miner::{Config, Event, Miner, ModelTerms};
+use swarm_protocol::statement::{Assurance, PayoutMode};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How long running jobs may take once the miner is told to stop.
+const DRAIN_GRACE: Millis = Millis::from_secs(10);
+
+#[derive(Debug)]
+struct Blocks(Arc<BlockStore>);
+
+impl BlockSource for Blocks {
+    fn block(&self, cid: &cid::Cid) -> Option<Vec<u8>> {
+        self.0.block(cid)
+    }
+}
+
+/// Runs a miner until it is told to stop and has drained.
+pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
+    let directory = data_dir(&args.files, &args.pool.pool, "miner", args.data_name())?;
+    let key = wallet(&args.files, &directory)?;
+    let clock = Clock::start();
+    let models = Arc::new(Models::load(&args.models)?);
+    let engines = Engines::start(&models, args.miner.slots)?;
+    let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
+    let network = network_config(&args.network, &directory, &args.pool.pool, "miner", "miner")?;
+    let (network, mut events) = Network::start(network, Arc::new(Blocks(blocks.clone()))).await?;
+    tracing::info!(
+        "miner {} ready with {}",
+        key.address(),
+        engines.models().cloned().collect::<Vec<_>>().join(", ")
+    );
+
+    let terms = JoinTerms {
+        pool: args.pool.pool.clone(),
+        operator: args.pool.operator,
+        accept: args.pool.accept_operator,
+        known_operators: home_root(&args.files)?.join(KNOWN_OPERATORS_FILE),
+    };
+    let joined = tokio::select! {
+        joined = join(&network, &mut events, &terms, clock, None) => joined?,
+        () = stop.cancelled() => {
+            network.shutdown().await;
+            return Ok(());
+        }
+    };
+    tracing::info!("joined {} of operator {}", terms.pool, joined.operator);
+    let first = [joined.opened.clone(), joined.beacon.clone()];
+    let mut miner = Miner::new(config(&args, &joined.pool, &key, &engines, clock));
+    let link = Link::new(network.clone(), joined, clock);
+    let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
+    inbox.send(Input::Event(Event::Connected)).await?;
+    for statement in first {
+        inbox.send(Input::Event(Event::Heard(Box::new(statement)))).await?;
+    }
+    let listener = tokio::spawn(listen(link.clone(), events, inbox.clone(), stop));
+    let mut shell = MinerShell::new(key, link, blocks, models, engines, inbox, clock);
+    let outcome = driver::run(&mut miner, &mut shell, &mut inputs, clock, &CancellationToken::new()).await;
+    listener.abort();
+    network.shutdown().await;
+    outcome
+}
+
+fn config(
+    args: &NodeArgs,
+    pool: &swarm_crypto::address::PoolId,
+    key: &swarm_crypto::key::SecretKey,
+    engines: &Engines,
+    clock: Clock,
+) -> Config {
+    let terms = |model: &String| ModelTerms {
+        model: model.clone(),
+        assurances: vec![Assurance::Seeded, Assurance::Distance],
+        min_price: args.miner.min_price,
+        vram_mb: 0,
+    };
+    Config {
+        pool: *pool,
+        wallet: key.address(),
+        slots: args.miner.slots,
+        models: engines.models().map(terms).collect(),
+        mode: PayoutMode::Solo,
+        ens: args.miner.ens.clone(),
+        device: "cpu".to_owned(),
+        vram_mb: 0,
+        boot_at: clock.now(),
+    }
+}
+
+/// Passes on what the network says; once told to stop, tells the miner to drain.
+async fn listen(
+    link: Link,
+    mut events: mpsc::Receiver<NetworkEvent>,
+    inbox: mpsc::Sender<Input<Event, ()>>,
+    stop: CancellationToken,
+) {
+    let mut draining = false;
+    loop {
+        let event = tokio::select! {
+            () = stop.cancelled(), if !draining => {
+                draining = true;
+                Event::Drain { grace: DRAIN_GRACE }
+            }
+            event = events.recv() => match event {
+                None => return,
+                Some(event) => match link.hear(event).await {
+                    Heard::Statement(verified) => Event::Heard(verified),
+                    Heard::Connected => {
+                        tracing::info!("connected to the operator");
+                        Event::Connected
+                    }
+                    Heard::Disconnected => {
+                        tracing::info!("the operator is away; going on as soon as it is back");
+                        Event::Disconnected
+                    }
+                    Heard::Nothing => continue,
+                },
+            },
+        };
+        if inbox.send(Input::Event(event)).await.is_err() {
+            return;
+        }
+    }
+}

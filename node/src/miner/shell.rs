@@ -1,0 +1,242 @@
+use super::engines::{Engines, Made};
+use super::story;
+use crate::clock::Clock;
+use crate::driver::{Flow, Input, Shell};
+use crate::link::Link;
+use crate::storage::blocks::BlockStore;
+use crate::wire;
+use crate::workload::Models;
+use anyhow::{Context, Result, anyhow};
+use cid::Cid;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use swarm_crypto::digest::Digest;
+use swarm_crypto::key::SecretKey;
+use swarm_inference::CancelToken;
+use swarm_protocol::codec::{self, JobId};
+use swarm_protocol::miner::{Content, Delivered, Effect, Event, Miner, Run};
+use swarm_protocol::query::{Answer, Query};
+use swarm_protocol::race::Roster;
+use swarm_protocol::statement::{Body, Input as JobInput, MAX_INPUT_BYTES, Signed, Statement};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Questions and fetches under way at once.
+const MAX_TASKS: usize = 64;
+/// How long content is fetched for.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often an engine's progress is passed on, at most.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
+/// The largest roster block.
+const MAX_ROSTER_BYTES: usize = 1024 * 1024;
+
+type Inbox = mpsc::Sender<Input<Event, ()>>;
+
+pub struct MinerShell {
+    key: SecretKey,
+    link: Link,
+    blocks: Arc<BlockStore>,
+    models: Arc<Models>,
+    engines: Engines,
+    inbox: Inbox,
+    clock: Clock,
+    tasks: Arc<Semaphore>,
+    running: BTreeMap<Digest, (CancelToken, CancellationToken)>,
+}
+
+impl MinerShell {
+    pub fn new(
+        key: SecretKey,
+        link: Link,
+        blocks: Arc<BlockStore>,
+        models: Arc<Models>,
+        engines: Engines,
+        inbox: Inbox,
+        clock: Clock,
+    ) -> Self {
+        let tasks = Arc::new(Semaphore::new(MAX_TASKS));
+        Self { key, link, blocks, models, engines, inbox, clock, tasks, running: BTreeMap::new() }
+    }
+
+    fn hand(&self, statement: &Statement) {
+        let query = Query::Hand(statement.sign(&self.key));
+        let link = self.link.clone();
+        self.spawn(async move {
+            link.ask(query).await;
+        });
+    }
+
+    fn ask(&self, query: Query) {
+        let (link, inbox) = (self.link.clone(), self.inbox.clone());
+        self.spawn(async move {
+            let job = if let Query::Job { job } = &query { Some(*job) } else { None };
+            let Some(answer) = link.ask(query).await else { return };
+            for event in events_of(&link, answer, job) {
+                // The inbox is gone only when the process is.
+                let _ = inbox.send(Input::Event(event)).await;
+            }
+        });
+    }
+
+    /// Runs a short task, unless too many are under way: the machine repeats what is not answered.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let Ok(permit) = self.tasks.clone().try_acquire_owned() else {
+            tracing::warn!("too many questions are under way; one was dropped and will be asked again");
+            return;
+        };
+        tokio::spawn(async move {
+            task.await;
+            drop(permit);
+        });
+    }
+
+    fn fetch_roster(&self, epoch: u64, roster: codec::Link) {
+        let (link, inbox) = (self.link.clone(), self.inbox.clone());
+        self.spawn(async move {
+            let from: Vec<_> = link.peer().into_iter().collect();
+            let deadline = Instant::now() + FETCH_TIMEOUT;
+            match link.network().fetch(&roster.cid(), &from, MAX_ROSTER_BYTES, deadline).await {
+                Ok(bytes) => match codec::decode::<Roster>(&bytes) {
+                    Ok(roster) => {
+                        let _ = inbox.send(Input::Event(Event::RosterLearned { epoch, roster })).await;
+                    }
+                    Err(error) => tracing::warn!("the roster of epoch {epoch} is unreadable: {error}"),
+                },
+                Err(error) => tracing::debug!("the roster of epoch {epoch} was not fetched: {error}"),
+            }
+        });
+    }
+
+    fn prepare(&mut self, lease: Digest, job: JobId) {
+        let (link, inbox) = (self.link.clone(), self.inbox.clone());
+        let abort = self.begin(lease).1;
+        tokio::spawn(async move {
+            let content = tokio::select! {
+                content = fetch_content(&link, job) => content.map(Box::new).map_err(|e| format!("{e:#}")),
+                () = abort.cancelled() => return,
+            };
+            let _ = inbox.send(Input::Event(Event::JobReady { lease, content })).await;
+        });
+    }
+
+    fn begin(&mut self, lease: Digest) -> (CancelToken, CancellationToken) {
+        self.running.entry(lease).or_insert_with(|| (CancelToken::new(), CancellationToken::new())).clone()
+    }
+
+    fn infer(&mut self, run: Run) {
+        let lease = run.lease;
+        let (cancel, _) = self.begin(lease);
+        let (engines, models, blocks) = (self.engines.clone(), self.models.clone(), self.blocks.clone());
+        let inbox = self.inbox.clone();
+        let within = Duration::from_millis(run.until.since(self.clock.now()).0);
+        tokio::task::spawn_blocking(move || {
+            let mut passed_on: Option<std::time::Instant> = None;
+            let progress_inbox = inbox.clone();
+            let mut progress = |units, prefix| {
+                if passed_on.is_none_or(|at| at.elapsed() >= PROGRESS_PAUSE) {
+                    passed_on = Some(std::time::Instant::now());
+                    // A full inbox loses one report; the next one carries more.
+                    let _ =
+                        progress_inbox.try_send(Input::Event(Event::EngineProgress { lease, units, prefix }));
+                }
+            };
+            let outcome = models
+                .get(&run.job.model)
+                .ok_or_else(|| anyhow!("the model is not loaded"))
+                .and_then(|model| engines.run(&run, model, within, &cancel, &mut progress))
+                .and_then(|made| keep(&blocks, made))
+                .map_err(|e| format!("{e:#}"));
+            let _ = inbox.blocking_send(Input::Event(Event::EngineDone { lease, outcome }));
+        });
+    }
+}
+
+fn keep(blocks: &BlockStore, made: Made) -> Result<Delivered> {
+    let transcript = codec::Link::of(&made.transcript);
+    let output = codec::raw_cid(&made.output);
+    blocks.put_pinned(&[(transcript.cid(), &made.transcript), (output, &made.output)])?;
+    Ok(Delivered {
+        transcript,
+        transcript_bytes: made.transcript.len() as u64,
+        output,
+        output_bytes: made.output.len() as u64,
+    })
+}
+
+async fn fetch_content(link: &Link, job: JobId) -> Result<Content> {
+    let answer = link.ask(Query::Snapshot { job }).await.context("the operator does not answer")?;
+    let Answer::Snapshot(signed) = answer else { return Err(anyhow!("the operator sent no job")) };
+    let signed: Signed = signed.context("the operator has no such open job")?;
+    let verified = link.check(&signed)?;
+    let Body::Job(body) = &verified.statement().body else { return Err(anyhow!("the operator sent no job")) };
+    if verified.id() != job {
+        return Err(anyhow!("the operator sent another job"));
+    }
+    let linked = match &body.input {
+        JobInput::Linked { cid, bytes } => Some(fetch_text(link, cid, *bytes).await?),
+        JobInput::Text(_) | JobInput::Chat(_) | JobInput::Sealed { .. } => None,
+    };
+    Ok(Content { job: verified, linked })
+}
+
+async fn fetch_text(link: &Link, cid: &Cid, bytes: u64) -> Result<String> {
+    let from: Vec<_> = link.peer().into_iter().collect();
+    let max = usize::try_from(bytes.min(MAX_INPUT_BYTES))?;
+    let block = link.network().fetch(cid, &from, max, Instant::now() + FETCH_TIMEOUT).await?;
+    String::from_utf8(block).context("the input is not UTF-8 text")
+}
+
+fn events_of(link: &Link, answer: Answer, job: Option<JobId>) -> Vec<Event> {
+    let statements = link.statements_of(&answer);
+    match answer {
+        Answer::Jobs(_) => vec![Event::OpenJobs(statements)],
+        Answer::Fate(fate) => {
+            let heard = statements.into_iter().map(|s| Event::Heard(Box::new(s)));
+            heard.chain(job.map(|job| Event::Fate { job, fate })).collect()
+        }
+        Answer::Pool { .. }
+        | Answer::Snapshot(_)
+        | Answer::Sealed(_)
+        | Answer::Taken
+        | Answer::Refused(_)
+        | Answer::Roster(_)
+        | Answer::Account(_)
+        | Answer::Records { .. }
+        | Answer::Error(_) => statements.into_iter().map(|s| Event::Heard(Box::new(s))).collect(),
+    }
+}
+
+impl Shell<Miner> for MinerShell {
+    type Ask = ();
+
+    async fn perform(&mut self, _: &Miner, effects: Vec<Effect>) -> Result<Flow> {
+        for effect in effects {
+            match effect {
+                Effect::Publish(topic, statement) => {
+                    let bytes = statement.sign(&self.key).encode();
+                    if let Err(error) = self.link.network().publish(wire::topic(topic), bytes).await {
+                        tracing::warn!("a {} was not gossiped: {error}", statement.kind());
+                    }
+                }
+                Effect::Hand(statement) => self.hand(&statement),
+                Effect::Ask(query) => self.ask(query),
+                Effect::FetchRoster { epoch, roster } => self.fetch_roster(epoch, roster),
+                Effect::Prepare { lease, job } => self.prepare(lease, job),
+                Effect::Infer(run) => self.infer(*run),
+                Effect::Abort { lease } => {
+                    if let Some((engine, fetch)) = self.running.remove(&lease) {
+                        engine.cancel();
+                        fetch.cancel();
+                    }
+                }
+                Effect::Story(story) => story::tell(&story),
+                Effect::Finished => return Ok(Flow::Stop),
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    async fn answer(&mut self, _: &Miner, (): ()) {}
+}

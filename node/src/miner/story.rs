@@ -1,0 +1,37 @@
+//! The miner's log.
+
+use crate::words::{short_job, who};
+use swarm_protocol::miner::Story;
+
+/// Writes one line.
+pub fn tell(story: &Story) {
+    match story {
+        Story::NewJob { job, attempt, model, price } => {
+            let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
+            tracing::info!("new job {}: {model} for {price} USDC{again}", short_job(job));
+        }
+        Story::Declined { job, reason } => tracing::info!("job {} is not for me: {reason}", short_job(job)),
+        Story::Claiming { job, class, waited } => {
+            tracing::info!("claiming {} (class {class}, after {waited})", short_job(job));
+        }
+        Story::Won { job, .. } => tracing::info!("claim accepted: {} is mine", short_job(job)),
+        Story::Lost { job, to } => tracing::info!("claim lost: {} went to {}", short_job(job), who(to, None)),
+        Story::Executing { job, .. } => tracing::info!("executing {}", short_job(job)),
+        Story::ProofSubmitted { job, .. } => tracing::info!("proof of {} submitted", short_job(job)),
+        Story::Earned { job, amount, epoch, held_until } => tracing::info!(
+            "earned {amount} USDC with {} in epoch {epoch}, held until boundary {held_until}",
+            short_job(job)
+        ),
+        Story::Underpaid { job, due, paid } => {
+            tracing::warn!("the receipt of {} names {paid} USDC, {due} were due; keep it", short_job(job));
+        }
+        Story::Refused { job, reason, detail } => {
+            tracing::warn!("proof of {} refused ({reason:?}): {detail}", short_job(job));
+        }
+        Story::LeaseLost { job, cause } => tracing::warn!("lease on {} lost: {cause:?}", short_job(job)),
+        Story::Released { job, cause, why } => {
+            tracing::info!("lease on {} given back ({cause:?}): {why}", short_job(job));
+        }
+        Story::Draining { running } => tracing::info!("stopping: no new jobs, {running} still running"),
+    }
+}

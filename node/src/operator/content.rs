@@ -1,0 +1,116 @@
+//! Fetching what jobs and proofs name, and checking it, outside the sequencer.
+
+use crate::network::{BlockSource, Network};
+use crate::storage::blocks::BlockStore;
+use crate::workload::Models;
+use cid::Cid;
+use libp2p::PeerId;
+use std::sync::Arc;
+use std::time::Duration;
+use swarm_protocol::acceptance;
+use swarm_protocol::pool::{Examination, ExamineFault};
+use swarm_protocol::statement::{Input, MAX_INPUT_BYTES};
+use tokio::time::Instant;
+
+/// The node's own blocks, for peers.
+#[derive(Debug)]
+pub struct Blocks(pub Arc<BlockStore>);
+
+impl BlockSource for Blocks {
+    fn block(&self, cid: &Cid) -> Option<Vec<u8>> {
+        self.0.block(cid)
+    }
+}
+
+/// What fetching and checking needs.
+#[derive(Debug, Clone)]
+pub struct Content {
+    pub network: Network,
+    pub blocks: Arc<BlockStore>,
+    pub models: Arc<Models>,
+}
+
+impl Content {
+    /// Fetches a block that is not here yet; at most `bytes` long, exactly so when it is here.
+    pub async fn fetch(
+        &self,
+        cid: Cid,
+        bytes: u64,
+        from: &[PeerId],
+        within: Duration,
+    ) -> Result<Vec<u8>, String> {
+        if let Some(block) = self.blocks.block(&cid) {
+            return Ok(block);
+        }
+        let max = usize::try_from(bytes).map_err(|_| "too long for this machine".to_owned())?;
+        let block = self.network.fetch(&cid, from, max, Instant::now() + within).await;
+        let block = match block {
+            Err(_) if !from.is_empty() => self.network.fetch(&cid, &[], max, Instant::now() + within).await,
+            other => other,
+        };
+        block.map_err(|e| e.to_string())
+    }
+
+    /// Fetches, stores and pins a job's linked input, which must be text.
+    pub async fn input(&self, cid: Cid, bytes: u64, from: &[PeerId], within: Duration) -> Result<(), String> {
+        let block = self.fetch(cid, bytes.min(MAX_INPUT_BYTES), from, within).await?;
+        if block.len() as u64 != bytes {
+            return Err(format!("the input has {} bytes, the job declares {bytes}", block.len()));
+        }
+        if std::str::from_utf8(&block).is_err() {
+            return Err("the input is not UTF-8 text".to_owned());
+        }
+        self.store(vec![(cid, block)]).await
+    }
+
+    /// Fetches a proof's content, checks it by the rule, and stores and pins what is delivered.
+    pub async fn examine(
+        &self,
+        exam: Examination,
+        from: &[PeerId],
+        within: Duration,
+    ) -> Result<u64, ExamineFault> {
+        let transcript_cid = exam.proof.transcript.cid();
+        let missing = ExamineFault::Unavailable;
+        let transcript =
+            self.fetch(transcript_cid, exam.proof.transcript_bytes, from, within).await.map_err(missing)?;
+        let output_cid = exam.proof.output;
+        let output = self.fetch(output_cid, exam.proof.output_bytes, from, within).await.map_err(missing)?;
+        let (this, kept) = (self.clone(), (transcript.clone(), output.clone()));
+        let units = tokio::task::spawn_blocking(move || this.check(&exam, &transcript, &output))
+            .await
+            .map_err(|e| ExamineFault::Unavailable(format!("the check broke off: {e}")))??;
+        let blocks = vec![(transcript_cid, kept.0), (output_cid, kept.1)];
+        self.store(blocks).await.map_err(ExamineFault::Unavailable)?;
+        Ok(units)
+    }
+
+    fn check(&self, exam: &Examination, transcript: &[u8], output: &[u8]) -> Result<u64, ExamineFault> {
+        let bad = |why: String| ExamineFault::Unacceptable(why);
+        let ours = |why: String| ExamineFault::Unavailable(why);
+        let model = self.models.get(&exam.job.model).ok_or_else(|| ours("the model is gone".into()))?;
+        let linked = self.linked_text(&exam.job.input).map_err(ours)?;
+        let opened = acceptance::open(&exam.proof, transcript).map_err(|e| bad(e.to_string()))?;
+        let facts = model.facts(&exam.job, linked.as_deref(), &opened).map_err(|e| bad(e.to_string()))?;
+        let units = acceptance::check(&exam.job, &exam.progress, &opened, output, &facts);
+        units.map(|units| units.0).map_err(|e| bad(e.to_string()))
+    }
+
+    fn linked_text(&self, input: &Input) -> Result<Option<String>, String> {
+        let Input::Linked { cid, .. } = input else { return Ok(None) };
+        let block = self.blocks.block(cid).ok_or("the job's input is gone")?;
+        String::from_utf8(block).map(Some).map_err(|e| e.to_string())
+    }
+
+    /// Stores and pins blocks, durably.
+    pub async fn store(&self, blocks: Vec<(Cid, Vec<u8>)>) -> Result<(), String> {
+        let store = self.blocks.clone();
+        let put = move || {
+            let borrowed: Vec<(Cid, &[u8])> =
+                blocks.iter().map(|(cid, bytes)| (*cid, bytes.as_slice())).collect();
+            store.put_pinned(&borrowed)
+        };
+        let done = tokio::task::spawn_blocking(put).await.map_err(|e| e.to_string())?;
+        done.map_err(|e| e.to_string())
+    }
+}

@@ -1,0 +1,98 @@
+//! What peers send, on its way to the pool: checked, judged, and turned into events and questions.
+
+use super::shell::{OperatorAsk, OperatorInput, Peers};
+use crate::clock::Clock;
+use crate::driver::Input;
+use crate::network::{Network, NetworkEvent, ReplyHandle, Verdict};
+use crate::wire;
+use libp2p::PeerId;
+use swarm_crypto::address::{Address, PoolId};
+use swarm_protocol::Rejection;
+use swarm_protocol::pool::PoolEvent;
+use swarm_protocol::query::{Answer, Query};
+use swarm_protocol::statement::{Identified, Intake, Verified};
+use tokio::sync::mpsc;
+
+pub struct Ingress {
+    network: Network,
+    inbox: mpsc::Sender<OperatorInput>,
+    intake: Intake,
+    peers: Peers,
+    clock: Clock,
+}
+
+impl Ingress {
+    pub fn new(
+        network: Network,
+        inbox: mpsc::Sender<OperatorInput>,
+        pool: PoolId,
+        operator: Address,
+        peers: Peers,
+        clock: Clock,
+    ) -> Self {
+        Self { network, inbox, intake: Intake::new(pool, operator), peers, clock }
+    }
+
+    pub async fn run(mut self, mut events: mpsc::Receiver<NetworkEvent>) {
+        while let Some(event) = events.recv().await {
+            let going = match event {
+                NetworkEvent::Gossip { topic, id, from, data } => {
+                    let heard = self.intake.accept(Some(wire::rules_topic(topic)), &data, self.clock.now());
+                    let verdict =
+                        heard.as_ref().map_or_else(|e| wire::verdict(e.verdict()), |_| Verdict::Accept);
+                    let told = self.network.verdict(id, from, verdict).await.is_ok();
+                    told && self.pass(heard).await
+                }
+                NetworkEvent::SyncRequest { peer, data, reply } => {
+                    self.handle_request(peer, &data, reply).await
+                }
+                NetworkEvent::Listening(address) => {
+                    tracing::info!("listening on {address}");
+                    true
+                }
+                NetworkEvent::Disconnected { peer } => {
+                    self.peers.forget(&peer);
+                    true
+                }
+                NetworkEvent::Connected { .. } | NetworkEvent::PeerSubscribed { .. } => true,
+            };
+            if !going {
+                return;
+            }
+        }
+    }
+
+    async fn handle_request(&mut self, peer: PeerId, data: &[u8], reply: ReplyHandle) -> bool {
+        match Query::decode(data) {
+            Ok(Query::Hand(signed)) => {
+                let heard = self.intake.accept(None, &signed.encode(), self.clock.now());
+                if let Ok(verified) = &heard {
+                    self.peers.note(verified.statement().header.by, peer);
+                }
+                let answer =
+                    heard.as_ref().map_or_else(|e| Answer::Refused(e.to_string()), |_| Answer::Taken);
+                // The peer may be gone; its statement counts all the same.
+                let _ = reply.send(answer.encode()).await;
+                self.pass(heard).await
+            }
+            Ok(query) => self.inbox.send(Input::Ask(OperatorAsk { query, reply })).await.is_ok(),
+            Err(error) => {
+                let _ = reply.send(Answer::Error(error.to_string()).encode()).await;
+                true
+            }
+        }
+    }
+
+    async fn pass(&mut self, heard: Result<Verified, Rejection>) -> bool {
+        match heard {
+            Ok(verified) => {
+                let event = PoolEvent::Statement(Identified::new(verified, false));
+                self.inbox.send(Input::Event(event)).await.is_ok()
+            }
+            Err(rejection) => {
+                tracing::debug!("not taken: {rejection}");
+                true
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The operator's process: the pool machine with a ledger, content and peers around it.
+
+mod content;
+mod ingress;
+mod shell;
+mod story;
+
+use crate::cli::NodeArgs;
+use crate::clock::Clock;
+use crate::driver::{self, MAX_INBOX};
+use crate::home;
+use crate::network::Network;
+use crate::session::OPERATOR_AGENT;
+use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
+use crate::storage::disk::check_free_space;
+use crate::storage::high_water::HighWater;
+use crate::storage::home::DataDir;
+use crate::storage::ledger::{Ledger, LedgerError, MemoryLedger, RedbLedger};
+use crate::storage::sequencer::LedgerWriter;
+use crate::workload::Models;
+use anyhow::{Context, Result};
+use shell::OperatorShell;
+use std::sync::Arc;
+use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::key::SecretKey;
+use swarm_protocol::pool::{Pool, PoolConfig, Replay, State};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Runs an operator until it is told to stop.
+pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
+    let directory = home::data_dir(&args.files, &args.pool.pool, "operator", args.data_name())?;
+    check_free_space(directory.path())?;
+    let key = home::wallet(&args.files, &directory)?;
+    let clock = Clock::start();
+    let models = Arc::new(Models::load(&args.models)?);
+    let id = PoolId::derive(&args.pool.pool, key.address(), 0, Address::ZERO);
+    let ledger = open_ledger(&args, &directory, &id)?;
+    let (mut pool, high_water) = open_pool(&args, &directory, &key, &models, ledger.as_ref(), clock)?;
+    let (writer, thread) = LedgerWriter::spawn(ledger).context("cannot start the ledger's thread")?;
+
+    let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
+    let config =
+        home::network_config(&args.network, &directory, &args.pool.pool, "operator", OPERATOR_AGENT)?;
+    let (network, events) = Network::start(config, Arc::new(content::Blocks(blocks.clone()))).await?;
+    tracing::info!("operator {} of pool {} ({})", key.address(), args.pool.pool, id);
+
+    let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
+    let mut shell =
+        OperatorShell::new(key, network.clone(), writer, blocks, models, high_water, clock, inbox.clone());
+    let peers = shell.peers();
+    let ingress = ingress::Ingress::new(network.clone(), inbox, id, shell.operator(), peers, clock);
+    let ingress = tokio::spawn(ingress.run(events));
+    let outcome = driver::run(&mut pool, &mut shell, &mut inputs, clock, &stop).await;
+    ingress.abort();
+    if outcome.is_ok() {
+        shell.checkpoint(pool.state()).await?;
+    }
+    drop(shell);
+    network.shutdown().await;
+    // The ledger's thread ends with its last handle; joining it means that the file is closed.
+    let _ = tokio::task::spawn_blocking(move || thread.join().is_ok()).await;
+    outcome
+}
+
+fn open_ledger(args: &NodeArgs, directory: &DataDir, id: &PoolId) -> Result<Box<dyn Ledger>> {
+    Ok(match args.operator.ledger {
+        crate::cli::LedgerKind::Memory => Box::new(MemoryLedger::new()),
+        crate::cli::LedgerKind::Redb => Box::new(RedbLedger::open(&directory.file("ledger.redb"), &id.0)?),
+    })
+}
+
+fn open_pool(
+    args: &NodeArgs,
+    directory: &DataDir,
+    key: &SecretKey,
+    models: &Models,
+    ledger: &dyn Ledger,
+    clock: Clock,
+) -> Result<(Pool, HighWater)> {
+    let is_genesis = ledger.next_seq() == 0;
+    let mark = if args.operator.ledger == crate::cli::LedgerKind::Memory {
+        "high_water.memory"
+    } else {
+        "high_water"
+    };
+    if args.operator.ledger == crate::cli::LedgerKind::Memory {
+        let _ = std::fs::remove_file(directory.file(mark));
+    }
+    let high_water = HighWater::open(&directory.file(mark))?;
+    high_water.check(ledger)?;
+    let config = PoolConfig {
+        name: args.pool.pool.clone(),
+        operator: key.address(),
+        models: models.names().cloned().collect(),
+        posted: args.operator.posted(),
+        secret: *directory.pool_secret(is_genesis)?.expose(),
+    };
+    let Some(state) = restore(ledger)? else { return Ok((Pool::create(config, clock.now()), high_water)) };
+    let header = state.last_header().map(|(number, link)| (number, link.to_string()));
+    high_water.check_header(header.as_ref().map(|(number, link)| (*number, link.as_str())))?;
+    let open = state.jobs().filter(|(_, job)| !job.stage.is_terminal()).count();
+    tracing::info!(
+        "ledger replayed: {} records, epoch {}, {open} open jobs",
+        state.next_seq(),
+        state.epoch().number
+    );
+    Ok((Pool::restore(config, state, clock.now())?, high_water))
+}
+
+/// The state of a ledger: its checkpoint, and the rows after it.
+pub fn restore(ledger: &dyn Ledger) -> Result<Option<State>> {
+    let (from, checkpoint) = match ledger.load_checkpoint()? {
+        Some((seq, bytes)) => (seq, Some(State::from_checkpoint(&bytes)?)),
+        None => (0, None),
+    };
+    let mut replay = Replay::new(checkpoint);
+    ledger.replay(from, &mut |seq, row| {
+        replay.row(seq, row).map_err(|e| LedgerError::Unusable { seq, reason: e.to_string() })
+    })?;
+    Ok(replay.finish())
+}

@@ -1,0 +1,236 @@
+use super::content::Content;
+use super::story;
+use crate::clock::Clock;
+use crate::driver::{Flow, Input, Shell};
+use crate::network::{Network, ReplyHandle};
+use crate::storage::blocks::BlockStore;
+use crate::storage::crash::crash_point;
+use crate::storage::high_water::HighWater;
+use crate::storage::sequencer::LedgerWriter;
+use crate::wire;
+use crate::workload::Models;
+use anyhow::{Result, anyhow};
+use libp2p::PeerId;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use swarm_crypto::address::Address;
+use swarm_crypto::key::SecretKey;
+use swarm_protocol::codec::Link;
+use swarm_protocol::pool::{Examination, JobFate, Pool, PoolEffect, PoolEvent, PoolStory, State};
+use swarm_protocol::query::{Answer, Fate, MAX_OPEN_JOBS, Query};
+use swarm_protocol::statement::{Body, Listing, Signed, Statement, Topic};
+use tokio::sync::{Semaphore, mpsc};
+
+/// Records between two checkpoints.
+const CHECKPOINT_RECORDS: u64 = 4096;
+/// Proofs and inputs fetched at once.
+const MAX_FETCHES: usize = 32;
+/// Wallets whose nodes are remembered.
+const MAX_PEERS: usize = 65_536;
+
+pub type OperatorInput = Input<PoolEvent, OperatorAsk>;
+
+/// A peer's question.
+#[derive(Debug)]
+pub struct OperatorAsk {
+    pub query: Query,
+    pub reply: ReplyHandle,
+}
+
+/// Which node a wallet was last heard from, directly.
+#[derive(Debug, Clone, Default)]
+pub struct Peers(Arc<Mutex<BTreeMap<Address, PeerId>>>);
+
+impl Peers {
+    pub fn note(&self, wallet: Address, peer: PeerId) {
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if peers.len() < MAX_PEERS || peers.contains_key(&wallet) {
+            peers.insert(wallet, peer);
+        }
+    }
+
+    pub fn forget(&self, peer: &PeerId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, known| known != peer);
+    }
+
+    fn of(&self, wallet: &Address) -> Vec<PeerId> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(wallet).copied().into_iter().collect()
+    }
+}
+
+pub struct OperatorShell {
+    key: SecretKey,
+    content: Content,
+    writer: LedgerWriter,
+    high_water: HighWater,
+    clock: Clock,
+    inbox: mpsc::Sender<OperatorInput>,
+    peers: Peers,
+    fetches: Arc<Semaphore>,
+    since_checkpoint: u64,
+}
+
+impl OperatorShell {
+    #[expect(clippy::too_many_arguments, reason = "the parts of a process, put together once")]
+    pub fn new(
+        key: SecretKey,
+        network: Network,
+        writer: LedgerWriter,
+        blocks: Arc<BlockStore>,
+        models: Arc<Models>,
+        high_water: HighWater,
+        clock: Clock,
+        inbox: mpsc::Sender<OperatorInput>,
+    ) -> Self {
+        let content = Content { network, blocks, models };
+        let (peers, fetches) = (Peers::default(), Arc::new(Semaphore::new(MAX_FETCHES)));
+        Self { key, content, writer, high_water, clock, inbox, peers, fetches, since_checkpoint: 0 }
+    }
+
+    pub fn operator(&self) -> Address {
+        self.key.address()
+    }
+
+    pub fn peers(&self) -> Peers {
+        self.peers.clone()
+    }
+
+    /// Keeps the state as a checkpoint.
+    pub async fn checkpoint(&mut self, state: &State) -> Result<()> {
+        self.since_checkpoint = 0;
+        Ok(self.writer.save_checkpoint(state.next_seq(), state.checkpoint()).await?)
+    }
+
+    async fn append(&mut self, rows: Vec<Vec<u8>>) -> Result<()> {
+        self.since_checkpoint += rows.len() as u64;
+        crash_point("before-append");
+        let appended = self.writer.append(rows).await?;
+        crash_point("after-append");
+        Ok(self.high_water.rely_on(appended.last_seq, appended.head)?)
+    }
+
+    async fn publish(&mut self, topic: Topic, statement: &Statement) -> Result<()> {
+        if let Body::EpochSealed(sealed) = &statement.body {
+            crash_point("before-header-signed");
+            self.high_water.sign_header(sealed.epoch, &sealed.header.to_string())?;
+        }
+        let signed = statement.sign(&self.key);
+        if let Err(error) = self.content.network.publish(wire::topic(topic), signed.encode()).await {
+            tracing::warn!("a {} was not gossiped: {error}", statement.kind());
+        }
+        Ok(())
+    }
+
+    fn fetch_input(&self, job: Link, cid: cid::Cid, bytes: u64, within: Duration) {
+        let (content, inbox, fetches) = (self.content.clone(), self.inbox.clone(), self.fetches.clone());
+        tokio::spawn(async move {
+            let Ok(_permit) = fetches.acquire_owned().await else { return };
+            let outcome = content.input(cid, bytes, &[], within).await;
+            // The inbox is gone only when the process is.
+            let _ = inbox.send(Input::Event(PoolEvent::InputFetched { job, outcome })).await;
+        });
+    }
+
+    fn examine(&self, examination: Examination, within: Duration) {
+        let (content, inbox, fetches) = (self.content.clone(), self.inbox.clone(), self.fetches.clone());
+        let from = self.peers.of(&examination.wallet);
+        let (job, proof) = (examination.id, examination.proof_id);
+        tokio::spawn(async move {
+            let Ok(_permit) = fetches.acquire_owned().await else { return };
+            let outcome = content.examine(examination, &from, within).await;
+            let _ = inbox.send(Input::Event(PoolEvent::Examined { job, proof, outcome })).await;
+        });
+    }
+
+    fn sign(&self, statement: &Statement) -> Signed {
+        statement.sign(&self.key)
+    }
+
+    fn fate(&self, pool: &Pool, job: &Link) -> Fate {
+        match pool.fate(job) {
+            JobFate::Unknown => Fate::Unknown,
+            JobFate::Pending { attempt, ahead } => Fate::Pending { attempt, ahead },
+            JobFate::Leased { lease, wallet, name, term, units, proven } => {
+                Fate::Leased { lease, wallet, name, term, units, proven }
+            }
+            JobFate::Accepted(receipt, name) => Fate::Accepted { receipt: self.sign(&receipt), name },
+            JobFate::Ended(refusal) => Fate::Ended { refusal: self.sign(&refusal) },
+        }
+    }
+
+    fn listings(&self, pool: &Pool, wallet: &Address, models: &[String]) -> Vec<Signed> {
+        let now = self.clock.now();
+        let entries = pool.open_jobs(wallet, models, MAX_OPEN_JOBS, now);
+        if entries.is_empty() {
+            return Vec::new();
+        }
+        let body = Body::Listing(Listing { entries });
+        vec![self.sign(&Statement::derived(pool.id(), self.operator(), now, body))]
+    }
+
+    fn reply(&self, pool: &Pool, query: Query) -> Answer {
+        let now = self.clock.now();
+        match query {
+            Query::Hand(_) => Answer::Error("statements are taken before they get here".to_owned()),
+            Query::OpenJobs { wallet, models } => Answer::Jobs(self.listings(pool, &wallet, &models)),
+            Query::Job { job } => Answer::Fate(self.fate(pool, &job)),
+            Query::Roster { wallet } => Answer::Roster(pool.roster_entry(&wallet).cloned()),
+            Query::Beacon => Answer::Pool {
+                beacon: self.sign(&pool.beacon_statement(now)),
+                opened: self.sign(&pool.epoch_opened(now)),
+            },
+            Query::Snapshot { job } => Answer::Snapshot(pool.snapshot(&job)),
+            Query::Sealed => Answer::Sealed(pool.epoch_sealed(now).map(|sealed| self.sign(&sealed))),
+            Query::Account { wallet } => Answer::Account(pool.balances(&wallet)),
+            Query::Records { .. } => Answer::Error("records are not published in this version".to_owned()),
+        }
+    }
+}
+
+impl Shell<Pool> for OperatorShell {
+    type Ask = OperatorAsk;
+
+    async fn perform(&mut self, pool: &Pool, effects: Vec<PoolEffect>) -> Result<Flow> {
+        let (mut rows, mut blocks, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+        for effect in effects {
+            match effect {
+                PoolEffect::Record(row) => rows.push(row),
+                PoolEffect::Store(block) => blocks.push((Link::of(&block).cid(), block)),
+                other => rest.push(other),
+            }
+        }
+        let opens_epoch = rest.iter().any(|e| matches!(e, PoolEffect::Story(PoolStory::EpochOpened { .. })));
+        if !rows.is_empty() {
+            self.append(rows).await?;
+        }
+        if opens_epoch {
+            crash_point("after-boundary");
+        }
+        if !blocks.is_empty() {
+            self.content.store(blocks).await.map_err(|e| anyhow!("cannot store content: {e}"))?;
+        }
+        let within = Duration::from_millis(pool.state().posted().fetch.0);
+        for effect in rest {
+            crash_point("between-effects");
+            match effect {
+                PoolEffect::Publish(topic, statement) => self.publish(topic, &statement).await?,
+                PoolEffect::FetchInput { job, cid, bytes } => self.fetch_input(job, cid, bytes, within),
+                PoolEffect::Examine(examination) => self.examine(*examination, within),
+                PoolEffect::Story(story) => story::tell(&story),
+                PoolEffect::Record(_) | PoolEffect::Store(_) => {}
+            }
+        }
+        if opens_epoch || self.since_checkpoint >= CHECKPOINT_RECORDS {
+            self.checkpoint(pool.state()).await?;
+        }
+        Ok(Flow::Continue)
+    }
+
+    async fn answer(&mut self, pool: &Pool, ask: OperatorAsk) {
+        let answer = self.reply(pool, ask.query);
+        if let Err(error) = ask.reply.send(answer.encode()).await {
+            tracing::debug!("an answer did not arrive: {error}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Where jobs and models meet: prompts, samplers, transcripts and facts, translated between the rules and the engines.
+
+use anyhow::{Result, anyhow};
+use std::collections::BTreeMap;
+use swarm_crypto::digest::Digest;
+use swarm_inference::{self as inference, EngineConfig, Hardware, Model, Registry, TokenSampler, Tokenizer};
+use swarm_protocol::acceptance::{ModelFacts, Opened};
+use swarm_protocol::sampler::{self, Candidate};
+use swarm_protocol::statement::{Input, Job};
+use swarm_protocol::transcript::{Step, StopReason};
+
+/// A model that this node knows, ready to check proofs or to be run.
+#[derive(Debug, Clone)]
+pub struct KnownModel {
+    model: Model,
+    digest: Digest,
+    tokenizer: Tokenizer,
+}
+
+/// The models that a node knows, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Models(BTreeMap<String, KnownModel>);
+
+impl Models {
+    /// The built-in model and those of the manifest files.
+    pub fn load(manifests: &[std::path::PathBuf]) -> Result<Self> {
+        let mut models = Self::default();
+        models.add(inference::queenbee())?;
+        for path in manifests {
+            models.add(Model::from_manifest_file(path)?)?;
+        }
+        Ok(models)
+    }
+
+    fn add(&mut self, model: Model) -> Result<()> {
+        let digest = model.manifest.blake3.parse().map_err(|e| anyhow!("manifest digest: {e}"))?;
+        let tokenizer = Tokenizer::from_gguf(&mut model.open()?)?;
+        self.0.insert(model.manifest.name.clone(), KnownModel { model, digest, tokenizer });
+        Ok(())
+    }
+
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.keys()
+    }
+
+    /// A model by name.
+    pub fn get(&self, name: &str) -> Option<&KnownModel> {
+        self.0.get(name)
+    }
+}
+
+impl KnownModel {
+    /// The blake3 digest of its weights.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Loads it for running.
+    pub fn start(&self, registry: &Registry) -> Result<Box<dyn inference::Engine>> {
+        let provider = registry.find(&Hardware::probe(), &self.model.manifest)?;
+        Ok(provider.start(&EngineConfig { model: self.model.clone(), max_memory_bytes: None })?)
+    }
+
+    /// Token ids of a job's input; `linked` is the text behind a linked one.
+    pub fn prompt_ids(&self, job: &Job, linked: Option<&str>) -> Result<Vec<u32>> {
+        Ok(self.tokenizer.encode_prompt(&prompt_text(job, linked)?)?)
+    }
+
+    /// What the acceptance rule needs to know.
+    pub fn facts(&self, job: &Job, linked: Option<&str>, opened: &Opened) -> Result<ModelFacts> {
+        let manifest = &self.model.manifest;
+        let piece = |id: u32| {
+            let in_vocabulary = id < self.tokenizer.vocab_size();
+            if in_vocabulary { self.tokenizer.piece(id).to_vec() } else { Vec::new() }
+        };
+        Ok(ModelFacts {
+            name: manifest.name.clone(),
+            digest: self.digest,
+            top_k: manifest.top_k,
+            context_length: manifest.context_length,
+            eos: self.tokenizer.eos(),
+            weight_in: manifest.weight_in,
+            weight_out: manifest.weight_out,
+            prompt: self.prompt_ids(job, linked)?,
+            pieces: opened.tokens().map(piece).collect(),
+        })
+    }
+}
+
+/// The text that a job's input asks a model to continue.
+pub fn prompt_text(job: &Job, linked: Option<&str>) -> Result<String> {
+    match &job.input {
+        Input::Text(text) => Ok(text.clone()),
+        Input::Chat(messages) => {
+            let turn = |m: &swarm_protocol::statement::Message| inference::Message {
+                role: m.role.clone(),
+                content: m.content.clone(),
+            };
+            Ok(inference::render_chat(&messages.iter().map(turn).collect::<Vec<_>>()))
+        }
+        Input::Linked { .. } => {
+            linked.map(str::to_owned).ok_or_else(|| anyhow!("the linked input is not at hand"))
+        }
+        Input::Sealed { .. } => Err(anyhow!("sealed input is not built in this version")),
+    }
+}
+
+/// The normative sampler, as engines want it.
+#[derive(Debug)]
+pub struct NormativeSampler {
+    seed: Digest,
+    temperature: u32,
+    top_p: u32,
+}
+
+impl NormativeSampler {
+    /// The sampler of a job under a lease's seed.
+    pub fn new(job: &Job, seed: Digest) -> Self {
+        Self { seed, temperature: job.params.temperature, top_p: job.params.top_p }
+    }
+}
+
+impl TokenSampler for NormativeSampler {
+    fn sample(&mut self, position: u32, candidates: &[inference::Candidate]) -> u32 {
+        let candidates: Vec<Candidate> = candidates.iter().map(candidate).collect();
+        let draw = sampler::draw(&self.seed, u64::from(position));
+        sampler::sample(self.temperature, self.top_p, draw, &candidates).unwrap_or(u32::MAX)
+    }
+}
+
+fn candidate(c: &inference::Candidate) -> Candidate {
+    Candidate { token: c.token, cost: c.cost }
+}
+
+/// One engine step as the transcript writes it.
+pub fn step(step: &inference::Step) -> Step {
+    Step { token: step.token, candidates: step.candidates.iter().map(candidate).collect() }
+}
+
+/// Why an engine stopped, as the transcript writes it.
+pub fn stop_reason(reason: inference::StopReason) -> StopReason {
+    match reason {
+        inference::StopReason::Eos => StopReason::Eos,
+        inference::StopReason::StopSequence => StopReason::StopSequence,
+        inference::StopReason::MaxTokens => StopReason::MaxTokens,
+        inference::StopReason::Context => StopReason::Context,
+    }
+}
