@@ -1,0 +1,86 @@
+//! What the benchmarks share: paired timing within one run, and lines that say a ratio and its target.
+
+#![allow(dead_code, reason = "each benchmark uses its own part")]
+
+use std::time::{Duration, Instant};
+
+/// A bound that a ratio is held against.
+#[derive(Clone, Copy)]
+pub enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// Prints `ratio <name> <value> (target …)`, and says so when the target is missed.
+pub fn ratio(name: &str, value: f64, target: Target) {
+    let (sign, bound, holds) = match target {
+        Target::AtLeast(bound) => (">=", bound, value >= bound),
+        Target::AtMost(bound) => ("<=", bound, value <= bound),
+    };
+    let missed = if holds { "" } else { ", missed" };
+    println!("ratio {name} {value:.3} (target {sign} {bound}{missed})");
+}
+
+/// Prints what the figures depend on: processor, cores, load.
+pub fn machine() {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or("unknown");
+    println!("machine: {}, {cores} cores, load {load}", cpu.unwrap_or("unknown processor"));
+}
+
+pub fn timed<T>(run: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let value = run();
+    (value, start.elapsed())
+}
+
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    quantile(values, 0.5)
+}
+
+/// The nearest-rank quantile, `share` from 0 to 1.
+pub fn quantile(values: impl IntoIterator<Item = f64>, share: f64) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() as f64 * share).ceil() as usize;
+    values[rank.clamp(1, values.len()) - 1]
+}
+
+/// The times of two things done by turns, so that load on the machine falls on both.
+pub struct Pairs(Vec<(f64, f64)>);
+
+impl Pairs {
+    /// Runs both `rounds` times, each first in every other round; they return the time to count.
+    pub fn of(rounds: usize, mut a: impl FnMut() -> Duration, mut b: impl FnMut() -> Duration) -> Self {
+        let pairs = (0..rounds).map(|round| {
+            let (a, b) = if round % 2 == 0 {
+                let a = a();
+                (a, b())
+            } else {
+                let b = b();
+                (a(), b)
+            };
+            (a.as_secs_f64(), b.as_secs_f64())
+        });
+        Self(pairs.collect())
+    }
+
+    /// Median time of the first, in seconds.
+    pub fn first(&self) -> f64 {
+        median(self.0.iter().map(|(a, _)| *a))
+    }
+
+    /// Median time of the second, in seconds.
+    pub fn second(&self) -> f64 {
+        median(self.0.iter().map(|(_, b)| *b))
+    }
+
+    /// Median over rounds of the second's time over the first's.
+    pub fn second_over_first(&self) -> f64 {
+        median(self.0.iter().map(|(a, b)| b / a))
+    }
+}
