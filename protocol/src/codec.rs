@@ -1,7 +1,6 @@
 //! The one room that knows about CBOR: canonical DAG-CBOR for what is signed or linked, plain CBOR for what is neither.
 
 use cid::Cid;
-use ipld_core::ipld::Ipld;
 use multihash::Multihash;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -31,11 +30,16 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 
 /// Decodes canonical DAG-CBOR, refusing every other encoding of the same value.
 pub fn decode<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T, CodecError> {
-    let value: T = serde_ipld_dagcbor::from_slice(bytes).map_err(|e| CodecError::Malformed(e.to_string()))?;
+    let value: T = read(bytes)?;
     if encode(&value) != bytes {
         return Err(CodecError::NotCanonical);
     }
     Ok(value)
+}
+
+/// Reads DAG-CBOR that may not be canonical; whoever calls it compares the bytes with what [`encode`] makes of them.
+pub(crate) fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
+    serde_ipld_dagcbor::from_slice(bytes).map_err(|e| CodecError::Malformed(e.to_string()))
 }
 
 /// Plain CBOR, for ledger rows and frames that are never content-addressed.
@@ -70,14 +74,6 @@ pub fn names(cid: &Cid, bytes: &[u8]) -> bool {
 
 fn multihash(sha: [u8; 32]) -> Multihash<64> {
     Multihash::wrap(SHA2_256, &sha).expect("32 bytes fit into 64")
-}
-
-pub(crate) fn to_ipld<T: Serialize>(value: &T) -> Ipld {
-    ipld_core::serde::to_ipld(value).expect("our types are maps with string keys, integers, bytes and links")
-}
-
-pub(crate) fn from_ipld<T: DeserializeOwned>(ipld: Ipld) -> Result<T, CodecError> {
-    ipld_core::serde::from_ipld(ipld).map_err(|e| CodecError::Malformed(e.to_string()))
 }
 
 /// A link to a canonical DAG-CBOR block: CIDv1, dag-cbor, sha2-256; kept as its 32 bytes.

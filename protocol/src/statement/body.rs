@@ -3,14 +3,12 @@ use crate::codec::{self, JobId, Link};
 use crate::money::MicroUsdc;
 use crate::{Millis, Posted, Rejection, Timestamp};
 use cid::Cid;
-use ipld_core::ipld::Ipld;
 use serde::{Deserialize, Serialize};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
 
 /// A client's wish: input, model, price and until when it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Job {
     /// The workload.
     pub job_type: JobType,
@@ -108,7 +106,6 @@ pub enum Assurance {
 
 /// The client takes a pending job back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Cancel {
     /// Which.
     pub job: JobId,
@@ -116,7 +113,6 @@ pub struct Cancel {
 
 /// The job is in the jobpool and its price is reserved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Admitted {
     /// Which.
     pub job: JobId,
@@ -126,7 +122,6 @@ pub struct Admitted {
 
 /// The operator will not do what a statement asks, or cannot do it any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Refusal {
     /// The statement refused: a job, a cancel, a claim or a proof.
     pub subject: Link,
@@ -186,7 +181,6 @@ pub enum Reason {
 
 /// Jobs open to claims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Listing {
     /// At most [`crate::statement::MAX_LISTING_ENTRIES`].
     pub entries: Vec<ListingEntry>,
@@ -220,7 +214,6 @@ pub struct ListingEntry {
 
 /// A miner's wish to do a job; grants nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Claim {
     /// Which job.
     pub job: JobId,
@@ -230,7 +223,6 @@ pub struct Claim {
 
 /// The holder gives a lease back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Release {
     /// Which job.
     pub job: JobId,
@@ -254,7 +246,6 @@ pub enum ReleaseCause {
 
 /// The operator's time-bounded, exclusive right to one job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Lease {
     /// The lease's id: `H(pool id, job, term, wallet, draw seed)`.
     pub lease: Digest,
@@ -276,7 +267,6 @@ pub struct Lease {
 
 /// A lease is over without acceptance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct LeaseEnded {
     /// Which job.
     pub job: JobId,
@@ -306,7 +296,6 @@ pub enum EndCause {
 
 /// The holder is still at work. Travels directly, never by gossip.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Progress {
     /// Which job.
     pub job: JobId,
@@ -320,7 +309,6 @@ pub struct Progress {
 
 /// What the lease holder ran and what came out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Proof {
     /// Which job.
     pub job: JobId,
@@ -338,7 +326,6 @@ pub struct Proof {
 
 /// The operator's promise that a proof is in an epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Receipt {
     /// Which job.
     pub job: JobId,
@@ -401,7 +388,6 @@ pub enum Asset {
 
 /// A miner is alive; the first one registers it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Heartbeat {
     /// When the process started; with `counter` it orders heartbeats.
     pub boot_at: Timestamp,
@@ -436,7 +422,6 @@ pub struct ModelOffer {
 
 /// The operator's sign of life, and how a node learns of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Beacon {
     /// The pool's name.
     pub name: String,
@@ -470,7 +455,6 @@ pub struct ModelSupply {
 
 /// A new epoch is open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EpochOpened {
     /// Its number.
     pub epoch: u64,
@@ -484,7 +468,6 @@ pub struct EpochOpened {
 
 /// An epoch is sealed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EpochSealed {
     /// Its number.
     pub epoch: u64,
@@ -495,7 +478,8 @@ pub struct EpochSealed {
 macro_rules! bodies {
     ($($kind:ident),* $(,)?) => {
         /// What a statement says.
-        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        #[serde(untagged)]
         #[expect(missing_docs, reason = "each variant is documented at its struct")]
         pub enum Body { $($kind($kind)),* }
 
@@ -505,13 +489,10 @@ macro_rules! bodies {
                 match self { $(Body::$kind(_) => Kind::$kind),* }
             }
 
-            pub(super) fn to_ipld(&self) -> Ipld {
-                match self { $(Body::$kind(body) => codec::to_ipld(body)),* }
-            }
-
-            pub(super) fn from_ipld(kind: Kind, ipld: Ipld) -> Result<Self, Rejection> {
+            /// Reads the fields of `kind` from a payload and passes over all others, the common ones among them.
+            pub(super) fn read(kind: Kind, payload: &[u8]) -> Result<Self, Rejection> {
                 match kind {
-                    $(Kind::$kind => Ok(Body::$kind(codec::from_ipld(ipld)?)),)*
+                    $(Kind::$kind => Ok(Body::$kind(codec::read(payload)?)),)*
                     Kind::Attestation | Kind::Challenge | Kind::AuditPicked | Kind::Revocation => Err(Rejection::Unbuilt(kind)),
                 }
             }

@@ -133,9 +133,10 @@ pub struct Statement {
     pub body: Body,
 }
 
+/// The fields of every kind.
 #[derive(Serialize, Deserialize)]
-struct Envelope {
-    kind: String,
+struct Envelope<'a> {
+    kind: &'a str,
     v: u64,
     pool: PoolId,
     by: Address,
@@ -143,12 +144,19 @@ struct Envelope {
     nonce: Nonce,
 }
 
-const ENVELOPE_KEYS: [&str; 6] = ["at", "by", "kind", "nonce", "pool", "v"];
+/// The payload: one map of the common fields and the body's own.
+#[derive(Serialize)]
+struct Payload<'a> {
+    #[serde(flatten)]
+    envelope: Envelope<'a>,
+    #[serde(flatten)]
+    body: &'a Body,
+}
 
 impl Statement {
     /// A statement whose nonce is a digest of its content, so that saying the same again is the same statement.
     pub fn derived(pool: PoolId, by: Address, at: Timestamp, body: Body) -> Self {
-        let digest = blake3(&codec::encode(&(at, body.kind().as_str(), body.to_ipld())));
+        let digest = blake3(&codec::encode(&(at, body.kind().as_str(), &body)));
         let nonce = Nonce(digest.0[..16].try_into().expect("16 of 32 bytes"));
         Self { header: Header { pool, by, at, nonce }, body }
     }
@@ -161,33 +169,25 @@ impl Statement {
     /// The canonical payload bytes: the DAG-CBOR map `{kind, v, pool, by, at, nonce, …}`.
     pub fn encode(&self) -> Vec<u8> {
         let Header { pool, by, at, nonce } = self.header.clone();
-        let envelope = Envelope { kind: self.kind().as_str().to_owned(), v: VERSION, pool, by, at, nonce };
-        let (Ipld::Map(mut map), Ipld::Map(fields)) = (codec::to_ipld(&envelope), self.body.to_ipld()) else {
-            unreachable!("structs become maps")
-        };
-        map.extend(fields);
-        codec::encode(&Ipld::Map(map))
+        let envelope = Envelope { kind: self.kind().as_str(), v: VERSION, pool, by, at, nonce };
+        codec::encode(&Payload { envelope, body: &self.body })
     }
 
     /// Reads payload bytes, refusing everything that is not the canonical form of what it says.
     pub fn decode(bytes: &[u8]) -> Result<Self, Rejection> {
-        let malformed = |m: &str| Rejection::Malformed(CodecError::Malformed(m.to_owned()));
-        let Ipld::Map(mut map) = codec::decode::<Ipld>(bytes)? else { return Err(malformed("not a map")) };
-        let mut own = std::collections::BTreeMap::new();
-        for key in ENVELOPE_KEYS {
-            let value = map.remove(key).ok_or_else(|| malformed(&format!("field '{key}' is missing")))?;
-            own.insert(key.to_owned(), value);
+        let Envelope { kind, v, pool, by, at, nonce } = codec::read(bytes)?;
+        if v != VERSION {
+            return Err(foreign(bytes, Rejection::UnknownVersion(v)));
         }
-        let envelope: Envelope = codec::from_ipld(Ipld::Map(own))?;
-        if envelope.v != VERSION {
-            return Err(Rejection::UnknownVersion(envelope.v));
+        let Some(kind) = Kind::parse(kind) else {
+            return Err(foreign(bytes, Rejection::UnknownKind(kind.to_owned())));
+        };
+        if !kind.is_built() {
+            return Err(foreign(bytes, Rejection::Unbuilt(kind)));
         }
-        let kind =
-            Kind::parse(&envelope.kind).ok_or_else(|| Rejection::UnknownKind(envelope.kind.clone()))?;
-        let body = Body::from_ipld(kind, Ipld::Map(map))?;
-        body.check_bounds()?;
-        let Envelope { pool, by, at, nonce, .. } = envelope;
-        let statement = Self { header: Header { pool, by, at, nonce }, body };
+        let statement = Self { header: Header { pool, by, at, nonce }, body: Body::read(kind, bytes)? };
+        statement.body.check_bounds()?;
+        // Unknown fields, which were passed over, are missing here.
         if statement.encode() != bytes {
             return Err(CodecError::NotCanonical.into());
         }
@@ -200,6 +200,11 @@ impl Statement {
         let hash = signing_hash(&self.header.pool, self.kind(), &payload);
         Signed { signature: key.sign_prehash(&hash), payload }
     }
+}
+
+/// Why a statement that newer nodes may understand goes no further here: only canonical bytes are nobody's fault.
+fn foreign(bytes: &[u8], rejection: Rejection) -> Rejection {
+    codec::decode::<Ipld>(bytes).map_or_else(Rejection::from, |_| rejection)
 }
 
 pub(super) fn signing_hash(pool: &PoolId, kind: Kind, payload: &[u8]) -> [u8; 32] {
