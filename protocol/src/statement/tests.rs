@@ -138,8 +138,21 @@ fn unbuilt_and_unknown_kinds_are_refused_by_name() {
         let mut map: std::collections::BTreeMap<String, ipld_core::ipld::Ipld> =
             codec::decode(&payload).unwrap();
         map.insert("kind".into(), ipld_core::ipld::Ipld::String(name.into()));
-        Statement::decode(&codec::encode(&map))
+        codec::encode(&map)
     };
-    assert_eq!(renamed("challenge"), Err(Rejection::Unbuilt(Kind::Challenge)));
-    assert_eq!(renamed("teapot"), Err(Rejection::UnknownKind("teapot".into())));
+    let refused = |bytes: &[u8]| Statement::decode(bytes).unwrap_err();
+    assert_eq!(refused(&renamed("challenge")), Rejection::Unbuilt(Kind::Challenge));
+    assert_eq!(refused(&renamed("teapot")), Rejection::UnknownKind("teapot".into()));
+    for name in ["challenge", "teapot"] {
+        let mut long_integer = renamed(name);
+        let v = long_integer.windows(3).position(|w| w == [0x61, b'v', 0x01]).unwrap();
+        long_integer.splice(v + 2..v + 3, [0x18, 0x01]);
+        assert_eq!(refused(&long_integer).verdict(), Verdict::Reject, "{name} in other bytes");
+        let mut other_order = renamed(name);
+        let at = other_order.windows(3).position(|w| w == [0x62, b'a', b't']).unwrap();
+        let by = other_order.windows(3).position(|w| w == [0x62, b'b', b'y']).unwrap();
+        let by_end = by + 3 + 21;
+        other_order[at..by_end].rotate_left(by - at);
+        assert_eq!(refused(&other_order).verdict(), Verdict::Reject, "{name} in another order");
+    }
 }
