@@ -5,7 +5,7 @@ use crate::planted::{self, Bug};
 use crate::race::{self, Rank, Roster};
 use crate::statement::{
     Assurance, Claim, EndCause, Input, Job, Lease, LeaseEnded, ListingEntry, MAX_NAMED_CLAIMS, Progress,
-    Release, ReleaseCause, Signed, Topic, Verified, lease_id,
+    Reason, Release, ReleaseCause, Signed, Topic, Verified, lease_id,
 };
 use crate::{Millis, Timestamp};
 use swarm_crypto::address::Address;
@@ -88,13 +88,21 @@ impl Pool {
         let Some(miner) = self.live.miners.get(wallet) else { return false };
         let established = self.roster(entry).get(wallet).is_some_and(|e| e.established);
         let leases = self.live.leases.get(wallet).copied().unwrap_or(0);
-        let cooled = self.state.standings.get(wallet).is_none_or(|standing| standing.cooled_until() <= now);
         miner.serves(&job.model)
             && offers(miner, &job.model, job.assurance)
             && self.free_slots(wallet) > 0
             && (established || leases == 0)
-            && cooled
-            && !entry.barred.iter().any(|(barred, _)| barred == wallet)
+            && self.shut_out(wallet, entry, now).is_none()
+    }
+
+    /// Why a wallet cannot have a job for some time, whatever its slots.
+    fn shut_out(&self, wallet: &Address, entry: &JobEntry, now: Timestamp) -> Option<String> {
+        if entry.barred.iter().any(|(barred, _)| barred == wallet) {
+            return Some("this wallet lost or released the job before".to_owned());
+        }
+        let until = self.state.standings.get(wallet)?.cooled_until();
+        (until > now)
+            .then(|| format!("this wallet cools down for another {} after a lost lease", until.since(now)))
     }
 
     pub(super) fn handle_claim(&mut self, verified: &Verified, claim: &Claim, now: Timestamp) {
@@ -104,6 +112,11 @@ impl Pool {
             return;
         }
         let Some(job) = self.job(&claim.job) else { return };
+        if let Some(why) =
+            self.shut_out(&wallet, entry, now).filter(|_| self.live.miners.contains_key(&wallet))
+        {
+            return self.refuse(Topic::Jobs, now, verified.id(), claim.job, Reason::NotEligible, why);
+        }
         if !self.is_eligible(&wallet, entry, &job, now) {
             return;
         }

@@ -55,6 +55,10 @@ pub struct PoolConfig {
 
 /// What can happen to a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "each is moved once; a box would be one more allocation for every message"
+)]
 pub enum PoolEvent {
     /// A statement came in.
     Statement(Identified),
@@ -87,6 +91,10 @@ pub enum ExamineFault {
 
 /// What a pool asks of its shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "each is moved once; a box would be one more allocation for every message"
+)]
 pub enum PoolEffect {
     /// Append this row to the ledger; it must be durable before any later effect is performed.
     Record(Vec<u8>),

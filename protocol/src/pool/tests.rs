@@ -230,7 +230,7 @@ fn whoever_lost_a_job_cannot_have_it_again_and_it_expires_refunded() {
     table.wait(Millis::from_secs(60));
     assert_eq!(*table.stage(&job), Stage::Expired);
     assert_eq!(table.free(9), 100_000_000);
-    assert_eq!(table.refusals(), [Reason::JobExpired]);
+    assert_eq!(table.refusals(), [Reason::NotEligible, Reason::JobExpired]);
 }
 
 #[test]
