@@ -155,7 +155,7 @@ impl Table {
         let time = timed(|| self.handle(claims)).1;
         let entry = self.pool.state().job(&job).expect("it is pending");
         let (lease, wallet) = match &entry.stage {
-            Stage::Leased { lease, wallet, .. } => (*lease, *wallet),
+            Stage::Leased(granted) => (granted.lease, granted.wallet),
             other => panic!("all have claimed, and it is {other:?}"),
         };
         let winner = (0..CLAIMS_PER_JOB).map(miner_key).find(|key| key.address() == wallet);

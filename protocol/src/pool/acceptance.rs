@@ -44,8 +44,7 @@ impl Pool {
 
     /// A valid proof suspends its lease's deadline, once.
     fn suspend(&mut self, id: &JobId, lease: &Digest) -> Vec<(u64, Digest)> {
-        let is_live =
-            matches!(&self.state.jobs[id].stage, Stage::Leased { lease: live, .. } if live == lease);
+        let is_live = matches!(&self.state.jobs[id].stage, Stage::Leased(granted) if granted.lease == *lease);
         match self.live.runs.get_mut(id) {
             Some(run) if is_live => {
                 run.suspended = true;
@@ -89,10 +88,7 @@ impl Pool {
         let (wallet, price) = (entry.holder(&examined.lease).expect("it was just checked"), entry.price);
         let index_before = self.state.epoch.tree.len().saturating_sub(1);
         match &entry.stage {
-            Stage::Leased { wallet: holder, .. } => {
-                let holder = *holder;
-                self.live.lease_over(&id, &holder);
-            }
+            Stage::Leased(granted) => self.live.lease_over(&id, &granted.wallet),
             _ => self.unlist(&id),
         }
         self.record(now, Record::Accepted { job: id, lease: examined.lease, proof: examined.signed, units });
@@ -149,9 +145,9 @@ impl Pool {
 
     fn resume(&mut self, id: JobId, now: Timestamp) {
         let entry = &self.state.jobs[&id];
-        match entry.stage {
-            Stage::Leased { until, .. } => {
-                let next = (now + self.state.posted.progress).min(until);
+        match &entry.stage {
+            Stage::Leased(granted) => {
+                let next = (now + self.state.posted.progress).min(granted.until);
                 self.live.set_deadline(id, next.max(now));
             }
             Stage::Pending if entry.not_after <= now => self.close(id, super::Close::Expired, now),
@@ -161,7 +157,7 @@ impl Pool {
 
     fn discredit(&mut self, id: JobId, lease: &Digest, now: Timestamp) {
         match &self.state.jobs[&id].stage {
-            Stage::Leased { lease: live, .. } if live == lease => self.end_lease(id, EndCause::BadProof, now),
+            Stage::Leased(granted) if granted.lease == *lease => self.end_lease(id, EndCause::BadProof, now),
             _ => self.resume(id, now),
         }
     }

@@ -133,7 +133,7 @@ impl Pool {
                 }
                 Stage::Pending => None,
                 Stage::Cancelled => return self.repeat_fate(&id, now),
-                Stage::Leased { .. } => Some((Reason::NotPending, "a miner is running it".to_owned())),
+                Stage::Leased(_) => Some((Reason::NotPending, "a miner is running it".to_owned())),
                 Stage::Accepted(_) | Stage::Expired | Stage::Unrunnable => {
                     Some((Reason::NotPending, "it is already done".to_owned()))
                 }

@@ -21,13 +21,13 @@ const UNRUNNABLE_WALLETS: usize = 3;
 impl Pool {
     pub(super) fn list(&mut self, id: JobId) {
         let entry = &self.state.jobs[&id];
-        self.live.enqueue(id, entry.model, entry.not_after);
+        self.live.enqueue(id, entry);
         self.live.to_list.insert(id);
     }
 
     pub(super) fn unlist(&mut self, id: &JobId) {
         let entry = &self.state.jobs[id];
-        self.live.dequeue(id, entry.model, entry.not_after);
+        self.live.dequeue(id, entry);
     }
 
     /// What the listing of a pending job says.
@@ -209,15 +209,15 @@ impl Pool {
     pub(super) fn lease_statement(&self, id: &JobId, claims: Vec<crate::codec::Link>) -> Option<Lease> {
         let entry = self.state.jobs.get(id)?;
         match &entry.stage {
-            Stage::Leased { lease, wallet, window, until, .. } => Some(Lease {
-                lease: *lease,
+            Stage::Leased(granted) => Some(Lease {
+                lease: granted.lease,
                 job: *id,
                 term: entry.attempt,
-                wallet: *wallet,
+                wallet: granted.wallet,
                 seed: entry.seed,
-                window: *window,
+                window: granted.window,
                 claims,
-                until: *until,
+                until: granted.until,
             }),
             _ => None,
         }
@@ -238,10 +238,11 @@ impl Pool {
 
     pub(super) fn handle_progress(&mut self, verified: &Verified, progress: &Progress, now: Timestamp) {
         let Some(entry) = self.state.jobs.get(&progress.job) else { return };
-        let Stage::Leased { lease, wallet, until, .. } = entry.stage else { return };
-        if lease != progress.lease || wallet != verified.statement().header.by {
+        let Stage::Leased(granted) = &entry.stage else { return };
+        if granted.lease != progress.lease || granted.wallet != verified.statement().header.by {
             return;
         }
+        let until = granted.until;
         let next = self.state.posted.progress;
         let Some(run) = self.live.runs.get_mut(&progress.job) else { return };
         if run.progress.len() >= MAX_PROGRESS
@@ -257,12 +258,12 @@ impl Pool {
 
     pub(super) fn handle_release(&mut self, verified: &Verified, release: &Release, now: Timestamp) {
         let Some(entry) = self.state.jobs.get(&release.job) else { return };
-        let Stage::Leased { lease, wallet, leased_at, .. } = entry.stage else { return };
-        if lease != release.lease || wallet != verified.statement().header.by {
+        let Stage::Leased(granted) = &entry.stage else { return };
+        if granted.lease != release.lease || granted.wallet != verified.statement().header.by {
             return;
         }
         let progressed = self.live.runs.get(&release.job).is_some_and(|run| !run.progress.is_empty());
-        let early = now.since(leased_at) <= FREE_RELEASE;
+        let early = now.since(granted.leased_at) <= FREE_RELEASE;
         let cause = match release.cause {
             ReleaseCause::EngineFailure if progressed => EndCause::EngineFailure,
             ReleaseCause::EngineFailure | ReleaseCause::Withdrawn | ReleaseCause::ContentUnavailable
@@ -280,7 +281,8 @@ impl Pool {
     /// Ends a live lease; the job is listed again, or closed if its time or its chances are over.
     pub(super) fn end_lease(&mut self, id: JobId, cause: EndCause, now: Timestamp) {
         let entry = &self.state.jobs[&id];
-        let Stage::Leased { lease, wallet, .. } = entry.stage else { return };
+        let Stage::Leased(granted) = &entry.stage else { return };
+        let (lease, wallet) = (granted.lease, granted.wallet);
         let seed = self.draw_seed(&id, entry.attempt + 1);
         self.live.end_examination(&id);
         self.record(now, Record::LeaseEnded { job: id, cause, seed });
@@ -368,20 +370,17 @@ impl Pool {
     }
 
     fn deadline(&mut self, id: JobId, now: Timestamp) {
-        let Some(Stage::Leased { until, .. }) = self.state.jobs.get(&id).map(|entry| entry.stage.clone())
-        else {
-            return;
-        };
+        let Some(Stage::Leased(granted)) = self.state.jobs.get(&id).map(|entry| &entry.stage) else { return };
         if self.live.is_examined(&id) {
             return;
         }
-        let cause = if now >= until { EndCause::TimedOut } else { EndCause::NoProgress };
+        let cause = if now >= granted.until { EndCause::TimedOut } else { EndCause::NoProgress };
         self.end_lease(id, cause, now);
     }
 
     fn expire(&mut self, id: JobId, now: Timestamp) {
         if planted::is(Bug::ClockExpiresLease)
-            && matches!(self.state.jobs.get(&id).map(|entry| &entry.stage), Some(Stage::Leased { .. }))
+            && matches!(self.state.jobs.get(&id).map(|entry| &entry.stage), Some(Stage::Leased(_)))
         {
             self.end_lease(id, EndCause::TimedOut, now);
         }

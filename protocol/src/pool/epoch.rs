@@ -25,9 +25,9 @@ impl Pool {
         self.beacon_due(now);
         let leased: Vec<_> = self.live.runs.keys().copied().collect();
         for id in leased {
-            if let Stage::Leased { until, .. } = self.state.jobs[&id].stage {
+            if let Stage::Leased(granted) = &self.state.jobs[&id].stage {
                 let fresh = now + self.state.posted.first_progress;
-                self.live.set_deadline(id, fresh.min(until.max(now + self.state.posted.fetch)));
+                self.live.set_deadline(id, fresh.min(granted.until.max(now + self.state.posted.fetch)));
             }
             if let Some(lease) = self.lease_statement(&id, Vec::new()) {
                 self.say(Topic::Claims, now, lease);

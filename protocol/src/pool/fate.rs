@@ -48,14 +48,13 @@ impl Pool {
         let Some(entry) = self.state.jobs.get(id) else { return JobFate::Unknown };
         let proven = self.live.is_examined(id);
         match &entry.stage {
-            Stage::Pending => {
-                JobFate::Pending { attempt: entry.attempt, ahead: self.live.ahead(id, entry.model) }
-            }
-            Stage::Leased { lease, wallet, .. } => {
+            Stage::Pending => JobFate::Pending { attempt: entry.attempt, ahead: self.live.ahead(entry) },
+            Stage::Leased(granted) => {
+                let wallet = granted.wallet;
                 let run = self.live.runs.get(id);
                 let units = run.and_then(|run| run.progress.last()).map_or(0, |(units, _)| *units);
-                let name = self.state.name_of(wallet).map(str::to_owned);
-                JobFate::Leased { lease: *lease, wallet: *wallet, name, term: entry.attempt, units, proven }
+                let name = self.state.name_of(&wallet).map(str::to_owned);
+                JobFate::Leased { lease: granted.lease, wallet, name, term: entry.attempt, units, proven }
             }
             Stage::Accepted(accepted) => {
                 let receipt = self.receipt(id).expect("accepted jobs have receipts");

@@ -1,6 +1,6 @@
 //! What a restart may forget: who is alive, claims in hand, deadlines, proofs being checked.
 
-use super::{Stage, State};
+use super::{JobEntry, Stage, State};
 use crate::codec::{JobId, Link};
 use crate::race::Rank;
 use crate::statement::{Heartbeat, Proof, Signed, Verified};
@@ -77,10 +77,10 @@ pub(super) struct Live {
     pub to_list: BTreeSet<JobId>,
     /// Live leases by wallet, a tally of the state.
     pub leases: BTreeMap<Address, u32>,
-    /// Pending jobs by model and listing order.
+    /// Pending jobs by model and the record that listed them.
     pub queue: BTreeMap<(u32, u64), JobId>,
-    order_of: BTreeMap<JobId, u64>,
-    next_order: u64,
+    /// When pending jobs expire, with their keys in the queue.
+    expiries: BTreeSet<(Timestamp, (u32, u64))>,
     timers: BTreeSet<(Timestamp, Timer)>,
     claim_times: VecDeque<Millis>,
     pub pending: u64,
@@ -93,27 +93,24 @@ impl Live {
         let mut live = Self::default();
         for (id, entry) in &state.jobs {
             match &entry.stage {
-                Stage::Pending => live.enqueue(*id, entry.model, entry.not_after),
-                Stage::Leased { wallet, .. } => live.leased_to(*id, *wallet),
+                Stage::Pending => live.enqueue(*id, entry),
+                Stage::Leased(granted) => live.leased_to(*id, granted.wallet),
                 Stage::Accepted(_) | Stage::Expired | Stage::Cancelled | Stage::Unrunnable => {}
             }
         }
         live
     }
 
-    pub fn enqueue(&mut self, id: JobId, model: u32, not_after: Timestamp) {
-        self.queue.insert((model, self.next_order), id);
-        self.order_of.insert(id, self.next_order);
-        self.next_order += 1;
+    pub fn enqueue(&mut self, id: JobId, entry: &JobEntry) {
+        self.queue.insert(entry.place(), id);
+        self.expiries.insert((entry.not_after, entry.place()));
         self.pending += 1;
-        self.set(not_after, Timer::Expiry(id));
     }
 
-    pub fn dequeue(&mut self, id: &JobId, model: u32, not_after: Timestamp) {
-        if let Some(order) = self.order_of.remove(id) {
-            self.queue.remove(&(model, order));
+    pub fn dequeue(&mut self, id: &JobId, entry: &JobEntry) {
+        if self.queue.remove(&entry.place()).is_some() {
+            self.expiries.remove(&(entry.not_after, entry.place()));
             self.pending -= 1;
-            self.timers.remove(&(not_after, Timer::Expiry(*id)));
         }
         self.claims.remove(id);
         self.to_list.remove(id);
@@ -161,10 +158,9 @@ impl Live {
         self.examined.contains_key(job)
     }
 
-    /// How many pending jobs of its model are before this one.
-    pub fn ahead(&self, id: &JobId, model: u32) -> u64 {
-        let Some(order) = self.order_of.get(id) else { return 0 };
-        self.queue.range((model, 0)..(model, *order)).take(10_000).count() as u64
+    /// How many pending jobs of its model are before this pending one.
+    pub fn ahead(&self, entry: &JobEntry) -> u64 {
+        self.queue.range((entry.model, 0)..entry.place()).take(10_000).count() as u64
     }
 
     pub fn heard(&mut self, wallet: Address, miner: LiveMiner, patience: Millis) {
@@ -180,15 +176,18 @@ impl Live {
     }
 
     pub fn next_timer(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let expiry = self.expiries.first().map(|(at, _)| *at);
+        timer.into_iter().chain(expiry).min()
     }
 
     pub fn pop_due(&mut self, now: Timestamp) -> Option<Timer> {
-        let (at, timer) = *self.timers.first()?;
-        (at <= now).then(|| {
-            self.timers.pop_first();
-            timer
-        })
+        let due = self.next_timer().filter(|at| *at <= now)?;
+        if self.timers.first().is_some_and(|(at, _)| *at == due) {
+            return self.timers.pop_first().map(|(_, timer)| timer);
+        }
+        let (_, place) = self.expiries.pop_first()?;
+        Some(Timer::Expiry(self.queue[&place]))
     }
 
     pub fn note_claim_time(&mut self, span: Millis) {

@@ -20,7 +20,7 @@ pub use header::{
 };
 pub use live::LiveMiner;
 pub use record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
-pub use state::{Acceptance, HELD_EPOCHS, Held, JobEntry, OpenEpoch, Sealing, Stage, State};
+pub use state::{Acceptance, Granted, HELD_EPOCHS, Held, JobEntry, OpenEpoch, Sealing, Stage, State};
 pub use wallet::{LOSS_EPOCHS, REPUTATION_EPOCHS, Standing};
 
 use crate::codec::{CodecError, JobId, Link};
@@ -404,12 +404,12 @@ impl State {
 
     /// A job, open or remembered.
     pub fn job(&self, id: &JobId) -> Option<&JobEntry> {
-        self.jobs.get(id)
+        self.jobs.get(id).map(Box::as_ref)
     }
 
     /// All jobs, open or remembered.
     pub fn jobs(&self) -> impl Iterator<Item = (&JobId, &JobEntry)> {
-        self.jobs.iter()
+        self.jobs.iter().map(|(id, entry)| (id, entry.as_ref()))
     }
 
     /// The name bound to a wallet.

@@ -31,7 +31,8 @@ pub struct State {
     pub(super) accounts: Accounts,
     pub(super) debits: BTreeMap<Address, u128>,
     pub(super) clients: BTreeMap<Address, Client>,
-    pub(super) jobs: BTreeMap<JobId, JobEntry>,
+    /// Boxed, because the nodes of a large map are a third empty.
+    pub(super) jobs: BTreeMap<JobId, Box<JobEntry>>,
     pub(super) nonces: BTreeSet<(Address, Nonce)>,
     pub(super) forget: BTreeSet<(Timestamp, JobId)>,
     pub(super) models: Vec<String>,
@@ -115,12 +116,14 @@ pub struct JobEntry {
     pub epoch: u64,
     /// When it was listed.
     pub listed_at: Timestamp,
+    /// Sequence number of the record that listed it: its place in the queue.
+    pub listed_seq: u64,
     /// Where it stands.
     pub stage: Stage,
     /// Wallets that may not have it again, and why.
     pub barred: Vec<(Address, EndCause)>,
     /// The lease before this attempt, if a late proof under it could still count.
-    pub late: Option<(Digest, Address)>,
+    pub late: Option<Box<(Digest, Address)>>,
     /// The client's statement; dropped once the job is done.
     pub signed: Option<Signed>,
 }
@@ -131,18 +134,7 @@ pub enum Stage {
     /// Open to claims.
     Pending,
     /// One miner's.
-    Leased {
-        /// The lease.
-        lease: Digest,
-        /// Its holder.
-        wallet: Address,
-        /// When it was granted.
-        leased_at: Timestamp,
-        /// The window that decided it.
-        window: u32,
-        /// When it ends at the latest.
-        until: Timestamp,
-    },
+    Leased(Box<Granted>),
     /// Answered.
     Accepted(Box<Acceptance>),
     /// Not leased in time; refunded.
@@ -151,6 +143,21 @@ pub enum Stage {
     Cancelled,
     /// Nobody could run it; refunded.
     Unrunnable,
+}
+
+/// A live lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    /// Its id.
+    pub lease: Digest,
+    /// Its holder.
+    pub wallet: Address,
+    /// When it was granted.
+    pub leased_at: Timestamp,
+    /// The window that decided it.
+    pub window: u32,
+    /// When it ends at the latest.
+    pub until: Timestamp,
 }
 
 /// An accepted proof's place in the ledger, all that its receipt says.
@@ -178,7 +185,7 @@ impl Stage {
     /// True once nothing can change it any more.
     pub fn is_terminal(&self) -> bool {
         match self {
-            Stage::Pending | Stage::Leased { .. } => false,
+            Stage::Pending | Stage::Leased(_) => false,
             Stage::Accepted(_) | Stage::Expired | Stage::Cancelled | Stage::Unrunnable => true,
         }
     }
@@ -290,14 +297,14 @@ impl State {
             Record::Credited { client } => {
                 self.clients.entry(*client).or_default();
             }
-            Record::Admitted { job, seed } => self.admit(job, *seed, entry.at),
+            Record::Admitted { job, seed } => self.admit(job, *seed, seq, entry.at),
             Record::Bound { name, wallet, confirmed } => {
                 self.names.insert(name.clone(), (*wallet, *confirmed));
             }
             Record::Leased { job, term, wallet, window, until, claims: _ } => {
                 self.lease(job, *term, *wallet, *window, *until, entry.at);
             }
-            Record::LeaseEnded { job, cause, seed } => self.end_lease(job, *cause, *seed, entry.at),
+            Record::LeaseEnded { job, cause, seed } => self.end_lease(job, *cause, *seed, seq, entry.at),
             Record::Accepted { job, lease, proof, units } => self.accept(job, lease, proof, *units, entry.at),
             Record::Closed { job, end } => self.close(job, end, entry.at),
             Record::Boundary(boundary) => self.cross(boundary, seq, entry.at),
@@ -308,7 +315,7 @@ impl State {
         }
     }
 
-    fn admit(&mut self, signed: &Signed, seed: Digest, at: Timestamp) {
+    fn admit(&mut self, signed: &Signed, seed: Digest, seq: u64, at: Timestamp) {
         let (header, job) = job_of(signed);
         let client = header.by;
         self.clients.entry(client).or_default().open += 1;
@@ -326,12 +333,13 @@ impl State {
             seed,
             epoch: self.epoch.number,
             listed_at: at,
+            listed_seq: seq,
             stage: Stage::Pending,
             barred: Vec::new(),
             late: None,
             signed: Some(signed.clone()),
         };
-        self.jobs.insert(signed.id(), entry);
+        self.jobs.insert(signed.id(), Box::new(entry));
     }
 
     fn intern(&mut self, model: &str) -> u32 {
@@ -354,23 +362,26 @@ impl State {
         let entry = self.jobs.get_mut(id).expect("leased jobs are known");
         assert!(entry.stage == Stage::Pending && entry.attempt == term, "only a pending job is leased");
         let lease = lease_id(&self.pool, id, term, &wallet, &entry.seed);
-        entry.stage = Stage::Leased { lease, wallet, leased_at: at, window, until };
+        entry.stage = Stage::Leased(Box::new(Granted { lease, wallet, leased_at: at, window, until }));
         self.epoch.counts.leased += 1;
         if planted::is(Bug::VolumeCountsLeased) {
             self.epoch.volume = MicroUsdc(self.epoch.volume.0 + entry.price.0);
         }
     }
 
-    fn end_lease(&mut self, id: &JobId, cause: EndCause, seed: Digest, at: Timestamp) {
+    fn end_lease(&mut self, id: &JobId, cause: EndCause, seed: Digest, seq: u64, at: Timestamp) {
         let epoch = self.epoch.number;
         let entry = self.jobs.get_mut(id).expect("leased jobs are known");
-        let Stage::Leased { lease, wallet, .. } = entry.stage else { panic!("only a lease ends") };
-        entry.stage = Stage::Pending;
+        let Stage::Leased(granted) = std::mem::replace(&mut entry.stage, Stage::Pending) else {
+            panic!("only a lease ends")
+        };
+        let Granted { lease, wallet, .. } = *granted;
         entry.barred.push((wallet, cause));
-        entry.late = cause.by_timeout().then_some((lease, wallet));
+        entry.late = cause.by_timeout().then(|| Box::new((lease, wallet)));
         entry.attempt += 1;
         entry.seed = seed;
         entry.listed_at = at;
+        entry.listed_seq = seq;
         let old = std::mem::replace(&mut entry.epoch, epoch);
         self.standings.entry(wallet).or_default().lose(epoch, *id, cause.loss_halves(), at, &self.posted);
         self.rosters.get_mut(&epoch).expect("the open epoch has a roster").1 += 1;
@@ -531,23 +542,24 @@ impl State {
 }
 
 impl JobEntry {
+    /// Its key in the queue: model and the record that listed it.
+    pub(super) fn place(&self) -> (u32, u64) {
+        (self.model, self.listed_seq)
+    }
+
     /// Who may still prove the job under `lease`: its live holder, or the last one if time ended that lease.
     pub fn holder(&self, lease: &Digest) -> Option<Address> {
         match &self.stage {
-            Stage::Leased { lease: live, wallet, .. } if live == lease => return Some(*wallet),
+            Stage::Leased(granted) if granted.lease == *lease => return Some(granted.wallet),
             Stage::Pending => {}
             Stage::Accepted(_) if planted::is(Bug::DoubleAccept) => {}
             Stage::Cancelled if planted::is(Bug::CancelledAccepted) => {}
-            Stage::Leased { .. } if planted::is(Bug::StaleTerm) => {}
-            Stage::Leased { .. }
-            | Stage::Accepted(_)
-            | Stage::Expired
-            | Stage::Cancelled
-            | Stage::Unrunnable => {
+            Stage::Leased(_) if planted::is(Bug::StaleTerm) => {}
+            Stage::Leased(_) | Stage::Accepted(_) | Stage::Expired | Stage::Cancelled | Stage::Unrunnable => {
                 return None;
             }
         }
-        self.late.filter(|(late, _)| late == lease).map(|(_, wallet)| wallet)
+        self.late.as_deref().filter(|(late, _)| late == lease).map(|(_, wallet)| *wallet)
     }
 }
 

@@ -117,8 +117,8 @@ impl Table {
 
     fn lease(&self, job: &JobId) -> Digest {
         let entry = &self.pool.state.jobs[job];
-        let Stage::Leased { wallet, .. } = entry.stage else { panic!("not leased: {:?}", entry.stage) };
-        lease_id(&self.pool.id(), job, entry.attempt, &wallet, &entry.seed)
+        let Stage::Leased(granted) = &entry.stage else { panic!("not leased: {:?}", entry.stage) };
+        lease_id(&self.pool.id(), job, entry.attempt, &granted.wallet, &entry.seed)
     }
 
     fn prove(&mut self, by: u8, job: JobId, lease: Digest) -> Link {
@@ -190,9 +190,9 @@ fn the_least_draw_wins_at_the_close_of_the_window() {
     }
     table.wait(Millis(400));
     let entry = &table.pool.state.jobs[&job];
-    let Stage::Leased { wallet, .. } = entry.stage else { panic!("{:?}", entry.stage) };
+    let Stage::Leased(granted) = &entry.stage else { panic!("{:?}", entry.stage) };
     let best = (2..8).map(|by| Rank::of(&entry.seed, &job, key(by).address(), None, true)).min().unwrap();
-    assert_eq!(wallet, best.wallet);
+    assert_eq!(granted.wallet, best.wallet);
 }
 
 #[test]
@@ -274,6 +274,21 @@ fn bad_content_ends_the_lease_missing_content_does_not() {
     assert_eq!(*table.stage(&job), Stage::Pending);
     assert_eq!(table.refusals(), [Reason::ContentUnavailable, Reason::Unacceptable]);
     assert!(table.pool.state.standings[&key(2).address()].cooled_until() > table.now);
+}
+
+#[test]
+fn a_restored_queue_is_in_the_order_of_the_live_one() {
+    let mut table = Table::new();
+    table.miner(2);
+    let jobs: Vec<JobId> = (0..6).map(|n| table.job(9, 100 + n)).collect();
+    table.hear(2, Claim { job: jobs[1], attempt: 1 });
+    table.wait(Millis::from_secs(31));
+    let again = [0, 2, 3, 4, 5, 1].map(|n| jobs[n]);
+    assert_eq!(table.pool.live.queue.values().copied().collect::<Vec<_>>(), again);
+    assert_eq!(Live::of(&table.replayed()).queue, table.pool.live.queue);
+    table.wait(Millis::from_secs(30));
+    assert!(jobs.iter().all(|job| *table.stage(job) == Stage::Expired));
+    assert!(table.pool.live.queue.is_empty());
 }
 
 #[test]
