@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use swarm_crypto::address::Address;
 use swarm_protocol::statement::{Body, Receipt, Signed, Statement};
@@ -16,6 +16,7 @@ pub(crate) struct Printer {
     json: bool,
     quiet: bool,
     bar: Option<Arc<ProgressBar>>,
+    last: Arc<Mutex<String>>,
 }
 
 impl Printer {
@@ -26,7 +27,7 @@ impl Printer {
             let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}");
             Arc::new(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner())))
         });
-        Self { json, quiet, bar }
+        Self { json, quiet, bar, last: Arc::default() }
     }
 
     /// True if one JSON object is wanted.
@@ -36,6 +37,11 @@ impl Printer {
 
     /// Where the job is now: a line that moves on a terminal, a line of its own elsewhere.
     pub fn stage(&self, text: String) {
+        let before =
+            std::mem::replace(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner), text.clone());
+        if before == text {
+            return;
+        }
         match &self.bar {
             Some(bar) => {
                 bar.enable_steady_tick(Duration::from_millis(120));

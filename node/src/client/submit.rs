@@ -13,7 +13,9 @@ use cid::Cid;
 use std::time::Duration;
 use swarm_protocol::codec::JobId;
 use swarm_protocol::query::{Answer, Fate, Query};
-use swarm_protocol::statement::{Body, Cancel, Header, Job, Nonce, Signed, Statement, Topic, Verified};
+use swarm_protocol::statement::{
+    Body, Cancel, Header, Job, Nonce, Reason, Signed, Statement, Topic, Verified,
+};
 use swarm_protocol::submission::{Effect, Event, Outcome, Submission};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -209,7 +211,13 @@ fn conclude(session: &Session, id: JobId, outcome: Outcome) -> Result<Exit> {
                 let value = serde_json::json!({ "job": id.to_string(), "status": "refused", "reason": reason, "detail": detail });
                 session.printer.object(&value);
             }
-            failed(format!("the job was refused: {detail}"), "nothing was paid".to_owned())
+            let what = match reason {
+                Reason::JobExpired => "expired",
+                Reason::JobCancelled => "was cancelled",
+                Reason::JobUnrunnable => "could not be run",
+                _ => "was refused",
+            };
+            failed(format!("the job {what}: {detail}"), "nothing was paid".to_owned())
         }
         Outcome::Disputed { receipt, fault } => {
             let path = session.saved.keep_receipt(&id, &receipt, &[])?;
