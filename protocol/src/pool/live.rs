@@ -2,6 +2,7 @@
 
 use super::{JobEntry, Stage, State};
 use crate::codec::{JobId, Link};
+use crate::planted::{self, Bug};
 use crate::race::Rank;
 use crate::statement::{Heartbeat, Proof, Signed, Verified};
 use crate::{Millis, Timestamp};
@@ -111,6 +112,9 @@ impl Live {
         if self.queue.remove(&entry.place()).is_some() {
             self.expiries.remove(&(entry.not_after, entry.place()));
             self.pending -= 1;
+            if planted::is(Bug::ClockExpiresLease) {
+                self.set(entry.not_after, Timer::Expiry(*id));
+            }
         }
         self.claims.remove(id);
         self.to_list.remove(id);
