@@ -7,6 +7,7 @@ use redb::{
     Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
     StorageBackend, TableDefinition, WriteTransaction,
 };
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use swarm_crypto::digest::{Context, Digest, derive};
 
@@ -247,6 +248,7 @@ fn insert(
     batch: &[Vec<u8>],
 ) -> Result<Digest, redb::Error> {
     let mut records = transaction.open_table(RECORDS)?;
+    let mut end = records.upper_bound_mut(Bound::<u64>::Unbounded)?;
     let mut head = previous;
     let mut row = Vec::new();
     for (seq, record) in (first..).zip(batch) {
@@ -254,8 +256,9 @@ fn insert(
         row.clear();
         row.extend_from_slice(head.as_bytes());
         row.extend_from_slice(record);
-        records.insert(seq, row.as_slice())?;
+        end.insert_before(seq, row.as_slice())?;
     }
+    end.close()?;
     Ok(head)
 }
 
