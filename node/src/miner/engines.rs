@@ -29,13 +29,12 @@ pub struct Made {
 
 impl Engines {
     /// Loads every model once for each slot.
-    pub fn start(models: &Models, slots: u32) -> Result<Self> {
-        let registry = Registry::standard();
+    pub fn start(models: &Models, slots: u32, providers: &Registry) -> Result<Self> {
         let mut idle: BTreeMap<String, Vec<Box<dyn Engine>>> = BTreeMap::new();
         for name in models.names() {
             let model = models.get(name).context("a model that was just named")?;
             for _ in 0..slots {
-                idle.entry(name.clone()).or_default().push(model.start(&registry)?);
+                idle.entry(name.clone()).or_default().push(model.start(providers)?);
             }
         }
         let models = Arc::new(idle.keys().cloned().collect());

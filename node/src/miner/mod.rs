@@ -18,6 +18,7 @@ use anyhow::Result;
 use engines::Engines;
 use shell::MinerShell;
 use std::sync::Arc;
+use swarm_inference::Registry;
 use swarm_protocol::Millis;
 use swarm_protocol::miner::{Config, Event, Miner, ModelTerms};
 use swarm_protocol::statement::{Assurance, PayoutMode};
@@ -38,11 +39,16 @@ impl BlockSource for Blocks {
 
 /// Runs a miner until it is told to stop and has drained.
 pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
+    run_with(args, &Registry::standard(), stop).await
+}
+
+/// The same with the engines of other providers.
+pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationToken) -> Result<()> {
     let directory = data_dir(&args.files, &args.pool.pool, "miner", args.data_name())?;
     let key = wallet(&args.files, &directory)?;
     let clock = Clock::start();
     let models = Arc::new(Models::load(&args.models)?);
-    let engines = Engines::start(&models, args.miner.slots)?;
+    let engines = Engines::start(&models, args.miner.slots, providers)?;
     let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
     let network = network_config(&args.network, &directory, &args.pool.pool, "miner", "miner")?;
     let (network, mut events) = Network::start(network, Arc::new(Blocks(blocks.clone()))).await?;
