@@ -21,6 +21,11 @@ pub fn ratio(name: &str, value: f64, target: Target) {
     println!("ratio {name} {value:.3} (target {sign} {bound}{missed})");
 }
 
+/// Prints a figure that no target is set for, in the same form.
+pub fn figure(name: &str, value: f64) {
+    println!("ratio {name} {value:.3} (no target)");
+}
+
 /// Prints what the figures depend on: processor, cores, load.
 pub fn machine() {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();

@@ -1,0 +1,104 @@
+//! Tokens per second through the whole pool against the bare engine, on a generated model of over 100 M parameters.
+
+#[path = "support/rig.rs"]
+mod rig;
+mod support;
+
+use anyhow::{Context, Result, ensure};
+use rig::Rig;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use support::{Target, median, ratio};
+use swarm_crypto::digest::Digest;
+use swarm_inference::testing::{Shape, Storage, model};
+use swarm_inference::{
+    CancelToken, Engine, EngineConfig, Flow, GenerateRequest, Hardware, Model, Registry, Weights,
+};
+use swarm_node::workload::NormativeSampler;
+use swarm_protocol::statement::Job;
+
+const NAME: &str = "big";
+const PROMPT: &str = "Once upon a time there was a hive on a hill, and in the hive";
+const TOKENS: u32 = 400;
+const ROUNDS: usize = 7;
+const SHAPE: Shape = Shape {
+    layers: 15,
+    width: 768,
+    hidden: 2048,
+    heads: 12,
+    kv_heads: 12,
+    context_length: 512,
+    storage: Storage::Q8_0,
+    seed: 1,
+};
+
+fn parameters() -> usize {
+    SHAPE.layers * (4 * SHAPE.width * SHAPE.width + 3 * SHAPE.width * SHAPE.hidden)
+}
+
+/// Writes the generated model with its manifest, as a miner takes it.
+fn write_model(directory: &Path) -> Result<Model> {
+    let generated = model(NAME, SHAPE)?;
+    let Weights::Memory(bytes) = &generated.weights else { anyhow::bail!("generated models are in memory") };
+    std::fs::write(directory.join(&generated.manifest.file), bytes)?;
+    let manifest = serde_json::to_vec_pretty(&generated.manifest)?;
+    std::fs::write(directory.join("manifest.json"), manifest)?;
+    Ok(Model::from_manifest_file(&directory.join("manifest.json"))?)
+}
+
+/// The same request to an engine without a pool around it; tokens and time.
+fn bare(engine: &mut dyn Engine, job: &Job) -> Result<(usize, Duration)> {
+    let start = Instant::now();
+    let request = GenerateRequest {
+        prompt_ids: engine.tokenizer().encode_prompt(PROMPT)?,
+        max_tokens: TOKENS,
+        stop: Vec::new(),
+        deadline: None,
+        max_memory_bytes: None,
+    };
+    let mut sampler = NormativeSampler::new(job, Digest::ZERO);
+    let mut tokens = 0;
+    let mut sink = |_: &swarm_inference::Step| {
+        tokens += 1;
+        Flow::Continue
+    };
+    engine.generate(&request, &mut sampler, &CancelToken::new(), &mut sink)?;
+    Ok((tokens, start.elapsed()))
+}
+
+fn main() -> Result<()> {
+    support::machine();
+    if std::env::var("RAYON_NUM_THREADS").as_deref() != Ok("1") {
+        println!(
+            "note: RAYON_NUM_THREADS is not 1, so the engines use all cores and the pool has none to itself"
+        );
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run())
+}
+
+async fn run() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let model = write_model(directory.path())?;
+    println!("a generated model of {} M parameters, Q8_0, {TOKENS} tokens", parameters() / 1_000_000);
+    let provider = Registry::standard().find(&Hardware::probe(), &model.manifest)?;
+    let mut engine = provider.start(&EngineConfig { model, max_memory_bytes: None })?;
+    let manifest = directory.path().join("manifest.json");
+    let mut rig = Rig::start(&[manifest], Registry::standard(), NAME).await?;
+    let mut rates = Vec::new();
+    for round in 0..=ROUNDS {
+        let job = rig.job(NAME, PROMPT, TOKENS, 0);
+        let (tokens, alone) = tokio::task::block_in_place(|| bare(engine.as_mut(), &job))?;
+        ensure!(tokens == TOKENS as usize, "the engine stopped after {tokens} tokens");
+        let start = Instant::now();
+        rig.submit(job).await.context("the job")?;
+        let pooled = start.elapsed();
+        if round > 0 {
+            rates.push((tokens as f64 / pooled.as_secs_f64(), tokens as f64 / alone.as_secs_f64()));
+        }
+    }
+    rig.stop().await?;
+    let (pooled, alone) = (median(rates.iter().map(|r| r.0)), median(rates.iter().map(|r| r.1)));
+    println!("through the pool {pooled:.2} tokens/s from job to answer, bare engine {alone:.2} tokens/s");
+    ratio("decode", median(rates.iter().map(|(pooled, alone)| pooled / alone)), Target::AtLeast(0.97));
+    Ok(())
+}
