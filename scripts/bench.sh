@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Measures; the result is on stdout, a line `ratio <name> <value> (target …)` for each figure.
+# Arguments name benchmarks, all of them if there are none: scripts/bench.sh pool ledger
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scripts/setup.sh >&2
+benches=("$@")
+[ $# -gt 0 ] || benches=(statements pool ledger latency decode)
+flags=()
+for bench in "${benches[@]}"; do flags+=(--bench "$bench"); done
+cargo bench --locked --quiet -p swarm-tests "${flags[@]}" --no-run >&2
+
+# The nodes of the benchmarks are not to meet those that run here already.
+SWARMPOOL_RUNTIME_DIR=$(mktemp -d)
+export SWARMPOOL_RUNTIME_DIR
+trap 'rm -rf "$SWARMPOOL_RUNTIME_DIR"' EXIT
+# One core for the engines, on both sides of a comparison; the rest is the pool's.
+export RAYON_NUM_THREADS=1
+
+echo "commit $(git describe --always --dirty --abbrev=10), $(date -u +%F)"
+for bench in "${benches[@]}"; do
+    printf '\n== %s\n' "$bench"
+    cargo bench --locked --quiet -p swarm-tests --bench "$bench"
+done
