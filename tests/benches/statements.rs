@@ -130,7 +130,10 @@ fn heartbeat(n: u64) -> Body {
     .into()
 }
 
-const KINDS: [(&str, fn(u64) -> Body); 5] =
+/// Makes the n-th body of a kind.
+type Make = fn(u64) -> Body;
+
+const KINDS: [(&str, Make); 5] =
     [("job", job), ("claim", claim), ("progress", progress), ("proof", proof), ("heartbeat", heartbeat)];
 
 fn share(name: &str, corpus: &Corpus) -> f64 {
