@@ -34,6 +34,7 @@ impl Pool {
             }
         }
         self.live.to_list = self.live.queue.values().take(MAX_RELISTED).copied().collect();
+        self.store_sealed();
         if let Some((epoch, header)) = self.state.last_header {
             self.say(Topic::Epochs, now, EpochSealed { epoch, header });
         }
@@ -124,14 +125,20 @@ impl Pool {
 
     /// Fixes the header of the epoch that ended, if it is not fixed yet; only a fixed header is announced.
     pub(super) fn fix_header(&mut self, now: Timestamp) {
-        let Some(Sealing { header, leaves }) = self.state.sealing.clone() else { return };
+        let Some(Sealing { header, .. }) = self.state.sealing.clone() else { return };
         let (epoch, link) = (header.epoch, header.link());
         self.record(now, Record::HeaderFixed { epoch, header: link });
-        self.effects.extend(leaf_pages(&leaves).into_iter().map(PoolEffect::Store));
-        self.effects.push_back(PoolEffect::Store(header.encode()));
+        self.store_sealed();
         self.say(Topic::Epochs, now, EpochSealed { epoch, header: link });
         let (accepted, volume) = (header.counts.accepted, header.volume);
         self.tell(PoolStory::EpochSealed { epoch, header: link, accepted, volume });
+    }
+
+    /// Stores the blocks of the last sealed epoch.
+    fn store_sealed(&mut self) {
+        let Some(Sealing { header, leaves }) = &self.state.sealed else { return };
+        let blocks = leaf_pages(leaves).into_iter().chain([header.encode()]);
+        self.effects.extend(blocks.map(PoolEffect::Store));
     }
 
     pub(super) fn handle_heartbeat(

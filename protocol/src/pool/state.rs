@@ -42,6 +42,8 @@ pub struct State {
     pub(super) rosters: BTreeMap<u64, (Roster, u64)>,
     pub(super) held: BTreeMap<u64, Held>,
     pub(super) sealing: Option<Sealing>,
+    /// The epoch of the last fixed header: its blocks may not have been stored yet.
+    pub(super) sealed: Option<Sealing>,
     pub(super) last_header: Option<(u64, Link)>,
 }
 
@@ -224,6 +226,7 @@ impl State {
             rosters: BTreeMap::from([(0, (Roster::default(), 0))]),
             held: BTreeMap::new(),
             sealing: None,
+            sealed: None,
             last_header: None,
         }
     }
@@ -309,7 +312,7 @@ impl State {
             Record::Closed { job, end } => self.close(job, end, entry.at),
             Record::Boundary(boundary) => self.cross(boundary, seq, entry.at),
             Record::HeaderFixed { epoch, header } => {
-                self.sealing = None;
+                self.sealed = self.sealing.take();
                 self.last_header = Some((*epoch, *header));
             }
         }
