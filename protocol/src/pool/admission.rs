@@ -52,7 +52,8 @@ impl Pool {
             );
         }
         self.may_run(job)?;
-        if job.not_after <= now {
+        // What a boundary has forgotten is past its time by the clock of that boundary, and stays so.
+        if job.not_after <= now.max(self.state.epoch.opened_at) {
             return no(Reason::Expired, "not_after has passed; submit again with a longer ttl".into());
         }
         if job.not_after > header.at + crate::statement::MAX_JOB_LIFE {
