@@ -1,6 +1,6 @@
 use super::live::{Examined, proof_of};
 use super::{Acceptance, Examination, ExamineFault, Pool, PoolEffect, PoolStory, Record, Stage};
-use crate::Timestamp;
+use crate::{Millis, Timestamp};
 use crate::codec::{JobId, Link};
 use crate::money::FeeSplit;
 use crate::planted::{self, Bug};
@@ -27,31 +27,28 @@ impl Pool {
             let detail = "the lease is not one that can still be proven".to_owned();
             return self.refuse(Topic::Proofs, now, verified.id(), id, Reason::StaleLease, detail);
         };
-        let Some(job) = self.job_of_proof(&id) else { return };
-        let progress = self.suspend(&id, &proof.lease);
+        let Some(job) = self.job(&id) else { return };
         let until = now + self.state.posted.fetch;
-        let examined =
-            Examined { id: verified.id(), signed: verified.signed().clone(), lease: proof.lease, until };
+        let (progress, suspends) = self.suspend(&id, &proof.lease, until);
+        let (signed, lease) = (verified.signed().clone(), proof.lease);
+        let examined = Examined { id: verified.id(), signed, lease, until, suspends };
         self.live.begin_examination(id, examined);
         let proof_id = verified.id();
         let examination = Examination { id, job, proof_id, proof: proof.clone(), wallet, progress };
         self.effects.push_back(PoolEffect::Examine(Box::new(examination)));
     }
 
-    fn job_of_proof(&self, id: &JobId) -> Option<crate::statement::Job> {
-        self.job(id)
-    }
-
-    /// A valid proof suspends its lease's deadline, once.
-    fn suspend(&mut self, id: &JobId, lease: &Digest) -> Vec<(u64, Digest)> {
+    /// The progress reported under a live lease, and whether its clock stands still from here until the verdict,
+    /// which it does once.
+    fn suspend(&mut self, id: &JobId, lease: &Digest, until: Timestamp) -> (Vec<(u64, Digest)>, bool) {
         let is_live = matches!(&self.state.jobs[id].stage, Stage::Leased(granted) if granted.lease == *lease);
-        match self.live.runs.get_mut(id) {
-            Some(run) if is_live => {
-                run.suspended = true;
-                run.progress.clone()
-            }
-            _ => Vec::new(),
+        let Some(run) = self.live.runs.get_mut(id).filter(|_| is_live) else { return (Vec::new(), false) };
+        let first = !std::mem::replace(&mut run.suspended, true);
+        let (progress, deadline) = (run.progress.clone(), run.deadline);
+        if first {
+            self.live.set_deadline(*id, deadline.max(until + Millis(1)));
         }
+        (progress, first)
     }
 
     pub(super) fn handle_examined(
@@ -74,11 +71,11 @@ impl Pool {
             }
             Err(ExamineFault::Unavailable(why)) => {
                 self.refuse(Topic::Proofs, now, proof, id, Reason::ContentUnavailable, why);
-                self.resume(id, now);
+                self.resume(id, &examined, now);
             }
             Err(ExamineFault::Unacceptable(why)) => {
                 self.refuse(Topic::Proofs, now, proof, id, Reason::Unacceptable, why);
-                self.discredit(id, &examined.lease, now);
+                self.discredit(id, &examined, now);
             }
         }
     }
@@ -140,25 +137,27 @@ impl Pool {
         let Some(examined) = self.live.end_examination(&id) else { return };
         let detail = "its content could not be fetched in time".to_owned();
         self.refuse(Topic::Proofs, now, examined.id, id, Reason::ContentUnavailable, detail);
-        self.resume(id, now);
+        self.resume(id, &examined, now);
     }
 
-    fn resume(&mut self, id: JobId, now: Timestamp) {
+    fn resume(&mut self, id: JobId, examined: &Examined, now: Timestamp) {
         let entry = &self.state.jobs[&id];
         match &entry.stage {
-            Stage::Leased(granted) => {
+            Stage::Leased(granted) if examined.suspends => {
                 let next = (now + self.state.posted.progress).min(granted.until);
                 self.live.set_deadline(id, next.max(now));
             }
             Stage::Pending if entry.not_after <= now => self.close(id, super::Close::Expired, now),
-            Stage::Pending | Stage::Accepted(_) | Stage::Expired | Stage::Cancelled | Stage::Unrunnable => {}
+            Stage::Leased(_) | Stage::Pending | Stage::Accepted(_) | Stage::Expired | Stage::Cancelled | Stage::Unrunnable => {}
         }
     }
 
-    fn discredit(&mut self, id: JobId, lease: &Digest, now: Timestamp) {
+    fn discredit(&mut self, id: JobId, examined: &Examined, now: Timestamp) {
         match &self.state.jobs[&id].stage {
-            Stage::Leased(granted) if granted.lease == *lease => self.end_lease(id, EndCause::BadProof, now),
-            _ => self.resume(id, now),
+            Stage::Leased(granted) if granted.lease == examined.lease => {
+                self.end_lease(id, EndCause::BadProof, now);
+            }
+            _ => self.resume(id, examined, now),
         }
     }
 

@@ -108,7 +108,8 @@ impl Pool {
     pub(super) fn handle_claim(&mut self, verified: &Verified, claim: &Claim, now: Timestamp) {
         let wallet = verified.statement().header.by;
         let Some(entry) = self.state.jobs.get(&claim.job) else { return };
-        if entry.stage != Stage::Pending || entry.attempt != claim.attempt {
+        let open = entry.stage == Stage::Pending && entry.attempt == claim.attempt && now < entry.not_after;
+        if !open {
             return;
         }
         let Some(job) = self.job(&claim.job) else { return };
@@ -120,12 +121,12 @@ impl Pool {
         if !self.is_eligible(&wallet, entry, &job, now) {
             return;
         }
-        let rank = self.rank(&claim.job, entry, wallet, &job.model);
         let (listed_at, window) = (entry.listed_at, self.state.posted.window);
-        let better_left = self.better_left(&claim.job, entry, &job, &rank, now);
+        let better_left = self.better_left(&claim.job, entry, &job, wallet, now);
+        let rostered = self.rank(&claim.job, entry, wallet, false);
         self.live.note_claim_time(now.since(listed_at));
         let claims = self.live.claims.entry(claim.job).or_default();
-        claims.insert(rank, verified.signed().clone());
+        claims.insert(rostered, verified.signed().clone());
         if claims.len() > MAX_CLAIMS_PER_JOB {
             claims.pop_last();
         }
@@ -133,27 +134,34 @@ impl Pool {
             return self.decide(claim.job, now);
         }
         let close = race::window_close(listed_at, race::window_index(listed_at, now, window), window);
-        self.live.set(close, Timer::Window(claim.job));
+        self.live.set(close, Timer::Window(claim.job, claim.attempt));
     }
 
-    fn rank(&self, id: &JobId, entry: &JobEntry, wallet: Address, model: &str) -> Rank {
-        let all = self.all_class_1(entry, model);
-        Rank::of(&entry.seed, id, wallet, self.roster(entry).get(&wallet), all)
+    fn rank(&self, id: &JobId, entry: &JobEntry, wallet: Address, all_class_1: bool) -> Rank {
+        Rank::of(&entry.seed, id, wallet, self.roster(entry).get(&wallet), all_class_1)
     }
 
-    /// Whether somebody eligible could still beat `rank`; assumed so in large pools.
-    fn better_left(&self, id: &JobId, entry: &JobEntry, job: &Job, rank: &Rank, now: Timestamp) -> bool {
+    /// Whether somebody eligible could still beat `claimant`; assumed so in large pools.
+    fn better_left(
+        &self,
+        id: &JobId,
+        entry: &JobEntry,
+        job: &Job,
+        claimant: Address,
+        now: Timestamp,
+    ) -> bool {
+        let all = self.all_class_1(entry, &job.model);
+        let rank = self.rank(id, entry, claimant, all);
         let mut serving = 0;
         for (wallet, miner) in &self.live.miners {
-            if *wallet == rank.wallet || !miner.serves(&job.model) {
+            if *wallet == claimant || !miner.serves(&job.model) {
                 continue;
             }
             serving += 1;
             if serving > MAX_EARLY_CLOSE {
                 return true;
             }
-            if self.is_eligible(wallet, entry, job, now) && self.rank(id, entry, *wallet, &job.model) < *rank
-            {
+            if self.is_eligible(wallet, entry, job, now) && self.rank(id, entry, *wallet, all) < rank {
                 return true;
             }
         }
@@ -163,12 +171,14 @@ impl Pool {
     /// Leases a pending job to the best claim in hand whose wallet is still eligible.
     pub(super) fn decide(&mut self, id: JobId, now: Timestamp) {
         let Some(claims) = self.live.claims.remove(&id) else { return };
-        let Some(entry) = self.state.jobs.get(&id).filter(|entry| entry.stage == Stage::Pending) else {
-            return;
-        };
+        let open = |entry: &&JobEntry| entry.stage == Stage::Pending && now < entry.not_after;
+        let Some(entry) = self.state.jobs.get(&id).filter(open) else { return };
         let Some(job) = self.job(&id) else { return };
         let eligible = |rank: &Rank| self.is_eligible(&rank.wallet, entry, &job, now);
         let mut best: Vec<(Rank, Signed)> = claims.into_iter().filter(|(rank, _)| eligible(rank)).collect();
+        if self.all_class_1(entry, &job.model) {
+            best.sort_by_key(|(rank, _)| (rank.draw, rank.wallet));
+        }
         best.truncate(MAX_NAMED_CLAIMS);
         let winner = if planted::is(Bug::DrawIgnored) { best.last() } else { best.first() };
         let Some(wallet) = winner.map(|(rank, _)| rank.wallet) else { return };
@@ -193,9 +203,13 @@ impl Pool {
     ) {
         self.bind_name(&wallet, now);
         self.unlist(&id);
+        self.drop_late_proof(&id, now);
         let named = claims.len() as u64;
         self.record(now, Record::Leased { job: id, term, wallet, window, claims: claims.clone(), until });
         self.live.leased_to(id, wallet);
+        if planted::is(Bug::ClockExpiresLease) {
+            self.live.set(self.state.jobs[&id].not_after, Timer::Expiry(id));
+        }
         self.live.set_deadline(id, (now + self.state.posted.first_progress).min(until));
         let claims = claims.iter().map(Signed::id).collect();
         if let Some(lease) = self.lease_statement(&id, claims) {
@@ -203,6 +217,14 @@ impl Pool {
         }
         let name = self.state.name_of(&wallet).map(str::to_owned);
         self.tell(PoolStory::Leased { job: id, wallet, name, claims: named });
+    }
+
+    /// The job goes to somebody else: a late proof that is being checked counts no more.
+    fn drop_late_proof(&mut self, id: &JobId, now: Timestamp) {
+        if let Some(late) = self.live.end_examination(id) {
+            let detail = "the job was leased again before the proof was checked".to_owned();
+            self.refuse(Topic::Proofs, now, late.id, *id, Reason::StaleLease, detail);
+        }
     }
 
     /// The lease of a leased job, as it is said.
@@ -251,7 +273,7 @@ impl Pool {
             return;
         }
         run.progress.push((progress.units, progress.prefix));
-        if !self.live.is_examined(&progress.job) {
+        if !self.live.is_suspended(&progress.job) {
             self.live.set_deadline(progress.job, (now + next).min(until));
         }
     }
@@ -284,7 +306,9 @@ impl Pool {
         let Stage::Leased(granted) = &entry.stage else { return };
         let (lease, wallet) = (granted.lease, granted.wallet);
         let seed = self.draw_seed(&id, entry.attempt + 1);
-        self.live.end_examination(&id);
+        if !cause.by_timeout() {
+            self.live.end_examination(&id);
+        }
         self.record(now, Record::LeaseEnded { job: id, cause, seed });
         self.live.lease_over(&id, &wallet);
         self.say(Topic::Claims, now, LeaseEnded { job: id, lease, cause });
@@ -360,7 +384,11 @@ impl Pool {
 
     pub(super) fn handle_timer(&mut self, timer: Timer, now: Timestamp) {
         match timer {
-            Timer::Window(id) => self.decide(id, now),
+            Timer::Window(id, attempt) => {
+                if self.state.jobs.get(&id).is_some_and(|entry| entry.attempt == attempt) {
+                    self.decide(id, now);
+                }
+            }
             Timer::Deadline(id) => self.deadline(id, now),
             Timer::Examination(id) => self.examination_late(id, now),
             Timer::Expiry(id) => self.expire(id, now),
@@ -371,9 +399,6 @@ impl Pool {
 
     fn deadline(&mut self, id: JobId, now: Timestamp) {
         let Some(Stage::Leased(granted)) = self.state.jobs.get(&id).map(|entry| &entry.stage) else { return };
-        if self.live.is_examined(&id) {
-            return;
-        }
         let cause = if now >= granted.until { EndCause::TimedOut } else { EndCause::NoProgress };
         self.end_lease(id, cause, now);
     }

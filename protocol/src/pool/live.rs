@@ -46,6 +46,8 @@ pub(super) struct Examined {
     pub signed: Signed,
     pub lease: Digest,
     pub until: Timestamp,
+    /// The lease's clock stands still until its verdict.
+    pub suspends: bool,
 }
 
 /// What is known of a live lease beyond its record.
@@ -53,13 +55,15 @@ pub(super) struct Examined {
 pub(super) struct Run {
     pub deadline: Timestamp,
     pub progress: Vec<(u64, Digest)>,
+    /// A proof has stopped its clock; none does so again.
     pub suspended: bool,
 }
 
 /// Something due at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
-    Window(JobId),
+    /// The close of a window of one attempt.
+    Window(JobId, u32),
     Deadline(JobId),
     Examination(JobId),
     Expiry(JobId),
@@ -71,6 +75,7 @@ pub(super) enum Timer {
 pub(super) struct Live {
     pub now: Timestamp,
     pub miners: BTreeMap<Address, LiveMiner>,
+    /// By job and by rank in the race as the roster has it, whoever is live.
     pub claims: BTreeMap<JobId, BTreeMap<Rank, Signed>>,
     pub runs: BTreeMap<JobId, Run>,
     pub examined: BTreeMap<JobId, Examined>,
@@ -160,6 +165,11 @@ impl Live {
 
     pub fn is_examined(&self, job: &JobId) -> bool {
         self.examined.contains_key(job)
+    }
+
+    /// Whether the clock of the job's lease stands still.
+    pub fn is_suspended(&self, job: &JobId) -> bool {
+        self.examined.get(job).is_some_and(|examined| examined.suspends)
     }
 
     /// How many pending jobs of its model are before this pending one.
