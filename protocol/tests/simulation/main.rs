@@ -1,0 +1,75 @@
+//! The rules in simulation: real machines and signatures, a virtual clock, seeded faults and liars, and a checker that
+//! shares no code with the machines.
+//!
+//! `SIM_SEED=123 cargo test -p swarm-protocol --test simulation replay -- --nocapture` shows one run,
+//! with `SIM_BUG=DoubleAccept` if a bug is to be planted in it. `SIM_SEEDS=1000000` runs that many.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod actors;
+mod checker;
+mod client;
+mod content;
+mod faults;
+mod forge;
+mod liar;
+mod miner;
+mod mint;
+mod network;
+mod operator;
+mod plan;
+mod rng;
+mod seeds;
+mod world;
+
+use plan::Plan;
+use seeds::{BUGS, find, number, run, run_many};
+
+#[test]
+fn simulation_1000_seeds() {
+    let count = number("SIM_SEEDS").unwrap_or(1000);
+    let first = number("SIM_FIRST").unwrap_or(0);
+    let tally = run_many(first..first + count, None).unwrap_or_else(|failure| panic!("{failure}"));
+    println!("{count} seeds from {first}: {tally:?}");
+    assert!(tally.accepted * 3 > tally.admitted, "most runs do nothing: {tally:?}");
+    assert!(tally.refunded > 0 && tally.crashes > 0 && tally.epochs > count, "too quiet: {tally:?}");
+}
+
+#[test]
+fn replay() {
+    let Some(seed) = number("SIM_SEED") else {
+        println!("set SIM_SEED to the seed of a run");
+        return;
+    };
+    let named = std::env::var("SIM_BUG").ok();
+    let bug = named.map(|name| *BUGS.iter().find(|bug| format!("{bug:?}") == name).expect("a planted bug"));
+    let tally = run(Plan::of(seed, bug), true).unwrap_or_else(|failure| panic!("{failure}"));
+    println!("seed {seed}: {tally:?}");
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..5 {
+        let once = run(Plan::of(seed, None), false).unwrap();
+        assert_eq!(format!("{once:?}"), format!("{:?}", run(Plan::of(seed, None), false).unwrap()));
+    }
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    for bug in BUGS {
+        let failure = find(bug, 400).unwrap_or_else(|| panic!("{bug:?} was not found"));
+        println!("{bug:?}: {failure}");
+    }
+}
+
+#[test]
+fn the_operator_crashes_at_every_effect() {
+    let plan = Plan::quiet(3);
+    let effects = run(plan.clone(), false).unwrap().effects;
+    assert!(effects > 50, "only {effects} effects");
+    for at in 0..effects {
+        let crashing = Plan { crash_at_effects: vec![at], ..plan.clone() };
+        run(crashing, false).unwrap_or_else(|failure| panic!("crash at effect {at}: {failure}"));
+    }
+}
