@@ -18,8 +18,11 @@ impl Pool {
         if self.live.awaited_inputs.contains_key(&id) {
             return;
         }
-        if let Err((reason, detail)) = self.may_admit(verified, job, now) {
+        if let Some((reason, detail)) = self.live.refused.get(&id).cloned() {
             return self.refuse(Topic::Jobs, now, id, id, reason, detail);
+        }
+        if let Err((reason, detail)) = self.may_admit(verified, job, now) {
+            return self.refuse_job(id, reason, detail, now);
         }
         match &job.input {
             Input::Linked { cid, bytes } => {
@@ -38,8 +41,14 @@ impl Pool {
             .and_then(|()| self.may_admit(&verified, job, now));
         match checked {
             Ok(()) => self.admit(&verified, job, now),
-            Err((reason, detail)) => self.refuse(Topic::Jobs, now, id, id, reason, detail),
+            Err((reason, detail)) => self.refuse_job(id, reason, detail, now),
         }
+    }
+
+    /// A client that was told no has gone; the same bytes, coming again, must not run and cost.
+    fn refuse_job(&mut self, id: JobId, reason: Reason, detail: String, now: Timestamp) {
+        self.live.note_refused(id, reason, detail.clone());
+        self.refuse(Topic::Jobs, now, id, id, reason, detail);
     }
 
     fn may_admit(&self, verified: &Verified, job: &Job, now: Timestamp) -> Result<(), (Reason, String)> {

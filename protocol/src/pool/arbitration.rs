@@ -171,8 +171,10 @@ impl Pool {
     /// Leases a pending job to the best claim in hand whose wallet is still eligible.
     pub(super) fn decide(&mut self, id: JobId, now: Timestamp) {
         let Some(claims) = self.live.claims.remove(&id) else { return };
-        let open = |entry: &&JobEntry| entry.stage == Stage::Pending && now < entry.not_after;
-        let Some(entry) = self.state.jobs.get(&id).filter(open) else { return };
+        let Some(entry) = self.state.jobs.get(&id) else { return };
+        if entry.stage != Stage::Pending || entry.not_after <= now {
+            return;
+        }
         let Some(job) = self.job(&id) else { return };
         let eligible = |rank: &Rank| self.is_eligible(&rank.wallet, entry, &job, now);
         let mut best: Vec<(Rank, Signed)> = claims.into_iter().filter(|(rank, _)| eligible(rank)).collect();

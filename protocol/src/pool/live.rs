@@ -4,7 +4,7 @@ use super::{JobEntry, Stage, State};
 use crate::codec::{JobId, Link};
 use crate::planted::{self, Bug};
 use crate::race::Rank;
-use crate::statement::{Heartbeat, Proof, Signed, Verified};
+use crate::statement::{Heartbeat, Proof, Reason, Signed, Verified};
 use crate::{Millis, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use swarm_crypto::address::Address;
@@ -16,6 +16,8 @@ pub const MAX_LIVE_MINERS: usize = 100_000;
 pub const MAX_CLAIMS_PER_JOB: usize = 256;
 /// Most progress reports remembered of one lease.
 pub const MAX_PROGRESS: usize = 512;
+/// Most refused jobs remembered.
+const MAX_REFUSED_JOBS: usize = 16_384;
 /// Most listing-to-claim times behind the posted window.
 const MAX_CLAIM_TIMES: usize = 1000;
 /// Heartbeats missed until a miner counts as offline.
@@ -81,6 +83,9 @@ pub(super) struct Live {
     pub examined: BTreeMap<JobId, Examined>,
     pub awaited_inputs: BTreeMap<JobId, Verified>,
     pub to_list: BTreeSet<JobId>,
+    /// Jobs that were refused, and why.
+    pub refused: BTreeMap<JobId, (Reason, String)>,
+    refused_order: VecDeque<JobId>,
     /// Live leases by wallet, a tally of the state.
     pub leases: BTreeMap<Address, u32>,
     /// Pending jobs by model and the record that listed them.
@@ -202,6 +207,17 @@ impl Live {
         }
         let (_, place) = self.expiries.pop_first()?;
         Some(Timer::Expiry(self.queue[&place]))
+    }
+
+    pub fn note_refused(&mut self, id: JobId, reason: Reason, detail: String) {
+        if self.refused.insert(id, (reason, detail)).is_none() {
+            self.refused_order.push_back(id);
+        }
+        if self.refused_order.len() > MAX_REFUSED_JOBS
+            && let Some(oldest) = self.refused_order.pop_front()
+        {
+            self.refused.remove(&oldest);
+        }
     }
 
     pub fn note_claim_time(&mut self, span: Millis) {

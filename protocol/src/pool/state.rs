@@ -458,9 +458,8 @@ impl State {
         let entry = self.jobs.get_mut(id).expect("finished jobs are known");
         entry.barred = Vec::new();
         if !planted::is(Bug::DoubleAccept) && !planted::is(Bug::CancelledAccepted) {
-            entry.late = None;
+            (entry.late, entry.signed) = (None, None);
         }
-        entry.signed = None;
         let forget_at = (entry.not_after + SKEW.times(2)).max(at + keep);
         let forget_at = if planted::is(Bug::ShortDedup) { at } else { forget_at };
         let (client, listed) = (entry.client, entry.epoch);
