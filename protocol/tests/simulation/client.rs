@@ -13,7 +13,7 @@ use swarm_protocol::codec::JobId;
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::query::{Answer, Fate};
 use swarm_protocol::statement::{
-    Assurance, Cancel, Header, Input, Job, JobType, Nonce, Params, Signed, Statement, Topic, Verified,
+    Assurance, Body, Cancel, Header, Input, Job, JobType, Nonce, Params, Signed, Statement, Topic, Verified,
 };
 use swarm_protocol::submission::{Effect, Event, Outcome, Submission};
 use swarm_protocol::{Machine, Millis, Timestamp};
@@ -59,6 +59,7 @@ impl Client {
             ActorEvent::Packet(packet) => {
                 if let Some(verified) = self.ear.hear(world, node, &packet) {
                     self.heard(&verified, now);
+                    self.lose_patience(world, node, &verified);
                 }
             }
             ActorEvent::Connected | ActorEvent::Disconnected => {
@@ -91,6 +92,15 @@ impl Client {
     fn heard(&mut self, verified: &Rc<Verified>, now: Timestamp) {
         let waits = self.waits.values_mut();
         waits.for_each(|wait| wait.handle(Event::Heard(Box::new((**verified).clone())), now));
+    }
+
+    /// A lost lease is reason enough to give a job up, now and then.
+    fn lose_patience(&self, world: &mut World, node: Node, verified: &Verified) {
+        let Body::LeaseEnded(ended) = &verified.statement().body else { return };
+        if self.waits.contains_key(&ended.job) && !world.calm && world.rng.chance(400) {
+            let (delay, life) = (world.rng.below(400), world.lives[node]);
+            world.after(delay, Due::Actor { node, life, event: ActorEvent::Cancel(ended.job) });
+        }
     }
 
     fn take(&mut self, world: &mut World, answer: &Answer, now: Timestamp) {
@@ -172,7 +182,8 @@ fn ended(world: &World, id: &JobId, outcome: &Outcome) -> Result<(), String> {
         }
         Outcome::Disputed { fault, .. } => Err(format!("{id} is disputed: {fault}")),
         Outcome::Unknown if open => Err(format!("{id} is said to be unknown, and open")),
-        Outcome::Refused { reason, .. } if open => Err(format!("{id} is refused by {reason:?}, and open")),
+        // A refusal is not durable: an operator that restarts may take the same bytes.
+        Outcome::Refused { reason, .. } if open && world.tally.crashes == 0 => Err(format!("{id} is refused by {reason:?}, and open")),
         Outcome::GaveUp { .. } if world.calm && open => Err(format!("{id} is given up, and open")),
         Outcome::Refused { .. } | Outcome::NoOutput { .. } | Outcome::Unknown | Outcome::GaveUp { .. } => Ok(()),
     }

@@ -14,6 +14,8 @@ pub(crate) enum Fault {
     /// An actor's process ends; a new one starts after so many milliseconds.
     Crash(Node, u64),
     Start(Node),
+    /// A miner is asked to stop, and a new process follows.
+    Drain(Node),
     /// These nodes are cut off for so long; one way only, if so.
     Part(Vec<Node>, u64, bool),
     Heal,
@@ -67,6 +69,10 @@ fn schedule(world: &mut World, plan: &Plan) {
     let mut faults = vec![Fault::OperatorCrash; usize::try_from(plan.crashes).expect("few")];
     faults.extend((0..plan.miner_crashes).map(|_| crash_of(world, 1, plan.miners)));
     faults.extend((0..plan.client_crashes).map(|_| crash_of(world, 1 + plan.miners, plan.clients)));
+    for _ in 0..plan.miner_crashes {
+        let node = world.rng.range(1, plan.miners as u64);
+        faults.push(Fault::Drain(usize::try_from(node).expect("few nodes")));
+    }
     for _ in 0..plan.partitions {
         let count = world.rng.range(1, (nodes - 1).min(3));
         let from = world.rng.below(2);
@@ -115,6 +121,10 @@ pub(crate) fn strike(world: &mut World, fault: Fault) {
             } else {
                 strike(world, Fault::Start(node));
             }
+        }
+        Fault::Drain(node) => {
+            world.act(node, ActorEvent::Drain);
+            world.after(5_000, Due::Fault(Fault::Crash(node, 500)));
         }
         Fault::Start(node) => {
             if let Actor::Absent = world.actors[node - 1] {

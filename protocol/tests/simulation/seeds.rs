@@ -12,19 +12,20 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use swarm_protocol::planted::{self, Bug};
 
-pub(crate) const BUGS: [Bug; 12] = [
-    Bug::DoubleAccept,
-    Bug::LostRefund,
-    Bug::StaleTerm,
-    Bug::ShortDedup,
-    Bug::VolumeCountsLeased,
-    Bug::RoundToMiner,
-    Bug::OtherPool,
-    Bug::DrawIgnored,
-    Bug::ClockExpiresLease,
-    Bug::CancelledAccepted,
-    Bug::ReceiptFromMemory,
-    Bug::SpeakBeforePersist,
+/// The planted bugs, and words of the laws that each breaks.
+pub(crate) const BUGS: [(Bug, &[&str]); 12] = [
+    (Bug::DoubleAccept, &["is accepted while Accepted", "every posting is covered"]),
+    (Bug::LostRefund, &["is due"]),
+    (Bug::StaleTerm, &["which is not its lease"]),
+    (Bug::ShortDedup, &["is admitted twice"]),
+    (Bug::VolumeCountsLeased, &["is not what the rows say: volume"]),
+    (Bug::RoundToMiner, &["is due"]),
+    (Bug::OtherPool, &["what nobody said to this pool"]),
+    (Bug::DrawIgnored, &["before the window closed", "did not win"]),
+    (Bug::ClockExpiresLease, &["while its proof is examined"]),
+    (Bug::CancelledAccepted, &["is accepted while Cancelled", "every posting is covered"]),
+    (Bug::ReceiptFromMemory, &["the receipt"]),
+    (Bug::SpeakBeforePersist, &["durable", "of no pool", "not stored"]),
 ];
 
 /// A run in which a law was broken.
@@ -32,7 +33,7 @@ pub(crate) const BUGS: [Bug; 12] = [
 pub(crate) struct Failure {
     pub(crate) seed: u64,
     at: u64,
-    what: String,
+    pub(crate) what: String,
 }
 
 impl fmt::Display for Failure {

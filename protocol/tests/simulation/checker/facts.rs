@@ -5,7 +5,7 @@ use super::jobs::{JobFacts, LeaseFacts};
 use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
-use swarm_protocol::{Posted, Timestamp};
+use swarm_protocol::{Millis, Posted, Timestamp};
 use swarm_protocol::codec::{JobId, Link};
 use swarm_protocol::pool::{Examination, ExamineFault};
 use swarm_protocol::statement::{Body, Heartbeat, ReleaseCause, Verified};
@@ -30,6 +30,8 @@ pub(crate) struct Facts {
 pub(crate) struct HeardClaim {
     pub(crate) wallet: Address,
     pub(crate) at: Timestamp,
+    /// The window posted then.
+    pub(crate) window: Millis,
     /// Nobody could doubt that it was eligible then.
     pub(crate) sure: bool,
 }
@@ -69,7 +71,7 @@ impl Facts {
                     && job.attempts.len() == claim.attempt as usize;
                 if open {
                     let sure = self.surely_eligible(&by, job, book);
-                    let heard = HeardClaim { wallet: by, at: now, sure };
+                    let heard = HeardClaim { wallet: by, at: now, window: book.posted.window, sure };
                     self.claims.entry((claim.job, claim.attempt)).or_default().push(heard);
                 }
             }

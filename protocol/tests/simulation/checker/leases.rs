@@ -1,5 +1,5 @@
 use super::book::{Book, genuine, split};
-use super::facts::Facts;
+use super::facts::{Facts, HeardClaim};
 use super::jobs::{Accepted, JobFacts, LeaseFacts, Stage, by_time, halves};
 use super::{Law, must};
 use crate::mint::Mint;
@@ -108,11 +108,11 @@ impl Book {
 
         let Some(facts) = facts else { return Ok(()) };
         let window = self.posted.window.0;
-        let closed = |heard_at: Timestamp| {
-            let index = heard_at.since(attempt.listed_at).0.checked_div(window).unwrap_or(0);
-            at >= attempt.listed_at + Millis(window * (index + 1))
+        let closed = |claim: &HeardClaim| {
+            let index = claim.at.since(attempt.listed_at).0.checked_div(claim.window.0).unwrap_or(0);
+            at >= attempt.listed_at + claim.window.times(index + 1)
         };
-        if window == 0 || heard.into_iter().flatten().any(|claim| closed(claim.at)) {
+        if window == 0 || heard.into_iter().flatten().any(closed) {
             return Ok(());
         }
         for wallet in facts.wallets().filter(|wallet| **wallet != winner && sure(wallet)) {

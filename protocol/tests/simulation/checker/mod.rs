@@ -106,8 +106,8 @@ impl Checker {
                 | (pool::Stage::Expired, Stage::Expired(_))
                 | (pool::Stage::Cancelled, Stage::Cancelled(_))
                 | (pool::Stage::Unrunnable, Stage::Unrunnable(_)) => true,
-                (pool::Stage::Leased { lease, .. }, Stage::Leased) => {
-                    job.live_lease().is_some_and(|live| live.id == *lease)
+                (pool::Stage::Leased(granted), Stage::Leased) => {
+                    job.live_lease().is_some_and(|live| live.id == granted.lease)
                 }
                 (pool::Stage::Accepted(a), Stage::Accepted(b)) => (a.epoch, a.index) == (b.epoch, b.index),
                 _ => false,
