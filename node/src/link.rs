@@ -6,10 +6,15 @@ use crate::session::{Joined, OPERATOR_AGENT, ask};
 use crate::wire;
 use libp2p::PeerId;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use swarm_crypto::address::{Address, PoolId};
 use swarm_protocol::query::{Answer, Query};
 use swarm_protocol::statement::{Body, Intake, Signed, Verified};
 use swarm_protocol::{Rejection, Timestamp};
+
+/// Between two questions to a peer that may be the operator.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// A pool's operator, as seen from a miner or a client.
 #[derive(Debug, Clone)]
@@ -27,8 +32,8 @@ pub struct Link {
 pub enum Heard {
     /// A statement came by gossip.
     Statement(Box<Verified>),
-    /// The operator can be asked.
-    Connected,
+    /// A peer that says it is an operator is there: [`Link::recognise`] finds out whether it is ours.
+    MaybeOperator(PeerId),
     /// The operator cannot be asked any more.
     Disconnected,
     /// Nothing.
@@ -89,12 +94,7 @@ impl Link {
                 }
             }
             NetworkEvent::Connected { peer, agent, .. } if agent.contains(OPERATOR_AGENT) => {
-                if self.is_our_operator(peer).await {
-                    self.set_peer(Some(peer));
-                    Heard::Connected
-                } else {
-                    Heard::Nothing
-                }
+                Heard::MaybeOperator(peer)
             }
             NetworkEvent::Disconnected { peer } if self.peer() == Some(peer) => {
                 self.set_peer(None);
@@ -108,6 +108,24 @@ impl Link {
             | NetworkEvent::Disconnected { .. }
             | NetworkEvent::Listening(_)
             | NetworkEvent::PeerSubscribed { .. } => Heard::Nothing,
+        }
+    }
+
+    /// Asks a peer until it shows that it is our operator; false if it is gone or if the operator is connected
+    /// already: whoever repeats its beacon must not take its place.
+    pub async fn recognise(&self, peer: PeerId) -> bool {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let peers = self.network.peers().await.unwrap_or_default();
+            if self.peer().is_some() || !peers.iter().any(|known| known.peer == peer) {
+                return false;
+            }
+            if self.is_our_operator(peer).await {
+                self.set_peer(Some(peer));
+                return true;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 

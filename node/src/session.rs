@@ -89,6 +89,9 @@ pub async fn join(
                 }
             },
             () = sleep_until(notice) => {
+                for peer in network.peers().await? {
+                    ask_if_operator(network, peer.peer, peer.agent.as_deref().unwrap_or_default(), &sender);
+                }
                 tracing::info!("looking for the operator of {}; is `swarm-node --role operator` running?", terms.pool);
                 pause = (pause * 2).min(Duration::from_secs(60));
                 notice += pause;

@@ -160,9 +160,9 @@ pub fn posted_window(least: Millis, claim_p99: Millis) -> Millis {
     if least.0 == 0 { least } else { claim_p99.max(least).min(MAX_WINDOW) }
 }
 
-/// Where in a queue of `length` a wallet starts reading: `H(wallet, epoch) mod length`.
-pub fn queue_start(wallet: &Address, epoch: u64, length: u64) -> u64 {
-    hash(Context::Queue, &(wallet, epoch)).first_u64_be() % length.max(1)
+/// Where in a queue of `length` a wallet starts reading: `H(wallet, turn) mod length`; the operator's turn moves on.
+pub fn queue_start(wallet: &Address, turn: u64, length: u64) -> u64 {
+    hash(Context::Queue, &(wallet, turn)).first_u64_be() % length.max(1)
 }
 
 /// How long after its `losses`-th loss a wallet waits: the base, doubled each time, up to the cap.

@@ -50,7 +50,9 @@ impl Saved {
 
     /// Keeps a receipt and the answer; says where.
     pub fn keep_receipt(&self, job: &JobId, signed: &Signed, answer: &[u8]) -> Result<PathBuf> {
-        write_atomic(&self.file("receipts", job, "answer")?, answer)?;
+        if !answer.is_empty() {
+            write_atomic(&self.file("receipts", job, "answer")?, answer)?;
+        }
         let path = self.file("receipts", job, "json")?;
         let text = serde_json::to_string_pretty(&receipt_json(signed))?;
         write_atomic(&path, text.as_bytes())?;

@@ -3,11 +3,14 @@
 use crate::workload::{KnownModel, Models, NormativeSampler, step, stop_reason};
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use swarm_inference::{CancelToken, Engine, Flow, GenerateRequest, Registry};
 use swarm_protocol::miner::Run;
 use swarm_protocol::transcript::{PrefixDigest, Transcript};
+
+/// How long a job waits for an engine that is about to be free.
+const MAX_IDLE_WAIT: Duration = Duration::from_secs(2);
 
 type Idle = Arc<Mutex<BTreeMap<String, Vec<Box<dyn Engine>>>>>;
 
@@ -15,6 +18,7 @@ type Idle = Arc<Mutex<BTreeMap<String, Vec<Box<dyn Engine>>>>>;
 #[derive(Clone)]
 pub struct Engines {
     idle: Idle,
+    freed: Arc<Condvar>,
     models: Arc<Vec<String>>,
 }
 
@@ -38,7 +42,7 @@ impl Engines {
             }
         }
         let models = Arc::new(idle.keys().cloned().collect());
-        Ok(Self { idle: Arc::new(Mutex::new(idle)), models })
+        Ok(Self { idle: Arc::new(Mutex::new(idle)), freed: Arc::default(), models })
     }
 
     /// The models they run.
@@ -56,19 +60,28 @@ impl Engines {
         progress: &mut dyn FnMut(u64, swarm_crypto::digest::Digest),
     ) -> Result<Made> {
         let mut engine = self.take(&run.job.model)?;
-        let made = generate(engine.as_mut(), run, model, within, cancel, progress);
-        self.give_back(&run.job.model, engine);
-        made
+        let generate = || generate(engine.as_mut(), run, model, within, cancel, progress);
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(generate));
+        // What panicked is in no known state: another takes its place.
+        let next = if made.is_ok() { engine } else { model.start(&Registry::standard())? };
+        self.give_back(&run.job.model, next);
+        made.unwrap_or_else(|_| Err(anyhow!("the engine panicked")))
     }
 
     fn take(&self, model: &str) -> Result<Box<dyn Engine>> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let none =
+            |idle: &mut BTreeMap<String, Vec<Box<dyn Engine>>>| idle.get(model).is_none_or(Vec::is_empty);
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // An engine that was told to stop is free within a token or two.
+        let waited = self.freed.wait_timeout_while(idle, MAX_IDLE_WAIT, none);
+        let (mut idle, _) = waited.unwrap_or_else(PoisonError::into_inner);
         idle.get_mut(model).and_then(Vec::pop).ok_or_else(|| anyhow!("no engine for {model} is idle"))
     }
 
     fn give_back(&self, model: &str, engine: Box<dyn Engine>) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.entry(model.to_owned()).or_default().push(engine);
+        self.freed.notify_all();
     }
 }
 

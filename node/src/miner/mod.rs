@@ -132,9 +132,16 @@ async fn listen(
                 None => return,
                 Some(event) => match link.hear(event).await {
                     Heard::Statement(verified) => Event::Heard(verified),
-                    Heard::Connected => {
-                        tracing::info!("connected to the operator");
-                        Event::Connected
+                    Heard::MaybeOperator(peer) => {
+                        let (link, inbox) = (link.clone(), inbox.clone());
+                        tokio::spawn(async move {
+                            if link.recognise(peer).await {
+                                tracing::info!("connected to the operator");
+                                // The inbox is gone only when the process is.
+                                let _ = inbox.send(Input::Event(Event::Connected)).await;
+                            }
+                        });
+                        continue;
                     }
                     Heard::Disconnected => {
                         tracing::info!("the operator is away; going on as soon as it is back");

@@ -1,7 +1,8 @@
 //! Fetching what jobs and proofs name, and checking it, outside the sequencer.
 
 use crate::network::{BlockSource, Network};
-use crate::storage::blocks::BlockStore;
+use crate::storage::blocks::{BlockError, BlockStore};
+use crate::storage::disk::DiskError;
 use crate::workload::Models;
 use cid::Cid;
 use libp2p::PeerId;
@@ -11,6 +12,9 @@ use swarm_protocol::acceptance;
 use swarm_protocol::pool::{Examination, ExamineFault};
 use swarm_protocol::statement::{Input, MAX_INPUT_BYTES};
 use tokio::time::Instant;
+
+/// Between two tries to fetch an input.
+const FETCH_PAUSE: Duration = Duration::from_millis(500);
 
 /// The node's own blocks, for peers.
 #[derive(Debug)]
@@ -31,36 +35,48 @@ pub struct Content {
 }
 
 impl Content {
-    /// Fetches a block that is not here yet; at most `bytes` long, exactly so when it is here.
-    pub async fn fetch(
+    /// Fetches a block of at most `bytes` that is not here yet: from the peers given first, then from any.
+    async fn fetch(
         &self,
         cid: Cid,
         bytes: u64,
         from: &[PeerId],
-        within: Duration,
+        deadline: Instant,
     ) -> Result<Vec<u8>, String> {
         if let Some(block) = self.blocks.block(&cid) {
             return Ok(block);
         }
         let max = usize::try_from(bytes).map_err(|_| "too long for this machine".to_owned())?;
-        let block = self.network.fetch(&cid, from, max, Instant::now() + within).await;
-        let block = match block {
-            Err(_) if !from.is_empty() => self.network.fetch(&cid, &[], max, Instant::now() + within).await,
+        let block = match self.network.fetch(&cid, from, max, deadline).await {
+            Err(_) if !from.is_empty() => self.network.fetch(&cid, &[], max, deadline).await,
             other => other,
         };
         block.map_err(|e| e.to_string())
     }
 
-    /// Fetches, stores and pins a job's linked input, which must be text.
-    pub async fn input(&self, cid: Cid, bytes: u64, from: &[PeerId], within: Duration) -> Result<(), String> {
-        let block = self.fetch(cid, bytes.min(MAX_INPUT_BYTES), from, within).await?;
+    /// Fetches, stores and pins a job's linked input, which must be text. `from` says who has it, as far as is known.
+    pub async fn input(
+        &self,
+        cid: Cid,
+        bytes: u64,
+        from: impl Fn() -> Vec<PeerId>,
+        deadline: Instant,
+    ) -> Result<(), String> {
+        let block = loop {
+            match self.fetch(cid, bytes.min(MAX_INPUT_BYTES), &from(), deadline).await {
+                Ok(block) => break block,
+                Err(why) if Instant::now() + FETCH_PAUSE >= deadline => return Err(why),
+                // The job may have come by gossip, before its client was met.
+                Err(_) => tokio::time::sleep(FETCH_PAUSE).await,
+            }
+        };
         if block.len() as u64 != bytes {
             return Err(format!("the input has {} bytes, the job declares {bytes}", block.len()));
         }
         if std::str::from_utf8(&block).is_err() {
             return Err("the input is not UTF-8 text".to_owned());
         }
-        self.store(vec![(cid, block)]).await
+        self.store(vec![(cid, block)]).await.map_err(|e| e.to_string())
     }
 
     /// Fetches a proof's content, checks it by the rule, and stores and pins what is delivered.
@@ -68,20 +84,20 @@ impl Content {
         &self,
         exam: Examination,
         from: &[PeerId],
-        within: Duration,
+        deadline: Instant,
     ) -> Result<u64, ExamineFault> {
-        let transcript_cid = exam.proof.transcript.cid();
+        let (transcript_cid, output_cid) = (exam.proof.transcript.cid(), exam.proof.output);
         let missing = ExamineFault::Unavailable;
-        let transcript =
-            self.fetch(transcript_cid, exam.proof.transcript_bytes, from, within).await.map_err(missing)?;
-        let output_cid = exam.proof.output;
-        let output = self.fetch(output_cid, exam.proof.output_bytes, from, within).await.map_err(missing)?;
+        let transcript = self.fetch(transcript_cid, exam.proof.transcript_bytes, from, deadline);
+        let transcript = transcript.await.map_err(missing)?;
+        let output =
+            self.fetch(output_cid, exam.proof.output_bytes, from, deadline).await.map_err(missing)?;
         let (this, kept) = (self.clone(), (transcript.clone(), output.clone()));
         let units = tokio::task::spawn_blocking(move || this.check(&exam, &transcript, &output))
             .await
             .map_err(|e| ExamineFault::Unavailable(format!("the check broke off: {e}")))??;
         let blocks = vec![(transcript_cid, kept.0), (output_cid, kept.1)];
-        self.store(blocks).await.map_err(ExamineFault::Unavailable)?;
+        self.store(blocks).await.map_err(|e| ExamineFault::Unavailable(e.to_string()))?;
         Ok(units)
     }
 
@@ -103,14 +119,15 @@ impl Content {
     }
 
     /// Stores and pins blocks, durably.
-    pub async fn store(&self, blocks: Vec<(Cid, Vec<u8>)>) -> Result<(), String> {
+    pub async fn store(&self, blocks: Vec<(Cid, Vec<u8>)>) -> Result<(), BlockError> {
         let store = self.blocks.clone();
         let put = move || {
             let borrowed: Vec<(Cid, &[u8])> =
                 blocks.iter().map(|(cid, bytes)| (*cid, bytes.as_slice())).collect();
             store.put_pinned(&borrowed)
         };
-        let done = tokio::task::spawn_blocking(put).await.map_err(|e| e.to_string())?;
-        done.map_err(|e| e.to_string())
+        tokio::task::spawn_blocking(put)
+            .await
+            .unwrap_or(Err(BlockError::Disk(DiskError::Closed { path: "the content store".into() })))
     }
 }

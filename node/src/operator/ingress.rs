@@ -9,7 +9,7 @@ use libp2p::PeerId;
 use swarm_crypto::address::{Address, PoolId};
 use swarm_protocol::Rejection;
 use swarm_protocol::pool::PoolEvent;
-use swarm_protocol::query::{Answer, Query};
+use swarm_protocol::query::{Answer, MAX_REASON_BYTES, Query};
 use swarm_protocol::statement::{Identified, Intake, Verified};
 use tokio::sync::mpsc;
 
@@ -69,8 +69,7 @@ impl Ingress {
                 if let Ok(verified) = &heard {
                     self.peers.note(verified.statement().header.by, peer);
                 }
-                let answer =
-                    heard.as_ref().map_or_else(|e| Answer::Refused(e.to_string()), |_| Answer::Taken);
+                let answer = heard.as_ref().map_or_else(refused, |_| Answer::Taken);
                 // The peer may be gone; its statement counts all the same.
                 let _ = reply.send(answer.encode()).await;
                 self.pass(heard).await
@@ -95,4 +94,11 @@ impl Ingress {
             }
         }
     }
+}
+
+fn refused(rejection: &Rejection) -> Answer {
+    let mut why = rejection.to_string();
+    let fits = (0..=MAX_REASON_BYTES).rev().find(|at| why.is_char_boundary(*at)).unwrap_or(0);
+    why.truncate(fits);
+    Answer::Refused(why)
 }

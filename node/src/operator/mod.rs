@@ -18,7 +18,7 @@ use crate::storage::home::DataDir;
 use crate::storage::ledger::{Ledger, LedgerError, MemoryLedger, RedbLedger};
 use crate::storage::sequencer::LedgerWriter;
 use crate::workload::Models;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use shell::OperatorShell;
 use std::sync::Arc;
 use swarm_crypto::address::{Address, PoolId};
@@ -50,8 +50,11 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
         OperatorShell::new(key, network.clone(), writer, blocks, models, high_water, clock, inbox.clone());
     let peers = shell.peers();
     let ingress = ingress::Ingress::new(network.clone(), inbox, id, shell.operator(), peers, clock);
-    let ingress = tokio::spawn(ingress.run(events));
-    let outcome = driver::run(&mut pool, &mut shell, &mut inputs, clock, &stop).await;
+    let mut ingress = tokio::spawn(ingress.run(events));
+    let outcome = tokio::select! {
+        outcome = driver::run(&mut pool, &mut shell, &mut inputs, clock, &stop) => outcome,
+        _ = &mut ingress => Err(anyhow!("the network's events ended; start the operator again")),
+    };
     ingress.abort();
     if outcome.is_ok() {
         shell.checkpoint(pool.state()).await?;

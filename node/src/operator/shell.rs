@@ -3,13 +3,14 @@ use super::story;
 use crate::clock::Clock;
 use crate::driver::{Flow, Input, Shell};
 use crate::network::{Network, ReplyHandle};
-use crate::storage::blocks::BlockStore;
+use crate::storage::blocks::{BlockError, BlockStore};
 use crate::storage::crash::crash_point;
 use crate::storage::high_water::HighWater;
+use crate::storage::ledger::LedgerError;
 use crate::storage::sequencer::LedgerWriter;
 use crate::wire;
 use crate::workload::Models;
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use libp2p::PeerId;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,15 +18,20 @@ use std::time::Duration;
 use swarm_crypto::address::Address;
 use swarm_crypto::key::SecretKey;
 use swarm_protocol::codec::Link;
-use swarm_protocol::pool::{Examination, JobFate, Pool, PoolEffect, PoolEvent, PoolStory, State};
+use swarm_protocol::pool::{
+    Examination, ExamineFault, JobFate, Pool, PoolEffect, PoolEvent, PoolStory, State,
+};
 use swarm_protocol::query::{Answer, Fate, MAX_OPEN_JOBS, Query};
 use swarm_protocol::statement::{Body, Listing, Signed, Statement, Topic};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
 
-/// Records between two checkpoints.
+/// Records between two checkpoints; more in a large pool, whose checkpoint costs more.
 const CHECKPOINT_RECORDS: u64 = 4096;
-/// Proofs and inputs fetched at once.
+/// Proofs fetched and checked at once, and inputs fetched at once.
 const MAX_FETCHES: usize = 32;
+/// Nodes remembered of one wallet, the latest first: a stranger who repeats its statements must not be the only one.
+const MAX_PEERS_PER_WALLET: usize = 4;
 /// Wallets whose nodes are remembered.
 const MAX_PEERS: usize = 65_536;
 
@@ -38,24 +44,31 @@ pub struct OperatorAsk {
     pub reply: ReplyHandle,
 }
 
-/// Which node a wallet was last heard from, directly.
+/// Which nodes a wallet was last heard from, directly.
 #[derive(Debug, Clone, Default)]
-pub struct Peers(Arc<Mutex<BTreeMap<Address, PeerId>>>);
+pub struct Peers(Arc<Mutex<BTreeMap<Address, Vec<PeerId>>>>);
 
 impl Peers {
     pub fn note(&self, wallet: Address, peer: PeerId) {
         let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if peers.len() < MAX_PEERS || peers.contains_key(&wallet) {
-            peers.insert(wallet, peer);
+            let nodes = peers.entry(wallet).or_default();
+            nodes.retain(|known| *known != peer);
+            nodes.insert(0, peer);
+            nodes.truncate(MAX_PEERS_PER_WALLET);
         }
     }
 
     pub fn forget(&self, peer: &PeerId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, known| known != peer);
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.retain(|_, nodes| {
+            nodes.retain(|known| known != peer);
+            !nodes.is_empty()
+        });
     }
 
     fn of(&self, wallet: &Address) -> Vec<PeerId> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(wallet).copied().into_iter().collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(wallet).cloned().unwrap_or_default()
     }
 }
 
@@ -67,7 +80,8 @@ pub struct OperatorShell {
     clock: Clock,
     inbox: mpsc::Sender<OperatorInput>,
     peers: Peers,
-    fetches: Arc<Semaphore>,
+    inputs: Arc<Semaphore>,
+    proofs: Arc<Semaphore>,
     since_checkpoint: u64,
 }
 
@@ -84,8 +98,9 @@ impl OperatorShell {
         inbox: mpsc::Sender<OperatorInput>,
     ) -> Self {
         let content = Content { network, blocks, models };
-        let (peers, fetches) = (Peers::default(), Arc::new(Semaphore::new(MAX_FETCHES)));
-        Self { key, content, writer, high_water, clock, inbox, peers, fetches, since_checkpoint: 0 }
+        let fetches = || Arc::new(Semaphore::new(MAX_FETCHES));
+        let (peers, inputs, proofs) = (Peers::default(), fetches(), fetches());
+        Self { key, content, writer, high_water, clock, inbox, peers, inputs, proofs, since_checkpoint: 0 }
     }
 
     pub fn operator(&self) -> Address {
@@ -99,7 +114,13 @@ impl OperatorShell {
     /// Keeps the state as a checkpoint.
     pub async fn checkpoint(&mut self, state: &State) -> Result<()> {
         self.since_checkpoint = 0;
-        Ok(self.writer.save_checkpoint(state.next_seq(), state.checkpoint()).await?)
+        match self.writer.save_checkpoint(state.next_seq(), state.checkpoint()).await {
+            Err(error @ LedgerError::TooLarge { .. }) => {
+                tracing::error!("no checkpoint, the next start replays more records: {error}");
+                Ok(())
+            }
+            other => Ok(other?),
+        }
     }
 
     async fn append(&mut self, rows: Vec<Vec<u8>>) -> Result<()> {
@@ -108,6 +129,19 @@ impl OperatorShell {
         let appended = self.writer.append(rows).await?;
         crash_point("after-append");
         Ok(self.high_water.rely_on(appended.last_seq, appended.head)?)
+    }
+
+    async fn store(&self, blocks: Vec<(cid::Cid, Vec<u8>)>) -> Result<()> {
+        match self.content.store(blocks).await {
+            Err(error @ BlockError::Disk(_)) => {
+                Err(anyhow::Error::new(error).context("cannot store content"))
+            }
+            Err(error) => {
+                tracing::error!("content was not stored, others cannot fetch it: {error}");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     async fn publish(&mut self, topic: Topic, statement: &Statement) -> Result<()> {
@@ -122,23 +156,33 @@ impl OperatorShell {
         Ok(())
     }
 
-    fn fetch_input(&self, job: Link, cid: cid::Cid, bytes: u64, within: Duration) {
-        let (content, inbox, fetches) = (self.content.clone(), self.inbox.clone(), self.fetches.clone());
+    fn fetch_input(&self, job: Link, client: Address, cid: cid::Cid, bytes: u64, deadline: Instant) {
+        let (content, inbox, peers) = (self.content.clone(), self.inbox.clone(), self.peers.clone());
+        let inputs = self.inputs.clone();
         tokio::spawn(async move {
-            let Ok(_permit) = fetches.acquire_owned().await else { return };
-            let outcome = content.input(cid, bytes, &[], within).await;
+            let fetch = async {
+                let _permit = inputs.acquire_owned().await.map_err(|e| e.to_string())?;
+                content.input(cid, bytes, || peers.of(&client), deadline).await
+            };
+            let late = Err("it could not be fetched in time".to_owned());
+            let outcome = timeout_at(deadline, fetch).await.unwrap_or(late);
             // The inbox is gone only when the process is.
             let _ = inbox.send(Input::Event(PoolEvent::InputFetched { job, outcome })).await;
         });
     }
 
-    fn examine(&self, examination: Examination, within: Duration) {
-        let (content, inbox, fetches) = (self.content.clone(), self.inbox.clone(), self.fetches.clone());
+    fn examine(&self, examination: Examination, deadline: Instant) {
+        let (content, inbox, proofs) = (self.content.clone(), self.inbox.clone(), self.proofs.clone());
         let from = self.peers.of(&examination.wallet);
         let (job, proof) = (examination.id, examination.proof_id);
         tokio::spawn(async move {
-            let Ok(_permit) = fetches.acquire_owned().await else { return };
-            let outcome = content.examine(examination, &from, within).await;
+            let examine = async {
+                let closed = |e: tokio::sync::AcquireError| ExamineFault::Unavailable(e.to_string());
+                let _permit = proofs.acquire_owned().await.map_err(closed)?;
+                content.examine(examination, &from, deadline).await
+            };
+            let late = Err(ExamineFault::Unavailable("its content could not be fetched in time".to_owned()));
+            let outcome = timeout_at(deadline, examine).await.unwrap_or(late);
             let _ = inbox.send(Input::Event(PoolEvent::Examined { job, proof, outcome })).await;
         });
     }
@@ -201,27 +245,30 @@ impl Shell<Pool> for OperatorShell {
             }
         }
         let opens_epoch = rest.iter().any(|e| matches!(e, PoolEffect::Story(PoolStory::EpochOpened { .. })));
+        // Content first: a record must not name a block that a crash could have kept from the disk.
+        if !blocks.is_empty() {
+            self.store(blocks).await?;
+        }
         if !rows.is_empty() {
             self.append(rows).await?;
         }
         if opens_epoch {
             crash_point("after-boundary");
         }
-        if !blocks.is_empty() {
-            self.content.store(blocks).await.map_err(|e| anyhow!("cannot store content: {e}"))?;
-        }
-        let within = Duration::from_millis(pool.state().posted().fetch.0);
+        let deadline = Instant::now() + Duration::from_millis(pool.state().posted().fetch.0);
         for effect in rest {
             crash_point("between-effects");
             match effect {
                 PoolEffect::Publish(topic, statement) => self.publish(topic, &statement).await?,
-                PoolEffect::FetchInput { job, cid, bytes } => self.fetch_input(job, cid, bytes, within),
-                PoolEffect::Examine(examination) => self.examine(*examination, within),
+                PoolEffect::FetchInput { job, client, cid, bytes } => {
+                    self.fetch_input(job, client, cid, bytes, deadline);
+                }
+                PoolEffect::Examine(examination) => self.examine(*examination, deadline),
                 PoolEffect::Story(story) => story::tell(&story),
                 PoolEffect::Record(_) | PoolEffect::Store(_) => {}
             }
         }
-        if opens_epoch || self.since_checkpoint >= CHECKPOINT_RECORDS {
+        if opens_epoch || self.since_checkpoint >= CHECKPOINT_RECORDS.max(pool.state().jobs().len() as u64) {
             self.checkpoint(pool.state()).await?;
         }
         Ok(Flow::Continue)

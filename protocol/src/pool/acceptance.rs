@@ -1,10 +1,10 @@
 use super::live::{Examined, proof_of};
-use super::{Acceptance, Examination, ExamineFault, Pool, PoolEffect, PoolStory, Record, Stage};
-use crate::{Millis, Timestamp};
+use super::{Examination, ExamineFault, Pool, PoolEffect, PoolStory, Record, Stage};
 use crate::codec::{JobId, Link};
 use crate::money::FeeSplit;
 use crate::planted::{self, Bug};
 use crate::statement::{EndCause, PayoutMode, Proof, Reason, Receipt, Topic, Verified};
+use crate::{Millis, Timestamp};
 use swarm_crypto::digest::Digest;
 
 impl Pool {
@@ -89,7 +89,6 @@ impl Pool {
             _ => self.unlist(&id),
         }
         self.record(now, Record::Accepted { job: id, lease: examined.lease, proof: examined.signed, units });
-        self.effects.push_back(PoolEffect::Store(crate::codec::encode(&self.leaf_block(&id))));
         if planted::is(Bug::ReceiptFromMemory)
             && let Some(mut receipt) = self.receipt(&id)
         {
@@ -98,13 +97,6 @@ impl Pool {
         }
         self.tell(PoolStory::Accepted { job: id, wallet, price, units });
         self.repeat_fate(&id, now);
-    }
-
-    fn leaf_block(&self, id: &JobId) -> Option<super::Leaf> {
-        let entry = self.state.jobs.get(id)?;
-        let Stage::Accepted(accepted) = &entry.stage else { return None };
-        let Acceptance { proof, wallet, units, .. } = **accepted;
-        Some(super::Leaf { job: *id, proof, wallet, price: entry.price, units, mode: PayoutMode::Solo })
     }
 
     /// The receipt of an accepted job, from its durable record.
@@ -148,7 +140,12 @@ impl Pool {
                 self.live.set_deadline(id, next.max(now));
             }
             Stage::Pending if entry.not_after <= now => self.close(id, super::Close::Expired, now),
-            Stage::Leased(_) | Stage::Pending | Stage::Accepted(_) | Stage::Expired | Stage::Cancelled | Stage::Unrunnable => {}
+            Stage::Leased(_)
+            | Stage::Pending
+            | Stage::Accepted(_)
+            | Stage::Expired
+            | Stage::Cancelled
+            | Stage::Unrunnable => {}
         }
     }
 

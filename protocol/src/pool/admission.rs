@@ -3,9 +3,12 @@ use crate::Timestamp;
 use crate::codec::JobId;
 use crate::money::{Account, MIN_PRICE};
 use crate::statement::{Admitted, Cancel, Input, Job, JobType, Reason, Topic, Verified};
+use swarm_crypto::address::Address;
 
 /// Jobs whose linked input is being fetched.
 pub(super) const MAX_AWAITED_INPUTS: usize = 256;
+/// Of these, how many of one client.
+const MAX_AWAITED_PER_CLIENT: usize = 8;
 /// Models that a ledger can name.
 const MAX_KNOWN_MODELS: usize = 4096;
 
@@ -27,7 +30,12 @@ impl Pool {
         match &job.input {
             Input::Linked { cid, bytes } => {
                 self.live.awaited_inputs.insert(id, verified.clone());
-                self.effects.push_back(PoolEffect::FetchInput { job: id, cid: *cid, bytes: *bytes });
+                self.effects.push_back(PoolEffect::FetchInput {
+                    job: id,
+                    client: verified.statement().header.by,
+                    cid: *cid,
+                    bytes: *bytes,
+                });
             }
             Input::Text(_) | Input::Chat(_) | Input::Sealed { .. } => self.admit(verified, job, now),
         }
@@ -72,7 +80,7 @@ impl Pool {
         if open >= self.state.posted.max_open_jobs {
             return no(Reason::TooManyOpenJobs, format!("{open} jobs are open; wait until some are done"));
         }
-        let full = self.state.jobs.len() >= MAX_JOBS || self.live.awaited_inputs.len() >= MAX_AWAITED_INPUTS;
+        let full = self.state.jobs.len() >= MAX_JOBS || !self.may_await_input(header.by, job);
         if full || self.state.models.len() >= MAX_KNOWN_MODELS {
             return no(Reason::PoolFull, "the pool is full; try again later".into());
         }
@@ -83,6 +91,14 @@ impl Pool {
             );
         }
         self.has_funds(header.by, job)
+    }
+
+    /// Whether there is room to wait for a job's input, in all and for this client.
+    fn may_await_input(&self, client: Address, job: &Job) -> bool {
+        let awaited = &self.live.awaited_inputs;
+        let own = awaited.values().filter(|waiting| waiting.statement().header.by == client).count();
+        !matches!(job.input, Input::Linked { .. })
+            || (awaited.len() < MAX_AWAITED_INPUTS && own < MAX_AWAITED_PER_CLIENT)
     }
 
     fn may_run(&self, job: &Job) -> Result<(), (Reason, String)> {
@@ -102,7 +118,7 @@ impl Pool {
         Ok(())
     }
 
-    fn has_funds(&self, client: swarm_crypto::address::Address, job: &Job) -> Result<(), (Reason, String)> {
+    fn has_funds(&self, client: Address, job: &Job) -> Result<(), (Reason, String)> {
         let known = self.state.clients.contains_key(&client);
         let credit = if known { Default::default() } else { self.state.posted.test_credit };
         let free = self.state.accounts.amount(&Account::ClientFree(client));

@@ -15,6 +15,8 @@ use swarm_crypto::digest::Digest;
 const FREE_RELEASE: Millis = Millis::from_secs(2);
 /// With more live miners than this for a model, a race is never closed early.
 const MAX_EARLY_CLOSE: usize = 16;
+/// How long a miner that asks reads the queue from one place; a miner that declines what it finds comes to the rest.
+const QUEUE_TURN: Millis = Millis::from_secs(2);
 /// How many wallets' failures make a job unrunnable.
 const UNRUNNABLE_WALLETS: usize = 3;
 
@@ -269,10 +271,11 @@ impl Pool {
         let until = granted.until;
         let next = self.state.posted.progress;
         let Some(run) = self.live.runs.get_mut(&progress.job) else { return };
-        if run.progress.len() >= MAX_PROGRESS
-            || run.progress.last().is_some_and(|(units, _)| *units >= progress.units)
-        {
+        if run.progress.last().is_some_and(|(units, _)| *units >= progress.units) {
             return;
+        }
+        if run.progress.len() >= MAX_PROGRESS {
+            run.progress.pop();
         }
         run.progress.push((progress.units, progress.prefix));
         if !self.live.is_suspended(&progress.job) {
@@ -369,7 +372,8 @@ impl Pool {
             return;
         };
         let (first, last) = (first.0.1, last.0.1);
-        let start = first + race::queue_start(wallet, self.state.epoch.number, last - first + 1);
+        let turn = self.state.epoch.number.wrapping_add(now.0 / QUEUE_TURN.0);
+        let start = first + race::queue_start(wallet, turn, last - first + 1);
         let turn =
             queue.range((model, start)..(model, u64::MAX)).chain(queue.range((model, 0)..(model, start)));
         for (_, id) in turn.take(most * 16) {

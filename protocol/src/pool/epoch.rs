@@ -9,11 +9,14 @@ use crate::statement::{
     PayoutMode, Reason, Topic,
 };
 use crate::{Millis, Posted, Timestamp};
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::Address;
 
 /// Heartbeats per second that all miners together may cause.
 const MAX_HEARTBEATS_PER_S: u64 = 200;
+/// Most wallets of a roster, those with the highest fees first; its block stays below 1 MiB. The rest draw with w = 1.
+const MAX_ROSTER: usize = 4096;
 /// Pending jobs announced again at a start; miners ask for the rest.
 const MAX_RELISTED: usize = 64;
 
@@ -21,6 +24,7 @@ impl Pool {
     /// Says what is open, and gives every live lease fresh time.
     pub(super) fn start(&mut self, now: Timestamp) {
         self.live.now = now;
+        self.live.started_at = now;
         self.open_epoch(now);
         self.beacon_due(now);
         let leased: Vec<_> = self.live.runs.keys().copied().collect();
@@ -40,8 +44,11 @@ impl Pool {
         }
     }
 
+    /// When the epoch ends: by record time, but not before miners could say again that they are alive.
     pub(super) fn epoch_due(&self) -> Timestamp {
-        self.state.epoch.opened_at + self.state.posted.epoch
+        let posted = &self.state.posted;
+        let regular = self.state.epoch.opened_at + posted.epoch;
+        regular.max(self.live.started_at + posted.heartbeat.min(posted.epoch))
     }
 
     pub(super) fn cross_boundary(&mut self, now: Timestamp) {
@@ -80,11 +87,23 @@ impl Pool {
                 fee168: standing.map_or(MicroUsdc(0), |s| s.fee()),
                 loss24: standing.map_or(0, |s| s.loss_halves()),
                 established: standing.is_some_and(|s| s.is_established(&self.state.posted)),
-                models: miner.heartbeat.models.iter().map(|offer| offer.model.clone()).collect(),
+                models: self.known_models(miner).into_iter().collect(),
                 slots: miner.heartbeat.slots,
             }
         };
-        Roster(self.live.miners.iter().map(entry).collect())
+        let mut entries: Vec<RosterEntry> = self.live.miners.iter().map(entry).collect();
+        if entries.len() > MAX_ROSTER {
+            entries.sort_by_key(|entry| (Reverse(entry.fee168), entry.wallet));
+            entries.truncate(MAX_ROSTER);
+            entries.sort_by_key(|entry| entry.wallet);
+        }
+        Roster(entries)
+    }
+
+    /// The models that a miner offers and this pool knows, each once.
+    fn known_models(&self, miner: &LiveMiner) -> BTreeSet<String> {
+        let offered = miner.heartbeat.models.iter().map(|offer| &offer.model);
+        offered.filter(|model| self.config.models.contains(*model)).take(MAX_MODELS).cloned().collect()
     }
 
     fn next_posted(&self) -> Posted {
@@ -212,11 +231,11 @@ impl Pool {
 
     /// The pool as it is now.
     pub fn beacon(&self) -> Beacon {
-        let mut supply: BTreeMap<&str, u64> =
-            self.config.models.iter().map(|model| (model.as_str(), 0)).collect();
+        let mut supply: BTreeMap<String, u64> =
+            self.config.models.iter().map(|model| (model.clone(), 0)).collect();
         for miner in self.live.miners.values().filter(|miner| !miner.heartbeat.draining) {
-            for offer in &miner.heartbeat.models {
-                *supply.entry(&offer.model).or_default() += 1;
+            for model in self.known_models(miner) {
+                supply.entry(model).and_modify(|miners| *miners += 1);
             }
         }
         let models = supply.into_iter().take(MAX_MODELS);
@@ -228,7 +247,7 @@ impl Pool {
             epoch: self.state.epoch.number,
             pending: self.live.pending,
             leased: self.live.leased,
-            models: models.map(|(model, miners)| ModelSupply { model: model.to_owned(), miners }).collect(),
+            models: models.map(|(model, miners)| ModelSupply { model, miners }).collect(),
             posted: self.state.posted.clone(),
         }
     }

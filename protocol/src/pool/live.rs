@@ -76,6 +76,8 @@ pub(super) enum Timer {
 #[derive(Debug, Default)]
 pub(super) struct Live {
     pub now: Timestamp,
+    /// When this process took over.
+    pub started_at: Timestamp,
     pub miners: BTreeMap<Address, LiveMiner>,
     /// By job and by rank in the race as the roster has it, whoever is live.
     pub claims: BTreeMap<JobId, BTreeMap<Rank, Signed>>,

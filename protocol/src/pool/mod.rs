@@ -35,6 +35,9 @@ use std::collections::{BTreeSet, VecDeque};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::{Digest, blake3};
 
+/// Timers handled in one turn; the rest follow in the next, so that no turn's records outgrow one append.
+const MAX_TIMERS_PER_TURN: usize = 4096;
+
 /// Most jobs, open or remembered, of one pool.
 pub const MAX_JOBS: usize = 4_000_000;
 
@@ -106,6 +109,8 @@ pub enum PoolEffect {
     FetchInput {
         /// Whose.
         job: JobId,
+        /// Who has it.
+        client: Address,
         /// The raw block.
         cid: cid::Cid,
         /// Its declared length.
@@ -408,7 +413,7 @@ impl State {
     }
 
     /// All jobs, open or remembered.
-    pub fn jobs(&self) -> impl Iterator<Item = (&JobId, &JobEntry)> {
+    pub fn jobs(&self) -> impl ExactSizeIterator<Item = (&JobId, &JobEntry)> {
         self.jobs.iter().map(|(id, entry)| (id, entry.as_ref()))
     }
 
@@ -435,7 +440,8 @@ impl Machine for Pool {
     fn handle_timeout(&mut self, now: Timestamp) {
         self.live.now = self.live.now.max(now);
         let now = self.live.now;
-        while let Some(timer) = self.live.pop_due(now) {
+        for _ in 0..MAX_TIMERS_PER_TURN {
+            let Some(timer) = self.live.pop_due(now) else { break };
             self.handle_timer(timer, now);
         }
         self.fix_header(now);

@@ -83,7 +83,8 @@ pub struct Intake {
     pool: PoolId,
     operator: Address,
     keyring: Keyring,
-    seen: BTreeMap<(Address, Kind, Nonce), Link>,
+    /// Ids by signer, kind and nonce, and whether they came by gossip: what was only handed over is relayed still.
+    seen: BTreeMap<(Address, Kind, Nonce), (Link, bool)>,
     forget: BTreeMap<(Timestamp, Address, Kind, Nonce), ()>,
 }
 
@@ -102,10 +103,7 @@ impl Intake {
         now: Timestamp,
     ) -> Result<Verified, Rejection> {
         let verified = self.verify(topic, bytes, now)?;
-        let new = self.remember(&verified);
-        if topic.is_some() {
-            new?;
-        }
+        self.remember(&verified, topic.is_some());
         Ok(verified)
     }
 
@@ -147,26 +145,28 @@ impl Intake {
     fn check_seen(&self, statement: &Statement, id: Link, once: bool) -> Result<(), Rejection> {
         let header = &statement.header;
         match self.seen.get(&(header.by, statement.kind(), header.nonce)) {
-            Some(seen) if *seen != id => Err(Rejection::NonceReused(header.by, statement.kind())),
-            Some(_) if once => Err(Rejection::Duplicate),
+            Some((seen, _)) if *seen != id => Err(Rejection::NonceReused(header.by, statement.kind())),
+            Some((_, true)) if once => Err(Rejection::Duplicate),
             _ => Ok(()),
         }
     }
 
-    fn remember(&mut self, verified: &Verified) -> Result<(), Rejection> {
+    fn remember(&mut self, verified: &Verified, gossiped: bool) {
         let header = &verified.statement.header;
         let kind = verified.statement.kind();
         let key = (header.by, kind, header.nonce);
-        if self.seen.insert(key, verified.id).is_some() {
-            return Err(Rejection::Duplicate);
+        let seen = self.seen.entry(key);
+        if let std::collections::btree_map::Entry::Occupied(mut known) = seen {
+            known.get_mut().1 |= gossiped;
+            return;
         }
+        seen.or_insert((verified.id, gossiped));
         self.forget.insert((expiry(&verified.statement), header.by, kind, header.nonce), ());
         if self.seen.len() > MAX_SEEN
             && let Some(((_, by, kind, nonce), ())) = self.forget.pop_first()
         {
             self.seen.remove(&(by, kind, nonce));
         }
-        Ok(())
     }
 
     fn forget_until(&mut self, now: Timestamp) {

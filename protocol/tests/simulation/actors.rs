@@ -2,8 +2,8 @@
 
 use crate::client::Client;
 use crate::liar::Liar;
-use crate::mint::Node;
 use crate::miner::MinerShell;
+use crate::mint::Node;
 use crate::network::Packet;
 use crate::world::World;
 use cid::Cid;
@@ -30,11 +30,23 @@ pub(crate) enum ActorEvent {
     Connected,
     Disconnected,
     /// The engine got on, or is through.
-    Engine { lease: Digest, report: EngineReport },
+    Engine {
+        lease: Digest,
+        report: EngineReport,
+    },
     /// The time to fetch a job's content is over.
-    Prepared { lease: Digest, job: JobId },
-    Roster { epoch: u64, roster: Link },
-    Output { job: JobId, cid: Cid },
+    Prepared {
+        lease: Digest,
+        job: JobId,
+    },
+    Roster {
+        epoch: u64,
+        roster: Link,
+    },
+    Output {
+        job: JobId,
+        cid: Cid,
+    },
     Submit,
     Cancel(JobId),
     Drain,

@@ -178,14 +178,22 @@ fn ended(world: &World, id: &JobId, outcome: &Outcome) -> Result<(), String> {
     match outcome {
         Outcome::Answer { output, .. } => {
             let text = String::from_utf8_lossy(output);
-            if text.starts_with("the answer under") { Ok(()) } else { Err(format!("{id} is answered {text}")) }
+            if text.starts_with("the answer under") {
+                Ok(())
+            } else {
+                Err(format!("{id} is answered {text}"))
+            }
         }
         Outcome::Disputed { fault, .. } => Err(format!("{id} is disputed: {fault}")),
         Outcome::Unknown if open => Err(format!("{id} is said to be unknown, and open")),
         // A refusal is not durable: an operator that restarts may take the same bytes.
-        Outcome::Refused { reason, .. } if open && world.tally.crashes == 0 => Err(format!("{id} is refused by {reason:?}, and open")),
+        Outcome::Refused { reason, .. } if open && world.tally.crashes == 0 => {
+            Err(format!("{id} is refused by {reason:?}, and open"))
+        }
         Outcome::GaveUp { .. } if world.calm && open => Err(format!("{id} is given up, and open")),
-        Outcome::Refused { .. } | Outcome::NoOutput { .. } | Outcome::Unknown | Outcome::GaveUp { .. } => Ok(()),
+        Outcome::Refused { .. } | Outcome::NoOutput { .. } | Outcome::Unknown | Outcome::GaveUp { .. } => {
+            Ok(())
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What goes wrong, and when: decided at the start, over when the plan says so.
 
 use crate::actors::{Actor, ActorEvent};
-use crate::mint::{Node, OPERATOR};
 use crate::miner::MinerShell;
+use crate::mint::{Node, OPERATOR};
 use crate::operator;
 use crate::plan::Plan;
 use crate::world::{Due, World};
@@ -116,7 +116,9 @@ pub(crate) fn strike(world: &mut World, fault: Fault) {
                 Actor::Miner(_) => Actor::Absent,
                 other => other,
             };
-            if !world.calm && let Actor::Absent = world.actors[node - 1] {
+            if !world.calm
+                && let Actor::Absent = world.actors[node - 1]
+            {
                 world.after(pause, Due::Fault(Fault::Start(node)));
             } else {
                 strike(world, Fault::Start(node));
@@ -202,4 +204,3 @@ pub(crate) fn unfinished(world: &World) -> String {
         None => "an epoch's money is still held".into(),
     }
 }
-

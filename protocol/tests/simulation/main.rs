@@ -42,7 +42,8 @@ fn replay() {
         return;
     };
     let named = std::env::var("SIM_BUG").ok();
-    let bug = named.map(|name| *BUGS.iter().map(|(bug, _)| bug).find(|bug| format!("{bug:?}") == name).expect("a bug"));
+    let bug = named
+        .map(|name| *BUGS.iter().map(|(bug, _)| bug).find(|bug| format!("{bug:?}") == name).expect("a bug"));
     let tally = run(Plan::of(seed, bug), true).unwrap_or_else(|failure| panic!("{failure}"));
     println!("seed {seed}: {tally:?}");
 }

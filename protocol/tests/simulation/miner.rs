@@ -9,9 +9,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use swarm_crypto::digest::{Digest, blake3};
 use swarm_protocol::codec::{JobId, Link};
-use swarm_protocol::miner::{
-    Config, Content, Delivered, Effect, Event, Miner, ModelTerms, Run, Story,
-};
+use swarm_protocol::miner::{Config, Content, Delivered, Effect, Event, Miner, ModelTerms, Run, Story};
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::query::{Answer, Fate, Query};
 use swarm_protocol::race::Roster;

@@ -34,7 +34,8 @@ impl Network {
             return Vec::new();
         }
         let copies = if rng.chance(twice) { 2 } else { 1 };
-        let mut late = || if rng.chance(strays) { rng.range(1_000, 8_000) } else { rng.range(delay.0, delay.1) };
+        let mut late =
+            || if rng.chance(strays) { rng.range(1_000, 8_000) } else { rng.range(delay.0, delay.1) };
         (0..copies).map(|_| late()).collect()
     }
 

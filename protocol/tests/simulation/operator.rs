@@ -262,7 +262,10 @@ fn commit(world: &mut World, effects: Vec<PoolEffect>) {
     let here = |at: &u64| at.checked_sub(first).and_then(|at| usize::try_from(at).ok());
     let due = world.plan.crash_at_effects.iter().filter_map(here).find(|at| *at < effects.len());
     if planted::is(Bug::SpeakBeforePersist) {
-        effects.iter().filter(|effect| !matches!(effect, PoolEffect::Record(_))).for_each(|e| perform(world, e));
+        effects
+            .iter()
+            .filter(|effect| !matches!(effect, PoolEffect::Record(_)))
+            .for_each(|e| perform(world, e));
     }
     if let Some(at) = due
         && matches!(effects[at], PoolEffect::Record(_))
@@ -407,4 +410,3 @@ fn answer(world: &mut World, to: Node, query: Query, now: Timestamp) {
     };
     world.send(OPERATOR, to, Packet::Answer(Box::new((query, answer))));
 }
-

@@ -57,12 +57,8 @@ impl Plan {
         let mut often = |most: u64| if rng.chance(600) { rng.below(most + 1) } else { 0 };
         let (crashes, effects, partitions, jumps) = (often(2), often(3), often(3), often(2));
         let (miner_crashes, client_crashes, mishaps) = (often(2), often(2), often(120));
-        let weather = Weather {
-            loss: often(200),
-            twice: often(200),
-            strays: often(60),
-            delay: (1, 5 + often(300)),
-        };
+        let weather =
+            Weather { loss: often(200), twice: often(200), strays: often(60), delay: (1, 5 + often(300)) };
         Self {
             seed,
             bug,

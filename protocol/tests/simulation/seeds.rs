@@ -72,7 +72,8 @@ fn quietly<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 pub(crate) fn run(plan: Plan, trace: bool) -> Result<Tally, Failure> {
     let seed = plan.seed;
     planted::plant(plan.bug);
-    let outcome = if trace { Ok(World::new(plan, trace).run()) } else { quietly(|| World::new(plan, trace).run()) };
+    let outcome =
+        if trace { Ok(World::new(plan, trace).run()) } else { quietly(|| World::new(plan, trace).run()) };
     planted::plant(None);
     match outcome {
         Ok(Ok(tally)) => Ok(tally),
@@ -104,7 +105,11 @@ pub(crate) fn run_many(seeds: Range<u64>, bug: Option<Bug>) -> Result<Tally, Fai
                     if told.elapsed() > Duration::from_secs(10) {
                         *told = Instant::now();
                         let done = seed - seeds.start;
-                        eprintln!("{done} seeds in {} s: {:?}", started.elapsed().as_secs(), sum.lock().unwrap());
+                        eprintln!(
+                            "{done} seeds in {} s: {:?}",
+                            started.elapsed().as_secs(),
+                            sum.lock().unwrap()
+                        );
                     }
                 }
             });

@@ -25,12 +25,22 @@ const MAX_STEPS_AT_ONCE: u64 = 3_000;
 /// What is to come.
 #[derive(Debug)]
 pub(crate) enum Due {
-    Deliver { to: Node, packet: Packet },
+    Deliver {
+        to: Node,
+        packet: Packet,
+    },
     Batch,
     /// Something that life `life` of the operator asked for.
-    Pool { life: u32, event: PoolEvent },
+    Pool {
+        life: u32,
+        event: PoolEvent,
+    },
     /// Something that life `life` of an actor asked for.
-    Actor { node: Node, life: u32, event: ActorEvent },
+    Actor {
+        node: Node,
+        life: u32,
+        event: ActorEvent,
+    },
     Fault(Fault),
 }
 

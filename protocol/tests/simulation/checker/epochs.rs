@@ -1,5 +1,6 @@
 use super::book::{Book, Epoch};
 use super::{Law, must};
+use std::collections::BTreeMap;
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::{Context, Digest, derive};
 use swarm_crypto::merkle;
@@ -10,7 +11,6 @@ use swarm_protocol::money::{Account, MicroUsdc, Transfer};
 use swarm_protocol::pool::{Boundary, EpochHeader, Totals};
 use swarm_protocol::race::RosterEntry;
 use swarm_protocol::statement::Asset;
-use std::collections::BTreeMap;
 
 /// Boundaries until what was earned is paid for good.
 const HELD: u64 = 2;
@@ -47,11 +47,8 @@ impl Book {
     fn posted_well(&self, boundary: &Boundary) -> Law {
         let (said, told) = (&boundary.posted, &self.truth.posted);
         let window = said.window;
-        let right = if told.window.0 == 0 {
-            window.0 == 0
-        } else {
-            told.window <= window && window.0 <= 2000
-        };
+        let right =
+            if told.window.0 == 0 { window.0 == 0 } else { told.window <= window && window.0 <= 2000 };
         must!(right, "boundary {} posts a window of {window:?}", boundary.epoch);
         let mut rest = said.clone();
         rest.window = told.window;

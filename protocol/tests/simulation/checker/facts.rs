@@ -5,10 +5,10 @@ use super::jobs::{JobFacts, LeaseFacts};
 use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
-use swarm_protocol::{Millis, Posted, Timestamp};
 use swarm_protocol::codec::{JobId, Link};
 use swarm_protocol::pool::{Examination, ExamineFault};
 use swarm_protocol::statement::{Body, Heartbeat, ReleaseCause, Verified};
+use swarm_protocol::{Millis, Posted, Timestamp};
 
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
@@ -144,9 +144,10 @@ impl Facts {
     /// By everything that can be known, this wallet could lease this job now.
     pub(crate) fn surely_eligible(&self, wallet: &Address, job: &JobFacts, book: &Book) -> bool {
         let Some((at, beat)) = self.beats.get(wallet) else { return false };
-        let offers = beat.models.iter().any(|offer| {
-            offer.model == job.body.model && offer.assurances.contains(&job.body.assurance)
-        });
+        let offers = beat
+            .models
+            .iter()
+            .any(|offer| offer.model == job.body.model && offer.assurances.contains(&job.body.assurance));
         self.now < *at + book.posted.heartbeat.times(2)
             && !beat.draining
             && offers

@@ -8,7 +8,7 @@ use swarm_crypto::address::Address;
 use swarm_crypto::digest::{Context, Digest, derive};
 use swarm_protocol::codec::{JobId, encode};
 use swarm_protocol::money::Account;
-use swarm_protocol::pool::{Leaf};
+use swarm_protocol::pool::Leaf;
 use swarm_protocol::statement::{Body, EndCause, PayoutMode, Signed};
 use swarm_protocol::{Millis, Timestamp};
 
@@ -100,9 +100,11 @@ impl Book {
         let sure = |wallet: &Address| facts.is_some_and(|facts| facts.surely_eligible(wallet, job, self));
         let in_hand = heard.into_iter().flatten().filter(|claim| claim.sure && sure(&claim.wallet));
         let rivals: BTreeSet<Address> = named.copied().chain(in_hand.map(|claim| claim.wallet)).collect();
-        let open_to_all = attempt.seed.0.iter().fold(0, |rest, byte| (rest * 256 + u32::from(*byte)) % 10) == 0;
+        let open_to_all =
+            attempt.seed.0.iter().fold(0, |rest, byte| (rest * 256 + u32::from(*byte)) % 10) == 0;
         let rules: &[bool] = if open_to_all { &[true] } else { &[true, false] };
-        let best = |all: bool, rival: &Address| self.rank(id, job, &winner, all) <= self.rank(id, job, rival, all);
+        let best =
+            |all: bool, rival: &Address| self.rank(id, job, &winner, all) <= self.rank(id, job, rival, all);
         let fair = rules.iter().any(|all| rivals.iter().all(|rival| best(*all, rival)));
         must!(fair, "{winner} has {id}, but did not win against {rivals:?}");
 
@@ -236,12 +238,7 @@ impl Book {
 }
 
 /// The wallets of the claims that a lease names.
-fn named(
-    id: JobId,
-    term: u32,
-    claims: &[Signed],
-    mint: &Mint,
-) -> Result<BTreeMap<Address, ()>, String> {
+fn named(id: JobId, term: u32, claims: &[Signed], mint: &Mint) -> Result<BTreeMap<Address, ()>, String> {
     must!((1..=8).contains(&claims.len()), "the lease on {id} names {} claims", claims.len());
     let mut wallets = BTreeMap::new();
     for signed in claims {
