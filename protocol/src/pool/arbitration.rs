@@ -211,9 +211,6 @@ impl Pool {
         let named = claims.len() as u64;
         self.record(now, Record::Leased { job: id, term, wallet, window, claims: claims.clone(), until });
         self.live.leased_to(id, wallet);
-        if planted::is(Bug::ClockExpiresLease) {
-            self.live.set(self.state.jobs[&id].not_after, Timer::Expiry(id));
-        }
         self.live.set_deadline(id, (now + self.state.posted.first_progress).min(until));
         let claims = claims.iter().map(Signed::id).collect();
         if let Some(lease) = self.lease_statement(&id, claims) {

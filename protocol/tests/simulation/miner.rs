@@ -36,10 +36,10 @@ impl MinerShell {
         let config = Config {
             pool: world.mint.pool,
             wallet: wallet(node),
-            slots: 1 + u32::from(node % 2 == 0),
+            slots: 1 + u32::from(node.is_multiple_of(2)),
             models: vec![terms],
             mode: PayoutMode::Solo,
-            ens: (node % 3 != 0).then(|| format!("miner{}.eth", node % 2)),
+            ens: (!node.is_multiple_of(3)).then(|| format!("miner{}.eth", node % 2)),
             device: "cpu".into(),
             vram_mb: 0,
             boot_at: world.clock(node),

@@ -26,7 +26,7 @@ const MAX_INBOX: usize = 4096;
 enum Input {
     Bytes(Option<Topic>, Bytes),
     Ask(Node, Query),
-    Event(PoolEvent),
+    Event(Box<PoolEvent>),
 }
 
 #[derive(Debug)]
@@ -146,7 +146,7 @@ pub(crate) fn receive(world: &mut World, packet: Packet) {
     enqueue(world, input);
 }
 
-pub(crate) fn answered(world: &mut World, life: u32, event: PoolEvent) {
+pub(crate) fn answered(world: &mut World, life: u32, event: Box<PoolEvent>) {
     if world.operator.life == life {
         enqueue(world, Input::Event(event));
     }
@@ -176,7 +176,7 @@ pub(crate) fn batch(world: &mut World) {
         match world.operator.inbox.pop_front() {
             None => break,
             Some(Input::Ask(from, query)) => asks.push((from, query)),
-            Some(Input::Event(event)) => effects.extend(tell(world, event, now)),
+            Some(Input::Event(event)) => effects.extend(tell(world, *event, now)),
             Some(Input::Bytes(topic, bytes)) => {
                 if let Some(event) = admit(world, topic, &bytes, now) {
                     effects.extend(tell(world, event, now));
@@ -333,7 +333,7 @@ fn perform(world: &mut World, effect: &PoolEffect) {
             let found = world.content.get(cid).is_some() && !fails;
             let outcome = if found { Ok(()) } else { Err("nobody has it".to_owned()) };
             let delay = world.rng.range(5, 900);
-            let event = PoolEvent::InputFetched { job: *job, outcome };
+            let event = Box::new(PoolEvent::InputFetched { job: *job, outcome });
             world.after(delay, Due::Pool { life: world.operator.life, event });
         }
         PoolEffect::Examine(asked) => examine(world, asked),
@@ -352,7 +352,7 @@ fn examine(world: &mut World, asked: &swarm_protocol::pool::Examination) {
         Quality::Bad => Err(ExamineFault::Unacceptable("another token".into())),
         Quality::Missing => Err(ExamineFault::Unavailable("nobody has it".into())),
     };
-    let event = PoolEvent::Examined { job: asked.id, proof: asked.proof_id, outcome };
+    let event = Box::new(PoolEvent::Examined { job: asked.id, proof: asked.proof_id, outcome });
     world.after(delay, Due::Pool { life: world.operator.life, event });
 }
 

@@ -12,22 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use swarm_protocol::planted::{self, Bug};
 
-/// The planted bugs, and words of the laws that each breaks.
-pub(crate) const BUGS: [(Bug, &[&str]); 12] = [
-    (Bug::DoubleAccept, &["is accepted while Accepted", "every posting is covered"]),
-    (Bug::LostRefund, &["is due"]),
-    (Bug::StaleTerm, &["which is not its lease"]),
-    (Bug::ShortDedup, &["is admitted twice"]),
-    (Bug::VolumeCountsLeased, &["is not what the rows say: volume"]),
-    (Bug::RoundToMiner, &["is due"]),
-    (Bug::OtherPool, &["what nobody said to this pool"]),
-    (Bug::DrawIgnored, &["before the window closed", "did not win"]),
-    (Bug::ClockExpiresLease, &["while its proof is examined"]),
-    (Bug::CancelledAccepted, &["is accepted while Cancelled", "every posting is covered"]),
-    (Bug::ReceiptFromMemory, &["the receipt"]),
-    (Bug::SpeakBeforePersist, &["durable", "of no pool", "not stored"]),
-];
-
 /// A run in which a law was broken.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
@@ -119,11 +103,6 @@ pub(crate) fn run_many(seeds: Range<u64>, bug: Option<Bug>) -> Result<Tally, Fai
         Some(failure) => Err(failure),
         None => Ok(sum.into_inner().unwrap()),
     }
-}
-
-/// A seed among the first `most` that shows the bug.
-pub(crate) fn find(bug: Bug, most: u64) -> Option<Failure> {
-    run_many(0..most, Some(bug)).err()
 }
 
 impl Tally {

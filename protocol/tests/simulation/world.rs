@@ -33,7 +33,7 @@ pub(crate) enum Due {
     /// Something that life `life` of the operator asked for.
     Pool {
         life: u32,
-        event: PoolEvent,
+        event: Box<PoolEvent>,
     },
     /// Something that life `life` of an actor asked for.
     Actor {
