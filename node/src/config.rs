@@ -32,7 +32,10 @@ pub fn path(arguments: &[OsString]) -> Option<PathBuf> {
 
 /// Makes the file's settings the defaults of `command`, so that flags and variables go before them.
 pub fn apply(command: Command, path: &Path) -> Result<Command, UserError> {
-    let fault = |problem: String| UserError::misuse(format!("{}: {problem}", path.display()));
+    let fault = |problem: String| {
+        UserError::misuse(format!("{}: {problem}", path.display()))
+            .hint("correct the file; swarm-node --help and swarm-client --help list all settings")
+    };
     let table = read(path)?;
     let known: Vec<&str> = command.get_arguments().filter_map(Arg::get_long).filter(is_setting).collect();
     let mut settings = Vec::new();
@@ -58,7 +61,8 @@ fn read(path: &Path) -> Result<Table, UserError> {
         |error| UserError::misuse(format!("{name} cannot be read: {error}")).hint("check --config"),
     )?;
     if text.len() as u64 > MAX_CONFIG_BYTES {
-        return Err(UserError::misuse(format!("{name} has more than {MAX_CONFIG_BYTES} bytes")));
+        return Err(UserError::misuse(format!("{name} has more than {MAX_CONFIG_BYTES} bytes"))
+            .hint("name a file of settings with --config"));
     }
     text.parse().map_err(|error: toml::de::Error| {
         let at = error.span().map_or(0, |span| span.start);

@@ -1,12 +1,11 @@
 //! From arguments to files and addresses.
 
-use crate::cli::{FileArgs, NetworkArgs};
+use crate::cli::{FileArgs, NetworkArgs, UserError};
 use crate::network::addresses::runtime_directory;
 use crate::network::{AddressFile, NetworkConfig};
-use crate::session::wallet_key;
 use crate::storage::home::{DataDir, HomeError, read_secret, root};
-use anyhow::{Result, anyhow};
-use std::path::PathBuf;
+use anyhow::Result;
+use std::path::{Path, PathBuf};
 use swarm_crypto::key::SecretKey;
 
 /// The folder of everything.
@@ -21,11 +20,19 @@ pub fn data_dir(files: &FileArgs, pool: &str, role: &str, name: Option<&str>) ->
 
 /// The wallet: the file that was named, or the folder's own.
 pub fn wallet(files: &FileArgs, directory: &DataDir) -> Result<SecretKey> {
+    let missing = |path: &Path| {
+        UserError::misuse(format!("there is no key file {}", path.display()))
+            .hint("correct --key, or leave it out to get a key of this node's own")
+    };
     let secret = match &files.key {
-        Some(path) => read_secret(path)?.ok_or_else(|| anyhow!("there is no key file {}", path.display()))?,
+        Some(path) => read_secret(path)?.ok_or_else(|| missing(path))?,
         None => directory.key()?,
     };
-    wallet_key(secret.expose())
+    let path = files.key.clone().unwrap_or_else(|| directory.file("key"));
+    Ok(SecretKey::from_bytes(secret.expose()).map_err(|_| {
+        UserError::misuse(format!("{} holds no key of secp256k1", path.display()))
+            .hint("restore it from a copy: no wallet has this key")
+    })?)
 }
 
 /// How a node's network is set up.

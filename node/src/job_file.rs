@@ -83,8 +83,10 @@ impl JobFile {
     pub fn read(path: &Path) -> Result<Self, UserError> {
         let text = read_text(path, MAX_JOB_FILE_BYTES)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&text, folder)
-            .map_err(|problem| UserError::input(format!("{}: {problem}", path.display())))
+        Self::parse(&text, folder).map_err(|problem| {
+            let (problem, hint) = problem.split_once("; ").unwrap_or((&problem, EXAMPLE));
+            UserError::input(format!("{}: {problem}", path.display())).hint(hint)
+        })
     }
 
     fn parse(text: &str, folder: &Path) -> Result<Self, String> {
@@ -157,6 +159,7 @@ impl JobFile {
     }
 }
 
+const EXAMPLE: &str = "correct the file; swarm-client submit --help shows a good one";
 const PAYMENT: &str = "{\"amount\": \"0.10\", \"currency\": \"USDC\"}";
 const DEFAULT_LIMITS: (u32, u32) = (120, 0);
 
@@ -326,7 +329,7 @@ fn read_text(path: &Path, max: u64) -> Result<String, UserError> {
         ErrorKind::PermissionDenied => {
             UserError::input(format!("{name} may not be read by you")).hint("see its permissions with ls -l")
         }
-        _ => UserError::input(format!("{name} cannot be read: {error}")),
+        _ => UserError::input(format!("{name} cannot be read: {error}")).hint("check the path"),
     };
     let mut bytes = Vec::new();
     File::open(path).map_err(unreadable)?.take(max + 1).read_to_end(&mut bytes).map_err(unreadable)?;

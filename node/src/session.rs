@@ -1,16 +1,16 @@
 //! Joining a pool: find its operator, check that it is the one known, and agree on whose statements count.
 
 use crate::clock::Clock;
-use crate::network::{Network, NetworkEvent, Verdict};
+use crate::network::{self, Network, NetworkEvent, Verdict};
 use crate::storage::pins::{PinError, confirm_operator, pin_operator};
-use anyhow::{Result, anyhow};
 use libp2p::PeerId;
 use std::path::PathBuf;
 use std::time::Duration;
 use swarm_crypto::address::{Address, PoolId};
-use swarm_crypto::key::SecretKey;
+use swarm_protocol::codec::CodecError;
 use swarm_protocol::query::{Answer, Query};
-use swarm_protocol::statement::{Body, Intake, Signed, Statement, Verified};
+use swarm_protocol::statement::{Body, Intake, SKEW, Signed, Statement, VERSION, Verified};
+use swarm_protocol::{Millis, Rejection, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -18,6 +18,8 @@ use tokio::time::{Instant, sleep_until};
 pub const OPERATOR_AGENT: &str = "operator";
 const MAX_CANDIDATES: usize = 16;
 const FIRST_NOTICE: Duration = Duration::from_secs(5);
+/// How long another operator may still turn up once one was refused for good.
+const SECOND_CHANCE: Duration = Duration::from_secs(2);
 
 /// Which operator is accepted.
 #[derive(Debug, Clone)]
@@ -49,6 +51,91 @@ pub struct Joined {
     pub intake: Intake,
 }
 
+/// Why a pool was not joined.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error(
+        "no operator of {pool} was found within {} s; start one with `swarm-node --role operator`, or name a node with --bootstrap",
+        patience.0 / 1000
+    )]
+    NotFound { pool: String, patience: Millis },
+    #[error(
+        "the operator of {pool} is {found}, not {wanted}; correct --operator, or leave it out to accept the first one found"
+    )]
+    OtherOperator { pool: String, wanted: Address, found: Address },
+    #[error(transparent)]
+    Changed(#[from] PinError),
+    #[error(
+        "a clock is off: this machine's is {} s {} the operator's; set both by a time server (NTP) and start again",
+        (off.0 + 500) / 1000,
+        if *ahead { "ahead of" } else { "behind" }
+    )]
+    Clock { off: Millis, ahead: bool },
+    #[error(
+        "the operator found runs another pool, '{0}'; name that one with --pool, or look elsewhere with --bootstrap"
+    )]
+    OtherPool(String),
+    #[error(
+        "the operator speaks another version of the protocol ({0}); update the older of the two programs"
+    )]
+    Version(String),
+    #[error(
+        "a node says that it is the operator, but {0}; it is not to be trusted, look elsewhere with --bootstrap"
+    )]
+    Invalid(String),
+    #[error("the operator was found but does not answer ({0}); try again, and see the operator's log")]
+    NoAnswer(network::Error),
+    #[error(transparent)]
+    Network(#[from] network::Error),
+}
+
+impl JoinError {
+    /// True if only the user can mend it.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::OtherOperator { .. } | Self::Changed(_) | Self::Clock { .. } => true,
+            Self::NotFound { .. }
+            | Self::OtherPool(_)
+            | Self::Version(_)
+            | Self::Invalid(_)
+            | Self::NoAnswer(_)
+            | Self::Network(_) => false,
+        }
+    }
+}
+
+impl From<Rejection> for JoinError {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::UnknownVersion(v) => {
+                Self::Version(format!("version {v}, this program speaks version {VERSION}"))
+            }
+            other => Self::Invalid(format!("its introduction is refused: {other}")),
+        }
+    }
+}
+
+/// Why a question has no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error(transparent)]
+    Network(#[from] network::Error),
+    #[error("its answer is unreadable ({0}); it may run another version")]
+    Unreadable(#[from] CodecError),
+}
+
+impl From<AskError> for JoinError {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Network(network::Error::Unsupported) => {
+                Self::Version("it names none that is known here".to_owned())
+            }
+            AskError::Network(error) => Self::NoAnswer(error),
+            AskError::Unreadable(error) => Self::Version(format!("its answer is unreadable: {error}")),
+        }
+    }
+}
+
 /// A pool's operator, as it introduced itself.
 #[derive(Debug)]
 pub struct Introduction {
@@ -57,15 +144,16 @@ pub struct Introduction {
     opened: Signed,
 }
 
-/// Waits until the pool's operator is found and accepted; says what it is waiting for.
+/// Waits until the pool's operator is found and accepted, for ever if `patience` is none.
 pub async fn join(
     network: &Network,
     events: &mut mpsc::Receiver<NetworkEvent>,
     terms: &JoinTerms,
     clock: Clock,
-    deadline: Option<Instant>,
-) -> Result<Joined> {
+    patience: Option<Millis>,
+) -> Result<Joined, JoinError> {
     let (sender, mut introductions) = mpsc::channel(MAX_CANDIDATES);
+    let mut deadline = patience.map(|patience| Instant::now() + Duration::from_millis(patience.0));
     let mut problem = None;
     let mut notice = Instant::now() + FIRST_NOTICE;
     let mut pause = FIRST_NOTICE;
@@ -78,16 +166,22 @@ pub async fn join(
                 Some(NetworkEvent::Connected { peer, agent, .. }) => ask_if_operator(network, peer, &agent, &sender),
                 Some(NetworkEvent::Gossip { id, from, .. }) => network.verdict(id, from, Verdict::Ignore).await?,
                 Some(_) => {}
-                None => return Err(anyhow!("the network stopped")),
+                None => return Err(network::Error::Closed.into()),
             },
-            Some(introduction) = introductions.recv() => match check(introduction, terms, clock) {
-                Ok(joined) => return Ok(joined),
-                Err(error) if error.downcast_ref::<PinError>().is_some() => return Err(error),
-                Err(error) => {
-                    tracing::warn!("an operator introduced itself but is not accepted: {error}");
-                    problem = Some(error);
+            Some(introduction) = introductions.recv() => {
+                match introduction.and_then(|introduction| check(introduction, terms, clock)) {
+                    Ok(joined) => return Ok(joined),
+                    Err(error) => {
+                        if error.is_final() {
+                            let last = Instant::now() + SECOND_CHANCE;
+                            deadline = Some(deadline.map_or(last, |deadline| deadline.min(last)));
+                        } else {
+                            tracing::warn!("{error}");
+                        }
+                        problem = Some(error);
+                    }
                 }
-            },
+            }
             () = sleep_until(notice) => {
                 for peer in network.peers().await? {
                     ask_if_operator(network, peer.peer, peer.agent.as_deref().unwrap_or_default(), &sender);
@@ -97,7 +191,8 @@ pub async fn join(
                 notice += pause;
             }
             () = wait_until(deadline) => {
-                return Err(problem.unwrap_or_else(|| anyhow!("no operator of {} was found", terms.pool)));
+                let patience = patience.unwrap_or_default();
+                return Err(problem.unwrap_or(JoinError::NotFound { pool: terms.pool.clone(), patience }));
             }
         }
     }
@@ -110,61 +205,65 @@ async fn wait_until(deadline: Option<Instant>) {
     }
 }
 
-fn ask_if_operator(network: &Network, peer: PeerId, agent: &str, sender: &mpsc::Sender<Introduction>) {
+type Introduced = Result<Introduction, JoinError>;
+
+fn ask_if_operator(network: &Network, peer: PeerId, agent: &str, sender: &mpsc::Sender<Introduced>) {
     if !agent.contains(OPERATOR_AGENT) {
         return;
     }
     let (network, sender) = (network.clone(), sender.clone());
     tokio::spawn(async move {
-        match ask(&network, peer, &Query::Beacon).await {
-            Ok(Answer::Pool { beacon, opened }) => {
-                // A full queue means that enough operators have introduced themselves already.
-                let _ = sender.try_send(Introduction { peer, beacon, opened });
-            }
-            Ok(other) => tracing::debug!(?other, "not an introduction"),
-            Err(error) => tracing::warn!("a peer that says it is an operator does not answer: {error}"),
-        }
+        let introduced = match ask(&network, peer, &Query::Beacon).await {
+            Ok(Answer::Pool { beacon, opened }) => Ok(Introduction { peer, beacon, opened }),
+            Ok(_) => Err(JoinError::Invalid("it does not introduce itself".to_owned())),
+            Err(error) => Err(error.into()),
+        };
+        // A full queue means that enough operators have introduced themselves already.
+        let _ = sender.try_send(introduced);
     });
 }
 
 /// Asks a peer one question.
-pub async fn ask(network: &Network, peer: PeerId, query: &Query) -> Result<Answer> {
+pub async fn ask(network: &Network, peer: PeerId, query: &Query) -> Result<Answer, AskError> {
     let bytes = network.request(peer, query.encode()).await?;
-    Answer::decode(&bytes).map_err(|e| anyhow!("its answer is unreadable ({e}); it may run another version"))
+    Ok(Answer::decode(&bytes)?)
 }
 
-fn check(introduction: Introduction, terms: &JoinTerms, clock: Clock) -> Result<Joined> {
+fn check(introduction: Introduction, terms: &JoinTerms, clock: Clock) -> Result<Joined, JoinError> {
     let Introduction { peer, beacon, opened } = introduction;
     let statement = Statement::decode(&beacon.payload)?;
-    let Body::Beacon(body) = &statement.body else { return Err(anyhow!("it sent no beacon")) };
+    let Body::Beacon(body) = &statement.body else {
+        return Err(JoinError::Invalid("it sent no beacon".to_owned()));
+    };
     let operator = statement.header.by;
     let pool = PoolId::derive(&body.name, operator, body.chain, body.contract);
     if body.name != terms.pool || statement.header.pool != pool {
-        return Err(anyhow!("it runs another pool, '{}'", body.name));
+        return Err(JoinError::OtherPool(body.name.chars().filter(|c| !c.is_control()).collect()));
     }
     let mut intake = Intake::new(pool, operator);
-    let beacon = intake.accept(None, &beacon.encode(), clock.now())?;
-    let opened = intake.accept(None, &opened.encode(), clock.now())?;
+    // Signed just now: by its own clock it is valid, whatever ours says.
+    let signed_at = statement.header.at;
+    let beacon = intake.accept(None, &beacon.encode(), signed_at)?;
+    let opened = intake.accept(None, &opened.encode(), signed_at)?;
     accept_operator(terms, operator)?;
+    check_clock(signed_at, clock.now())?;
     Ok(Joined { pool, operator, peer, beacon, opened, intake })
 }
 
-fn accept_operator(terms: &JoinTerms, operator: Address) -> Result<()> {
+fn check_clock(theirs: Timestamp, ours: Timestamp) -> Result<(), JoinError> {
+    let ahead = ours > theirs;
+    let off = if ahead { ours.since(theirs) } else { theirs.since(ours) };
+    if off > SKEW { Err(JoinError::Clock { off, ahead }) } else { Ok(()) }
+}
+
+fn accept_operator(terms: &JoinTerms, operator: Address) -> Result<(), JoinError> {
     if let Some(wanted) = terms.operator {
-        return if wanted == operator {
-            Ok(())
-        } else {
-            Err(anyhow!("its operator is {operator}, but --operator names {wanted}"))
-        };
+        let other = JoinError::OtherOperator { pool: terms.pool.clone(), wanted, found: operator };
+        return if wanted == operator { Ok(()) } else { Err(other) };
     }
     if terms.accept == Some(operator) {
         return Ok(confirm_operator(&terms.known_operators, &terms.pool, &operator.to_string())?);
     }
     pin_operator(&terms.known_operators, &terms.pool, &operator.to_string())?;
     Ok(())
-}
-
-/// Reads a secret file's bytes as a wallet key.
-pub fn wallet_key(secret: &[u8; 32]) -> Result<SecretKey> {
-    SecretKey::from_bytes(secret).map_err(|e| anyhow!("the key file holds no usable key: {e}"))
 }

@@ -1,7 +1,9 @@
 //! Where jobs and models meet: prompts, samplers, transcripts and facts, translated between the rules and the engines.
 
+use crate::cli::UserError;
 use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use swarm_crypto::digest::Digest;
 use swarm_inference::{self as inference, EngineConfig, Hardware, Model, Registry, TokenSampler, Tokenizer};
 use swarm_protocol::acceptance::{ModelFacts, Opened};
@@ -23,11 +25,12 @@ pub struct Models(BTreeMap<String, KnownModel>);
 
 impl Models {
     /// The built-in model and those of the manifest files.
-    pub fn load(manifests: &[std::path::PathBuf]) -> Result<Self> {
+    pub fn load(manifests: &[PathBuf]) -> Result<Self> {
         let mut models = Self::default();
         models.add(inference::queenbee())?;
         for path in manifests {
-            models.add(Model::from_manifest_file(path)?)?;
+            let model = Model::from_manifest_file(path).map_err(anyhow::Error::from);
+            model.and_then(|model| models.add(model)).map_err(|error| unusable(path, &error))?;
         }
         Ok(models)
     }
@@ -48,6 +51,13 @@ impl Models {
     pub fn get(&self, name: &str) -> Option<&KnownModel> {
         self.0.get(name)
     }
+}
+
+fn unusable(path: &Path, error: &anyhow::Error) -> UserError {
+    let text = error.to_string();
+    let cause = text.strip_suffix("; fetch the file again").unwrap_or(&text);
+    UserError::misuse(format!("the model of {} cannot be used: {cause}", path.display()))
+        .hint("--model names a manifest.json with the file of weights that it describes beside it: fetch both again")
 }
 
 impl KnownModel {

@@ -7,7 +7,7 @@ use swarm_protocol::Millis;
 use swarm_protocol::codec::JobId;
 
 use super::shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
-use super::values::{Subject, positive_duration};
+use super::values::{Subject, job_id, positive_duration};
 
 const HELP: &str = "\
 {about}
@@ -73,14 +73,14 @@ pub enum ClientCommand {
     /// Show what became of a job; without one, the pool and your balance
     Status {
         /// The job's id
-        #[arg(value_name = "JOB")]
+        #[arg(value_name = "JOB", value_parser = job_id)]
         job: Option<JobId>,
     },
     /// Wait for a job sent earlier and print its answer
     #[command(visible_alias = "resume")]
     Wait {
         /// The job's id
-        #[arg(value_name = "JOB")]
+        #[arg(value_name = "JOB", value_parser = job_id)]
         job: JobId,
     },
     /// Check a receipt without trusting the operator
@@ -92,7 +92,7 @@ pub enum ClientCommand {
     /// Take back a job that no miner holds yet
     Cancel {
         /// The job's id
-        #[arg(value_name = "JOB")]
+        #[arg(value_name = "JOB", value_parser = job_id)]
         job: JobId,
     },
 }
@@ -104,10 +104,6 @@ pub struct SubmitArgs {
     /// The job file; docs/job.schema.json describes it
     #[arg(value_name = "JOB.JSON")]
     pub file: PathBuf,
-
-    /// Do not ask before sending: the prompt and the answer are public
-    #[arg(long, short, env = "SWARMPOOL_YES", value_parser = BoolishValueParser::new())]
-    pub yes: bool,
 
     /// Print the job's id and do not wait for the answer
     #[arg(long, env = "SWARMPOOL_NO_WAIT", value_parser = BoolishValueParser::new())]

@@ -65,6 +65,8 @@ impl fmt::Display for UserError {
 impl Error for UserError {}
 
 /// Tells the user on stderr what went wrong and what to do, and gives the exit code.
+///
+/// Errors that are no [`UserError`] say in their text what is wrong and then, after `; `, what to do.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     let (text, exit) = described(error);
     eprintln!("{text}");
@@ -75,10 +77,28 @@ fn described(error: &anyhow::Error) -> (String, Exit) {
     let known = error.chain().find_map(|cause| cause.downcast_ref::<UserError>());
     let (message, hint, exit) = match known {
         Some(error) => (error.message.clone(), error.hint.clone(), error.code),
-        None => (format!("{error:#}"), Some("run it again with -v to see more".to_owned()), Exit::Misused),
+        None => {
+            let text = chain(error);
+            let (message, hint) =
+                text.split_once("; ").unwrap_or((&text, "run it again with -v to see more"));
+            (message.to_owned(), Some(hint.to_owned()), Exit::Misused)
+        }
     };
     let hint = hint.map(|hint| format!("\n  → {}", one_line(&hint))).unwrap_or_default();
     (format!("error: {}{hint}", one_line(&message)), exit)
+}
+
+/// What went wrong and why, each cause once: some errors repeat theirs in their own text.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn one_line(text: &str) -> String {
@@ -96,6 +116,8 @@ pub(crate) fn clap_message(error: &clap::Error) -> String {
 pub(super) fn from_clap(error: &clap::Error, program: &str) -> UserError {
     let text = error.render().to_string();
     let tip = text.split("\n\n").find_map(|paragraph| paragraph.trim().strip_prefix("tip: ").map(one_line));
+    // It cannot know that no command here takes such a value.
+    let tip = tip.filter(|tip| !tip.starts_with("to pass "));
     UserError::misuse(clap_message(error)).hint(tip.unwrap_or_else(|| format!("see {program} --help")))
 }
 

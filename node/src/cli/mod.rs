@@ -24,7 +24,7 @@ pub use shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
 pub use values::Subject;
 pub(crate) use values::nearest;
 
-const NODE_LOG: &str = "warn,swarm_node=info";
+const NODE_LOG: &str = "warn,libp2p_gossipsub=error,swarm_node=info";
 const CLIENT_LOG: &str = "error";
 
 /// All of `swarm-node`.

@@ -111,8 +111,8 @@ impl LogArgs {
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false);
-        subscriber
-            .try_init()
-            .map_err(|error| UserError::misuse(format!("the log cannot be started: {error}")))
+        subscriber.try_init().map_err(|error| {
+            UserError::misuse(format!("the log cannot be started: {error}")).hint("leave --log out")
+        })
     }
 }

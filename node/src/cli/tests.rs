@@ -65,7 +65,7 @@ fn the_three_commands_of_the_readme_need_no_other_flag() {
     assert_eq!(node("swarm-node --role operator").unwrap().data_name(), None);
     let client = client("swarm-client submit job.json").unwrap();
     let ClientCommand::Submit(submit) = client.command else { panic!("another command") };
-    assert_eq!((submit.file.as_path(), submit.yes), (std::path::Path::new("job.json"), false));
+    assert_eq!((submit.file.as_path(), submit.no_wait), (std::path::Path::new("job.json"), false));
 }
 
 #[test]

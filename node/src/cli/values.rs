@@ -80,6 +80,11 @@ impl FromStr for Subject {
     }
 }
 
+/// The id of a job.
+pub(super) fn job_id(text: &str) -> Result<JobId, String> {
+    text.parse().map_err(|_| "a job's id begins with bafyrei; submit prints it".to_owned())
+}
+
 /// The known word that `word` was probably meant to be.
 pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     if word.len() > MAX_NAME_BYTES {

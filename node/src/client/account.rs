@@ -15,10 +15,14 @@ pub(super) async fn job(session: Session, job: JobId) -> Result<Exit> {
     let answer = connection.link.ask(Query::Job { job }).await;
     session.printer.finish();
     let Some(Answer::Fate(fate)) = answer else {
-        return Err(anyhow!("the operator did not answer; try again"));
+        return Err(super::no_answer());
     };
     if let Some(signed) = signed_part(&fate) {
-        connection.link.check(signed).map_err(|e| anyhow!("the operator's answer does not check: {e}"))?;
+        connection.link.check(signed).map_err(|e| {
+            anyhow!(
+                "the operator's answer does not check: {e}; ask again, and ask the operator if it stays so"
+            )
+        })?;
     }
     connection.link.network().shutdown().await;
     if session.printer.is_json() {
@@ -27,9 +31,9 @@ pub(super) async fn job(session: Session, job: JobId) -> Result<Exit> {
         session.printer.answer(fate_text(&fate).as_bytes());
     }
     match fate {
-        Fate::Unknown => {
-            Err(UserError::input(format!("the pool knows no job {job}")).hint("check the id").into())
-        }
+        Fate::Unknown => Err(UserError::input(format!("the pool knows no job {job}"))
+            .hint("check the id, and that --pool is the pool it was sent to")
+            .into()),
         Fate::Pending { .. } | Fate::Leased { .. } | Fate::Accepted { .. } | Fate::Ended { .. } => {
             Ok(Exit::Done)
         }
@@ -99,10 +103,10 @@ pub(super) async fn pool(session: Session) -> Result<Exit> {
     let answer = connection.link.ask(Query::Account { wallet }).await;
     session.printer.finish();
     let Some(Answer::Account(balances)) = answer else {
-        return Err(anyhow!("the operator did not answer; try again"));
+        return Err(super::no_answer());
     };
     let Body::Beacon(beacon) = &connection.beacon.statement().body else {
-        return Err(anyhow!("the operator sent no beacon"));
+        return Err(super::no_answer());
     };
     let operator = connection.link.operator().to_string();
     connection.link.network().shutdown().await;

@@ -8,23 +8,21 @@ mod verify;
 
 use crate::cli::{ClientArgs, ClientCommand, Exit, Subject, UserError};
 use crate::clock::Clock;
-use crate::home::home_root;
+use crate::home::{home_root, wallet};
 use crate::link::Link;
 use crate::network::addresses::runtime_directory;
 use crate::network::{AddressFile, BlockSource, Network, NetworkConfig, NetworkEvent};
-use crate::session::{JoinTerms, join, wallet_key};
+use crate::session::{JoinTerms, join};
 use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
-use crate::storage::home::{DataDir, read_secret};
-use crate::storage::pins::{KNOWN_OPERATORS_FILE, PinError};
+use crate::storage::home::DataDir;
+use crate::storage::pins::KNOWN_OPERATORS_FILE;
 use anyhow::{Context, Result};
 use output::Printer;
 use saved::Saved;
 use std::sync::Arc;
-use std::time::Duration;
 use swarm_crypto::key::SecretKey;
 use swarm_protocol::statement::Verified;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Everything a command works with.
@@ -54,19 +52,19 @@ impl BlockSource for Blocks {
     }
 }
 
+/// The operator was there, but is silent.
+fn no_answer() -> anyhow::Error {
+    UserError::misuse("the operator did not answer").hint("try again; its log may say why").into()
+}
+
 /// Runs one command.
 pub async fn run(args: ClientArgs, stop: CancellationToken) -> Result<Exit> {
     let root = home_root(&args.files)?;
     let directory = DataDir::open_shared(&root, &args.pool.pool, "client", args.files.name.as_deref())?;
-    let secret = match &args.files.key {
-        Some(path) => read_secret(path)?
-            .ok_or_else(|| UserError::misuse(format!("there is no key file {}", path.display())))?,
-        None => directory.key()?,
-    };
+    let key = wallet(&args.files, &directory)?;
     let printer = Printer::new(args.output.json, args.output.quiet);
     let saved = Saved::new(directory.path());
-    let session =
-        Session { key: wallet_key(secret.expose())?, clock: Clock::start(), saved, printer, stop, args };
+    let session = Session { key, clock: Clock::start(), saved, printer, stop, args };
     match session.args.command.clone() {
         ClientCommand::Submit(submit) => submit::submit(session, &submit).await,
         ClientCommand::Wait { job } => submit::wait(session, job).await,
@@ -102,26 +100,15 @@ impl Session {
             accept: self.args.pool.accept_operator,
             known_operators: home_root(&self.args.files)?.join(KNOWN_OPERATORS_FILE),
         };
-        let patience = self.args.output.connect_timeout;
-        let deadline = Instant::now() + Duration::from_millis(patience.0);
+        let patience = Some(self.args.output.connect_timeout);
         let joined = tokio::select! {
-            joined = join(&network, &mut events, &terms, self.clock, Some(deadline)) => joined,
-            () = self.stop.cancelled() => Err(UserError::input("interrupted before the pool was found").into()),
+            joined = join(&network, &mut events, &terms, self.clock, patience) => joined?,
+            () = self.stop.cancelled() => {
+                let error = UserError::input("interrupted before the pool was found; nothing was sent");
+                return Err(error.hint("run it again").into());
+            }
         };
-        let joined = joined.map_err(|error| not_joined(error, patience))?;
         let beacon = joined.beacon.clone();
         Ok(Connection { link: Link::new(network, joined, self.clock), events, blocks, beacon })
     }
-}
-
-fn not_joined(error: anyhow::Error, patience: swarm_protocol::Millis) -> anyhow::Error {
-    if error.downcast_ref::<UserError>().is_some() {
-        return error;
-    }
-    if error.downcast_ref::<PinError>().is_some() {
-        let hint = "if the pool has announced the change, confirm it with --accept-operator 0x…";
-        return UserError::misuse(error.to_string()).hint(hint).into();
-    }
-    let hint = "start one with `swarm-node --role operator`, or name a node with --bootstrap";
-    UserError::misuse(format!("{error} (looked for {} s)", patience.0 / 1000)).hint(hint).into()
 }

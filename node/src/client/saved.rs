@@ -1,8 +1,8 @@
 //! What a client keeps: signed jobs, so that it can go on with them, and receipts, so that it can prove them.
 
 use crate::cli::UserError;
-use crate::storage::disk::write_atomic;
-use anyhow::{Context, Result};
+use crate::storage::disk::{DiskError, write_atomic};
+use anyhow::{Result, anyhow};
 use std::path::{Path, PathBuf};
 use swarm_protocol::codec::JobId;
 use swarm_protocol::statement::Signed;
@@ -23,7 +23,7 @@ impl Saved {
 
     fn file(&self, kind: &str, job: &JobId, extension: &str) -> Result<PathBuf> {
         let folder = self.0.join(kind);
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        std::fs::create_dir_all(&folder).map_err(|cause| DiskError::io("create", &folder, cause))?;
         Ok(folder.join(format!("{job}.{extension}")))
     }
 
@@ -42,9 +42,9 @@ impl Saved {
         if !path.exists() {
             return Ok(None);
         }
-        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = std::fs::read(&path).map_err(|cause| DiskError::io("read", &path, cause))?;
         let signed =
-            Signed::decode(&bytes).with_context(|| format!("{} is damaged; remove it", path.display()))?;
+            Signed::decode(&bytes).map_err(|e| anyhow!("{} is damaged ({e}); remove it", path.display()))?;
         Ok(Some((signed, std::fs::read(self.file("jobs", job, "input")?).ok())))
     }
 
@@ -66,19 +66,29 @@ impl Saved {
     }
 }
 
-/// Reads a receipt file: the signed bytes inside it are what counts.
-pub(crate) fn read_receipt(path: &Path) -> Result<Signed> {
-    let bad = |why: &str| UserError::input(format!("{}: {why}", path.display()));
-    let length = std::fs::metadata(path).map_err(|e| bad(&format!("cannot be read: {e}")))?.len();
+/// Reads a receipt file: its signed bytes are what counts; the second value names a field that does not follow from them.
+pub(crate) fn read_receipt(path: &Path) -> Result<(Signed, Option<String>), UserError> {
+    let bad = |why: &str| {
+        UserError::input(format!("{} {why}", path.display())).hint(
+            "receipts are kept as receipts/<job>.json in the client's folder, and come with submit --json",
+        )
+    };
+    let unreadable = |error: std::io::Error| bad(&format!("cannot be read: {error}"));
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
     if length > MAX_FILE_BYTES {
-        return Err(bad("is too large to be a receipt").into());
+        return Err(bad("is too large to be a receipt"));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| bad(&format!("cannot be read: {e}")))?;
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
     let json: serde_json::Value = serde_json::from_str(&text).map_err(|_| bad("is not a receipt file"))?;
     let json = json.get("receipt").unwrap_or(&json);
-    let signed = json.get("signed").and_then(|v| v.as_str()).ok_or_else(|| bad("has no field 'signed'"))?;
-    let bytes = hex::decode(signed).map_err(|_| bad("field 'signed' is not hexadecimal"))?;
-    Ok(Signed::decode(&bytes).map_err(|e| bad(&format!("field 'signed' is not a signed statement: {e}")))?)
+    let signed =
+        json.get("signed").and_then(|v| v.as_str()).ok_or_else(|| bad("has no text in field 'signed'"))?;
+    let bytes = hex::decode(signed).map_err(|_| bad("has a field 'signed' that is not hexadecimal"))?;
+    let signed =
+        Signed::decode(&bytes).map_err(|_| bad("has a field 'signed' that holds no signed statement"))?;
+    let told = receipt_json(&signed);
+    let differs = json.as_object().into_iter().flatten().find(|(name, value)| told.get(name) != Some(value));
+    Ok((signed, differs.map(|(name, _)| name.clone())))
 }
 
 /// The answer kept beside a receipt file, if it is there.

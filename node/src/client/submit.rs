@@ -8,7 +8,7 @@ use crate::job_file::JobFile;
 use crate::link::{Heard, Link};
 use crate::network::NetworkEvent;
 use crate::wire;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use cid::Cid;
 use std::time::Duration;
 use swarm_protocol::codec::JobId;
@@ -23,11 +23,18 @@ use tokio::time::Instant;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(25);
 const PUBLIC: &str = "note: your prompt and the answer will be public; do not send secrets";
 
+const UNKNOWN: &str = "check the id, and that --pool is the pool it was sent to";
+
 type Inbox = mpsc::Sender<Input<Event, ()>>;
 
 pub(super) async fn submit(session: Session, args: &SubmitArgs) -> Result<Exit> {
     let file = JobFile::read(&args.file)?;
     let prepared = file.prepare()?;
+    if args.no_wait && prepared.block.is_some() {
+        return Err(UserError::input("--no-wait cannot be used with an input this large")
+            .hint("the operator fetches the input from this program; leave --no-wait out")
+            .into());
+    }
     session.printer.note(PUBLIC);
     session.printer.stage(format!("looking for the operator of {}", session.args.pool.pool));
     let connection = session.connect().await?;
@@ -37,11 +44,6 @@ pub(super) async fn submit(session: Session, args: &SubmitArgs) -> Result<Exit> 
     let input = prepared.block.as_ref().map(|(_, bytes)| bytes.as_slice());
     session.saved.keep_job(&signed, input)?;
     session.printer.note(&format!("job {id}"));
-    if args.no_wait && prepared.block.is_some() {
-        return Err(UserError::input("--no-wait cannot be used with an input this large")
-            .hint("the operator fetches the input from this program; leave --no-wait out")
-            .into());
-    }
     if let Some((cid, bytes)) = &prepared.block {
         connection.blocks.put_pinned(&[(*cid, bytes)])?;
     }
@@ -81,7 +83,9 @@ fn sign(session: &Session, link: &Link, job: Job) -> Result<Verified> {
     let statement = Statement { header, body: Body::Job(job) };
     let signed = statement.sign(&session.key);
     // What nobody else would take is not sent.
-    Ok(link.check(&signed).map_err(|e| UserError::input(format!("the job cannot be sent: {e}")))?)
+    Ok(link
+        .check(&signed)
+        .map_err(|e| UserError::input(format!("the job cannot be sent: {e}")).hint("correct the job file"))?)
 }
 
 async fn announce_only(session: &Session, connection: &Connection, signed: Signed) -> Result<Exit> {
@@ -93,7 +97,7 @@ async fn announce_only(session: &Session, connection: &Connection, signed: Signe
             session.printer.object(&serde_json::json!({ "job": id.to_string(), "status": "announced" }));
         }
         Some(Answer::Taken) => session.printer.answer(id.to_string().as_bytes()),
-        _ => return Err(anyhow!("the operator did not take the job; try again")),
+        _ => return Err(super::no_answer()),
     }
     connection.link.network().shutdown().await;
     Ok(Exit::Done)
@@ -226,7 +230,7 @@ fn conclude(session: &Session, id: JobId, outcome: Outcome) -> Result<Exit> {
                 Reason::JobUnrunnable => "could not be run",
                 _ => "was refused",
             };
-            failed(format!("the job {what}: {detail}"), "nothing was paid".to_owned())
+            failed(format!("the job {what}: {detail}"), format!("nothing was paid; {}", remedy(reason)))
         }
         Outcome::Disputed { receipt, fault } => {
             let path = session.saved.keep_receipt(&id, &receipt, &[])?;
@@ -240,12 +244,36 @@ fn conclude(session: &Session, id: JobId, outcome: Outcome) -> Result<Exit> {
             let hint = format!("the receipt is in {}; try again with swarm-client wait {id}", path.display());
             failed(format!("the job is done, but its output could not be fetched: {why}"), hint)
         }
-        Outcome::Unknown => failed(format!("the pool knows no job {id}"), "check the id".to_owned()),
+        Outcome::Unknown => failed(format!("the pool knows no job {id}"), UNKNOWN.to_owned()),
         Outcome::GaveUp { stage } => {
             let stage = stage.map_or("never announced".to_owned(), |stage| stage_text(&stage));
             let hint = format!("ask again later: swarm-client wait {id}");
             failed(format!("no verdict came in time; last seen {stage}"), hint)
         }
+    }
+}
+
+fn remedy(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoFunds => "lower payment.amount: swarm-client status shows your balance",
+        Reason::PriceTooLow => "raise payment.amount",
+        Reason::Expired => "send it again with a larger ttl_s, and check this machine's clock",
+        Reason::JobExpired => "send it again with a larger ttl_s, or a higher price",
+        Reason::TooManyOpenJobs => "wait until some of your jobs are done",
+        Reason::PoolFull | Reason::Shortfall => "try again later",
+        Reason::UnknownModel => "set model to one that the pool serves: swarm-client status lists them",
+        Reason::Unsupported => "leave out what is not built in this version",
+        Reason::InputUnavailable => "let swarm-client run until the job is admitted: it serves the input",
+        Reason::UnknownJob => UNKNOWN,
+        Reason::JobUnrunnable => "make its input or its max_tokens smaller",
+        Reason::JobCancelled
+        | Reason::NonceReused
+        | Reason::NotPending
+        | Reason::NotYours
+        | Reason::StaleLease
+        | Reason::ContentUnavailable
+        | Reason::Unacceptable
+        | Reason::NotEligible => "send it again with swarm-client submit",
     }
 }
 
@@ -281,7 +309,7 @@ pub(super) async fn cancel(session: Session, job: JobId) -> Result<Exit> {
     let statement = Statement::derived(link.pool(), session.key.address(), session.clock.now(), body);
     let signed = statement.sign(&session.key);
     link.network().publish(wire::topic(Topic::Jobs), signed.encode()).await?;
-    link.ask(Query::Hand(signed)).await.context("the operator did not answer; try again")?;
+    link.ask(Query::Hand(signed)).await.ok_or_else(super::no_answer)?;
     let fate = link.ask(Query::Job { job }).await;
     session.printer.finish();
     link.network().shutdown().await;
@@ -291,13 +319,13 @@ pub(super) async fn cancel(session: Session, job: JobId) -> Result<Exit> {
             Ok(Exit::Done)
         }
         Some(Answer::Fate(Fate::Unknown)) => {
-            Err(UserError::input(format!("the pool knows no job {job}")).into())
+            Err(UserError::input(format!("the pool knows no job {job}")).hint(UNKNOWN).into())
         }
         Some(_) => {
             Err(UserError::input("the job could not be cancelled: a miner has it, or it is not yours")
                 .hint(format!("swarm-client status {job}"))
                 .into())
         }
-        None => Err(anyhow!("the operator did not answer; try again")),
+        None => Err(super::no_answer()),
     }
 }

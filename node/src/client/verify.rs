@@ -48,11 +48,16 @@ pub(super) async fn job(session: Session, job: JobId) -> Result<Exit> {
 }
 
 pub(super) async fn file(session: Session, path: &Path) -> Result<Exit> {
-    let signed = read_receipt(path)?;
+    let (signed, differs) = read_receipt(path)?;
     let Some((receipt, operator)) = receipt_of(&signed) else {
-        return Err(UserError::input(format!("{} holds no receipt", path.display())).into());
+        let error = UserError::input(format!("{} holds a statement, but no receipt", path.display()));
+        return Err(error.hint("give verify the file that submit named").into());
     };
     let mut checks = vec![signature(&session, &signed, operator)?, split(&receipt), leaf(&receipt)];
+    checks.push(match differs {
+        None => yes("file", "its fields are those of the signed receipt"),
+        Some(name) => no("file", format!("its field '{name}' is not what was signed")),
+    });
     if let Some(answer) = read_answer(path).filter(|answer| !answer.is_empty()) {
         checks.push(output(&receipt, &answer));
     }
@@ -218,9 +223,16 @@ fn report(session: &Session, receipt: &Receipt, checks: &[Check]) -> Result<Exit
         session.printer.answer(lines.join("\n").as_bytes());
     }
     match checks.iter().find(|check| matches!(check.found, Found::False(_))) {
-        Some(check) => Err(UserError::input(format!("the receipt is not good: {} is false", check.what))
-            .hint("keep the file: it is evidence")
-            .into()),
-        None => Ok(Exit::Done),
+        Some(Check { what, found: Found::False(text) }) => Err(UserError::input(format!(
+            "the receipt is not good: {text}"
+        ))
+        .hint(match *what {
+            "split" | "leaf" | "epoch" => {
+                "the operator signed it all the same: keep the file, it is evidence"
+            }
+            _ => "somebody has changed it since the operator signed: get it again with swarm-client wait",
+        })
+        .into()),
+        _ => Ok(Exit::Done),
     }
 }

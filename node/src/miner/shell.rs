@@ -3,13 +3,14 @@ use super::story;
 use crate::clock::Clock;
 use crate::driver::{Flow, Input, Shell};
 use crate::link::Link;
-use crate::storage::blocks::BlockStore;
+use crate::storage::blocks::{BlockError, BlockStore};
+use crate::storage::disk::DiskError;
 use crate::wire;
 use crate::workload::Models;
 use anyhow::{Context, Result, anyhow};
 use cid::Cid;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
@@ -44,6 +45,8 @@ pub struct MinerShell {
     clock: Clock,
     tasks: Arc<Semaphore>,
     running: BTreeMap<Digest, (CancelToken, CancellationToken)>,
+    /// Set once the disk has failed: no job could be delivered any more.
+    broken: Arc<OnceLock<DiskError>>,
 }
 
 impl MinerShell {
@@ -57,7 +60,8 @@ impl MinerShell {
         clock: Clock,
     ) -> Self {
         let tasks = Arc::new(Semaphore::new(MAX_TASKS));
-        Self { key, link, blocks, models, engines, inbox, clock, tasks, running: BTreeMap::new() }
+        let (running, broken) = (BTreeMap::new(), Arc::default());
+        Self { key, link, blocks, models, engines, inbox, clock, tasks, running, broken }
     }
 
     fn hand(&self, statement: &Statement) {
@@ -129,7 +133,7 @@ impl MinerShell {
         let lease = run.lease;
         let (cancel, _) = self.begin(lease);
         let (engines, models, blocks) = (self.engines.clone(), self.models.clone(), self.blocks.clone());
-        let inbox = self.inbox.clone();
+        let (inbox, broken) = (self.inbox.clone(), self.broken.clone());
         let within = Duration::from_millis(run.until.since(self.clock.now()).0);
         tokio::task::spawn_blocking(move || {
             let mut passed_on: Option<std::time::Instant> = None;
@@ -146,17 +150,22 @@ impl MinerShell {
                 .get(&run.job.model)
                 .ok_or_else(|| anyhow!("the model is not loaded"))
                 .and_then(|model| engines.run(&run, model, within, &cancel, &mut progress))
-                .and_then(|made| keep(&blocks, made))
+                .and_then(|made| keep(&blocks, &broken, made))
                 .map_err(|e| format!("{e:#}"));
             let _ = inbox.blocking_send(Input::Event(Event::EngineDone { lease, outcome }));
         });
     }
 }
 
-fn keep(blocks: &BlockStore, made: Made) -> Result<Delivered> {
+fn keep(blocks: &BlockStore, broken: &OnceLock<DiskError>, made: Made) -> Result<Delivered> {
     let transcript = codec::Link::of(&made.transcript);
     let output = codec::raw_cid(&made.output);
-    blocks.put_pinned(&[(transcript.cid(), &made.transcript), (output, &made.output)])?;
+    let kept = blocks.put_pinned(&[(transcript.cid(), &made.transcript), (output, &made.output)]);
+    if let Err(BlockError::Disk(error)) = &kept {
+        // The first failure is the one that is told.
+        let _ = broken.set(error.clone());
+    }
+    kept?;
     Ok(Delivered {
         transcript,
         transcript_bytes: made.transcript.len() as u64,
@@ -235,7 +244,10 @@ impl Shell<Miner> for MinerShell {
                 Effect::Finished => return Ok(Flow::Stop),
             }
         }
-        Ok(Flow::Continue)
+        match self.broken.get() {
+            Some(error) => Err(error.clone().into()),
+            None => Ok(Flow::Continue),
+        }
     }
 
     async fn answer(&mut self, _: &Miner, (): ()) {}

@@ -30,7 +30,7 @@ const MAX_ADDRESSES: usize = 16;
 /// Why the directory or the file in it cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{} must be a directory of this user's own that nobody else may enter (chmod 700)", .0.display())]
+    #[error("{} must be a directory of this user's own that nobody else may enter ; run chmod 700 on it, or name another with {DIRECTORY_VARIABLE}", .0.display())]
     NotPrivate(PathBuf),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
@@ -222,8 +222,11 @@ async fn watch_files(
 
 fn keep_and_scan(path: &Path, entry: &Entry, changed: bool) -> Result<Found, Error> {
     // Somebody who does not see our process, in a container say, may have taken the file for stale.
-    if !entry.addresses.is_empty() && (changed || !path.exists()) {
-        write(path, entry)?;
+    if !entry.addresses.is_empty()
+        && (changed || !path.exists())
+        && let Err(error) = write(path, entry)
+    {
+        tracing::warn!(%error, "other nodes on this machine cannot find this one");
     }
     let directory = path.parent().unwrap_or(Path::new("."));
     let others = scan(directory, &entry.pool)?.into_iter().filter(|e| e.peer_id != entry.peer_id);

@@ -208,9 +208,11 @@ pub enum Error {
     Closed,
     #[error("{length} bytes exceed the limit of {max}")]
     TooLarge { length: usize, max: usize },
-    #[error("cannot listen on {address}: {reason}; is another process using the port?")]
+    #[error(
+        "cannot listen on {address}: {reason}; stop the process that uses the port, or choose another with --listen"
+    )]
     Listen { address: Multiaddr, reason: String },
-    #[error("no address to listen on could be used")]
+    #[error("no address to listen on could be used; name one with --listen")]
     NoListener,
     #[error("invalid network configuration: {0}")]
     Config(String),

@@ -6,7 +6,7 @@ use crate::storage::disk::DiskError;
 use crate::workload::Models;
 use cid::Cid;
 use libp2p::PeerId;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use swarm_protocol::acceptance;
 use swarm_protocol::pool::{Examination, ExamineFault};
@@ -32,6 +32,8 @@ pub struct Content {
     pub network: Network,
     pub blocks: Arc<BlockStore>,
     pub models: Arc<Models>,
+    /// Set once the disk has failed; nothing may be promised after that.
+    pub broken: Arc<OnceLock<DiskError>>,
 }
 
 impl Content {
@@ -126,8 +128,13 @@ impl Content {
                 blocks.iter().map(|(cid, bytes)| (*cid, bytes.as_slice())).collect();
             store.put_pinned(&borrowed)
         };
-        tokio::task::spawn_blocking(put)
+        let done = tokio::task::spawn_blocking(put)
             .await
-            .unwrap_or(Err(BlockError::Disk(DiskError::Closed { path: "the content store".into() })))
+            .unwrap_or(Err(BlockError::Disk(DiskError::Closed { path: "the content store".into() })));
+        if let Err(BlockError::Disk(error)) = &done {
+            // The first failure is the one that is told.
+            let _ = self.broken.set(error.clone());
+        }
+        done
     }
 }

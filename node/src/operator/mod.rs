@@ -68,7 +68,12 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
 
 fn open_ledger(args: &NodeArgs, directory: &DataDir, id: &PoolId) -> Result<Box<dyn Ledger>> {
     Ok(match args.operator.ledger {
-        crate::cli::LedgerKind::Memory => Box::new(MemoryLedger::new()),
+        crate::cli::LedgerKind::Memory => {
+            tracing::warn!(
+                "--ledger memory: jobs, balances and receipts are LOST when this process ends; for tests only"
+            );
+            Box::new(MemoryLedger::new())
+        }
         crate::cli::LedgerKind::Redb => Box::new(RedbLedger::open(&directory.file("ledger.redb"), &id.0)?),
     })
 }

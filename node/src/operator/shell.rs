@@ -97,7 +97,7 @@ impl OperatorShell {
         clock: Clock,
         inbox: mpsc::Sender<OperatorInput>,
     ) -> Self {
-        let content = Content { network, blocks, models };
+        let content = Content { network, blocks, models, broken: Arc::default() };
         let fetches = || Arc::new(Semaphore::new(MAX_FETCHES));
         let (peers, inputs, proofs) = (Peers::default(), fetches(), fetches());
         Self { key, content, writer, high_water, clock, inbox, peers, inputs, proofs, since_checkpoint: 0 }
@@ -236,6 +236,9 @@ impl Shell<Pool> for OperatorShell {
     type Ask = OperatorAsk;
 
     async fn perform(&mut self, pool: &Pool, effects: Vec<PoolEffect>) -> Result<Flow> {
+        if let Some(error) = self.content.broken.get() {
+            return Err(error.clone().into());
+        }
         let (mut rows, mut blocks, mut rest) = (Vec::new(), Vec::new(), Vec::new());
         for effect in effects {
             match effect {

@@ -17,7 +17,7 @@ const PRIVATE_FILE: u32 = 0o600;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DiskError {
     #[error(
-        "disk full: {path} could not be written; free at least {} MiB and start again, nothing acknowledged is lost",
+        "disk full: {path} could not be written; free at least {} MiB and start again: nothing acknowledged is lost",
         MIN_FREE_BYTES >> 20
     )]
     Full { path: PathBuf },
@@ -35,7 +35,9 @@ impl DiskError {
     pub(crate) fn io(doing: &'static str, path: &Path, cause: io::Error) -> Self {
         let path = path.to_owned();
         match cause.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full { path },
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                Self::Full { path }
+            }
             _ => Self::Io { doing, path, cause: Arc::new(cause) },
         }
     }
@@ -193,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_named_as_such() {
-        for errno in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT] {
+        for errno in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT, rustix::io::Errno::FBIG] {
             let error = DiskError::io("write", Path::new("ledger.redb"), errno.into());
             assert!(error.is_full());
             assert!(error.to_string().starts_with("disk full: ledger.redb"), "{error}");

@@ -20,7 +20,7 @@ const MAX_SECRET_FILE_BYTES: u64 = 256;
 /// Why a data directory or one of its secrets cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum HomeError {
-    #[error("no directory for data: set {HOME_VARIABLE}, XDG_DATA_HOME or HOME")]
+    #[error("there is no directory for data; set {HOME_VARIABLE}, XDG_DATA_HOME or HOME")]
     NoHome,
     #[error(
         "{name:?} cannot name a directory: use 1 to {MAX_NAME_BYTES} bytes without '/', control characters or a leading '.'"

@@ -15,7 +15,7 @@ pub const MAX_KNOWN_OPERATORS: usize = 4096;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PinError {
     #[error(
-        "the operator of {pool} has changed: {known} is known, {found} answers; if the pool has announced this change, confirm it with --operator {found} or correct the entry in {file}; if not, do not go on"
+        "the operator of {pool} has changed: {known} is known, {found} answers; if the pool has announced this change, confirm it with --accept-operator {found}, if not, do not go on (the one known is in {file})"
     )]
     Changed { pool: String, known: String, found: String, file: String },
     #[error("{file} already names {MAX_KNOWN_OPERATORS} pools; remove those no longer used")]
@@ -123,7 +123,7 @@ mod tests {
         pin_operator(&path, "pool.eth", ALICE).unwrap();
         for _ in 0..2 {
             let message = pin_operator(&path, "pool.eth", MALLORY).unwrap_err().to_string();
-            for part in ["pool.eth", ALICE, &format!("--operator {MALLORY}"), &path.display().to_string()] {
+            for part in ["pool.eth", ALICE, &format!("--accept-operator {MALLORY}"), &path.display().to_string()] {
                 assert!(message.contains(part), "{part} is not in: {message}");
             }
         }
