@@ -1,5 +1,10 @@
 //! The programs as people start them: real processes that speak over the loopback, each test in folders of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod demo;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod harness;
+mod mistakes;
+#[allow(dead_code, reason = "what one module needs, another does not")]
+mod peer;
