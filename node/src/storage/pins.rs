@@ -123,7 +123,9 @@ mod tests {
         pin_operator(&path, "pool.eth", ALICE).unwrap();
         for _ in 0..2 {
             let message = pin_operator(&path, "pool.eth", MALLORY).unwrap_err().to_string();
-            for part in ["pool.eth", ALICE, &format!("--accept-operator {MALLORY}"), &path.display().to_string()] {
+            for part in
+                ["pool.eth", ALICE, &format!("--accept-operator {MALLORY}"), &path.display().to_string()]
+            {
                 assert!(message.contains(part), "{part} is not in: {message}");
             }
         }

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod crashes;
 mod demo;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod harness;
 mod mistakes;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod peer;
+mod reference;

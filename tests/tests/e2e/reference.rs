@@ -1,0 +1,274 @@
+//! A second reading of an operator's ledger: its own sums and its own map of jobs, next to what the pool makes of it.
+
+use crate::harness::Site;
+use crate::peer::POOL;
+use std::collections::{BTreeMap, BTreeSet};
+use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::digest::Digest;
+use swarm_crypto::merkle;
+use swarm_node::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
+use swarm_node::storage::high_water::HighWater;
+use swarm_node::storage::ledger::{Ledger, RedbLedger, chain_hash};
+use swarm_protocol::codec::{self, JobId, Link};
+use swarm_protocol::money::Account;
+use swarm_protocol::pool::{Close, Entry, EpochHeader, Leaf, Record, Replay, Stage, State};
+use swarm_protocol::statement::{Body, PayoutMode, Signed, Statement};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Pending,
+    Leased,
+    Accepted,
+    Refunded,
+}
+
+#[derive(Debug)]
+pub struct Job {
+    pub fate: Fate,
+    client: Address,
+    price: u64,
+    terms: u32,
+    holder: Option<Address>,
+}
+
+/// An epoch as its records make it.
+#[derive(Debug, Default)]
+struct Epoch {
+    first_seq: u64,
+    end: Option<(u64, Digest)>,
+    header: Option<Link>,
+    leaves: Vec<Digest>,
+    volume: u64,
+    released: bool,
+}
+
+/// All that the records say.
+#[derive(Debug, Default)]
+pub struct Reading {
+    pub jobs: BTreeMap<JobId, Job>,
+    pub receipts: BTreeMap<JobId, (u64, u64)>,
+    accounts: BTreeMap<Account, i128>,
+    operator: Option<Address>,
+    epochs: Vec<Epoch>,
+    earned: BTreeMap<Address, u64>,
+    credited: BTreeSet<Address>,
+    rows: u64,
+    head: Digest,
+}
+
+fn statement(signed: &Signed) -> Statement {
+    Statement::decode(&signed.payload).unwrap()
+}
+
+impl Reading {
+    fn row(&mut self, seq: u64, row: &[u8]) {
+        assert_eq!(seq, self.rows, "a row is missing");
+        self.rows += 1;
+        self.head = chain_hash(&self.head, row);
+        let entry = Entry::decode(row).unwrap();
+        let mut moved = BTreeMap::<Account, i128>::new();
+        for transfer in &entry.transfers {
+            *moved.entry(transfer.from).or_default() -= i128::from(transfer.amount.0);
+            *moved.entry(transfer.to).or_default() += i128::from(transfer.amount.0);
+        }
+        for (account, amount) in moved {
+            let balance = self.accounts.entry(account).or_default();
+            *balance += amount;
+            assert!(*balance >= 0 || account == Account::Outside, "{account:?} is overdrawn at {seq}");
+        }
+        self.record(seq, &entry.record);
+    }
+
+    fn record(&mut self, seq: u64, record: &Record) {
+        match record {
+            Record::Genesis(genesis) => {
+                assert_eq!(seq, 0);
+                self.operator = Some(genesis.operator);
+                self.epochs.push(Epoch::default());
+            }
+            Record::Credited { client } => assert!(self.credited.insert(*client), "credited twice: {client}"),
+            Record::Bound { .. } => {}
+            Record::Admitted { job, .. } => {
+                let statement = statement(job);
+                let Body::Job(body) = statement.body else { panic!("{seq} admits no job") };
+                let (client, price) = (statement.header.by, body.price.0);
+                let admitted = Job { fate: Fate::Pending, client, price, terms: 0, holder: None };
+                assert!(self.jobs.insert(job.id(), admitted).is_none(), "admitted twice: {}", job.id());
+            }
+            Record::Leased { job, term, wallet, .. } => {
+                let job = self.jobs.get_mut(job).unwrap();
+                assert_eq!((job.fate, *term), (Fate::Pending, job.terms + 1), "record {seq}");
+                (job.fate, job.terms, job.holder) = (Fate::Leased, *term, Some(*wallet));
+            }
+            Record::LeaseEnded { job, .. } => {
+                let job = self.jobs.get_mut(job).unwrap();
+                assert_eq!(job.fate, Fate::Leased, "record {seq}");
+                job.fate = Fate::Pending;
+            }
+            Record::Accepted { job, proof, units, .. } => self.accepted(seq, *job, proof, *units),
+            Record::Closed { job, end } => {
+                let job = self.jobs.get_mut(job).unwrap();
+                assert_eq!(job.fate, Fate::Pending, "record {seq}");
+                assert!(matches!(end, Close::Expired | Close::Cancelled(_) | Close::Unrunnable));
+                job.fate = Fate::Refunded;
+            }
+            Record::Boundary(boundary) => {
+                let open = self.epochs.len() as u64 - 1;
+                assert_eq!((boundary.epoch, boundary.end_seq), (open, seq), "epochs have a gap");
+                self.epochs.last_mut().unwrap().end = Some((seq, self.head));
+                if let Some(released) = open.checked_sub(2) {
+                    self.epochs[released as usize].released = true;
+                }
+                self.epochs.push(Epoch { first_seq: seq + 1, ..Epoch::default() });
+            }
+            Record::HeaderFixed { epoch, header } => {
+                let epoch = &mut self.epochs[*epoch as usize];
+                assert!(epoch.end.is_some() && epoch.header.is_none(), "record {seq}");
+                epoch.header = Some(*header);
+            }
+        }
+    }
+
+    fn accepted(&mut self, seq: u64, id: JobId, proof: &Signed, units: u64) {
+        let wallet = statement(proof).header.by;
+        let job = self.jobs.get_mut(&id).unwrap();
+        assert!(matches!(job.fate, Fate::Leased | Fate::Pending), "record {seq}: {job:?}");
+        assert_eq!(job.holder, Some(wallet), "record {seq} pays somebody else");
+        job.fate = Fate::Accepted;
+        let price = swarm_protocol::money::MicroUsdc(job.price);
+        let leaf = Leaf { job: id, proof: proof.id(), wallet, price, units, mode: PayoutMode::Solo };
+        *self.earned.entry(wallet).or_default() += job.price * 3 / 4;
+        let number = self.epochs.len() as u64 - 1;
+        let epoch = self.epochs.last_mut().unwrap();
+        self.receipts.insert(id, (number, epoch.leaves.len() as u64));
+        epoch.leaves.push(leaf.hash());
+        epoch.volume += price.0;
+    }
+
+    /// Money by what became of the jobs, not by the postings.
+    fn check_money(&self) {
+        assert_eq!(self.accounts.values().sum::<i128>(), 0);
+        let balance = |account| self.accounts.get(&account).copied().unwrap_or(0);
+        let clients: BTreeSet<Address> = self.jobs.values().map(|job| job.client).collect();
+        for client in clients {
+            let of = |fates: &[Fate]| -> i128 {
+                let jobs = self.jobs.values().filter(|job| job.client == client && fates.contains(&job.fate));
+                jobs.map(|job| i128::from(job.price)).sum()
+            };
+            let open = of(&[Fate::Pending, Fate::Leased]);
+            assert_eq!(balance(Account::ClientReserved(client)), open);
+            let credit = 100_000_000;
+            assert_eq!(balance(Account::ClientFree(client)), credit - open - of(&[Fate::Accepted]));
+        }
+        for (miner, earned) in &self.earned {
+            let paid = balance(Account::MinerHeld(*miner)) + balance(Account::MinerPayable(*miner));
+            assert_eq!(paid, i128::from(*earned), "{miner} was not paid for each of its jobs once");
+        }
+        let (volume, earned): (u64, u64) =
+            (self.epochs.iter().map(|epoch| epoch.volume).sum(), self.earned.values().sum());
+        let operator = self.operator.unwrap();
+        let kept = balance(Account::OperatorHeld(operator)) + balance(Account::OperatorPayable(operator));
+        assert_eq!(kept, i128::from(volume - earned));
+        let held: u64 = self.epochs.iter().filter(|epoch| !epoch.released).map(|epoch| epoch.volume).sum();
+        let miners_held: i128 = self.earned.keys().map(|miner| balance(Account::MinerHeld(*miner))).sum();
+        assert_eq!(miners_held + balance(Account::OperatorHeld(operator)), i128::from(held));
+    }
+
+    /// Each epoch that ended has one header, which is there, says what the records say, and follows the one before.
+    fn check_headers(&self, blocks: &BlockStore) {
+        let mut previous = None;
+        let ended = self.epochs.iter().enumerate().filter(|(_, epoch)| epoch.end.is_some());
+        for (number, epoch) in ended {
+            let last = number + 2 == self.epochs.len();
+            let Some(link) = epoch.header else {
+                assert!(last, "epoch {number} has no header");
+                continue;
+            };
+            let block = |link: &Link| {
+                blocks.block(&link.cid()).unwrap_or_else(|| panic!("epoch {number} lacks a block"))
+            };
+            let header: EpochHeader = codec::decode(&block(&link)).unwrap();
+            let (end_seq, end_hash) = epoch.end.unwrap();
+            assert_eq!((header.epoch, header.previous), (number as u64, previous));
+            assert_eq!(
+                (header.first_seq, header.end_seq, header.range_hash),
+                (epoch.first_seq, end_seq, end_hash)
+            );
+            assert_eq!((header.counts.accepted, header.volume.0), (epoch.leaves.len() as u64, epoch.volume));
+            assert_eq!(header.proofs_root, merkle::root(&epoch.leaves));
+            let pages =
+                header.leaf_pages.iter().flat_map(|page| codec::decode::<Vec<Digest>>(&block(page)).unwrap());
+            assert_eq!(pages.collect::<Vec<_>>(), epoch.leaves);
+            previous = Some(link);
+        }
+    }
+
+    /// What the pool makes of its ledger is what the records say.
+    fn check_state(&self, state: &State) {
+        assert_eq!((state.next_seq(), state.head()), (self.rows, self.head));
+        let accounts: BTreeMap<Account, i128> =
+            state.accounts().iter().map(|(account, balance)| (*account, balance)).collect();
+        let own = self.accounts.iter().filter(|(_, balance)| **balance != 0);
+        assert_eq!(accounts, own.map(|(account, balance)| (*account, *balance)).collect());
+        let stage = |stage: &Stage| match stage {
+            Stage::Pending => Fate::Pending,
+            Stage::Leased(_) => Fate::Leased,
+            Stage::Accepted(_) => Fate::Accepted,
+            Stage::Expired | Stage::Cancelled | Stage::Unrunnable => Fate::Refunded,
+        };
+        let jobs: BTreeMap<JobId, Fate> = state.jobs().map(|(id, job)| (*id, stage(&job.stage))).collect();
+        for (id, job) in &self.jobs {
+            // A job that is over is forgotten some time after its end.
+            let over = matches!(job.fate, Fate::Accepted | Fate::Refunded);
+            assert!(
+                jobs.get(id).map_or(over, |fate| *fate == job.fate),
+                "{id}: {:?} is {:?}",
+                jobs.get(id),
+                job
+            );
+        }
+        assert!(jobs.keys().all(|id| self.jobs.contains_key(id)));
+        let fixed = self.epochs.iter().enumerate().filter_map(|(n, e)| e.header.map(|link| (n as u64, link)));
+        assert_eq!(state.last_header(), fixed.last());
+        assert_eq!(state.epoch().number, self.epochs.len() as u64 - 1);
+    }
+
+    /// The headers fixed, by epoch.
+    pub fn headers(&self) -> BTreeMap<u64, Link> {
+        let fixed = |(number, epoch): (usize, &Epoch)| epoch.header.map(|link| (number as u64, link));
+        self.epochs.iter().enumerate().filter_map(fixed).collect()
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+}
+
+/// Reads the ledger of an operator that does not run, and holds everything against everything.
+pub fn read(site: &Site) -> Reading {
+    let home = site.data("operator");
+    let key = std::fs::read_to_string(home.join("key")).unwrap();
+    let key = swarm_crypto::key::SecretKey::from_bytes(&hex::decode(key.trim()).unwrap().try_into().unwrap())
+        .unwrap();
+    let pool = PoolId::derive(POOL, key.address(), 0, Address::ZERO);
+    let ledger = RedbLedger::open(&home.join("ledger.redb"), &pool.0).unwrap();
+    let (mut reading, mut replay) = (Reading::default(), Replay::new(None));
+    ledger
+        .replay(0, &mut |seq, row| {
+            reading.row(seq, row);
+            replay.row(seq, row).unwrap();
+            Ok(())
+        })
+        .unwrap();
+    let restored = swarm_node::operator::restore(&ledger).unwrap().unwrap();
+    assert_eq!(Some(&restored), replay.finish().as_ref(), "checkpoint and tail are not all records");
+    reading.check_state(&restored);
+    reading.check_money();
+    reading.check_headers(&BlockStore::open(&home.join("blocks.redb"), DEFAULT_QUOTA_BYTES).unwrap());
+    let mark = HighWater::open(&home.join("high_water")).unwrap();
+    mark.check(&ledger).unwrap();
+    let last = restored.last_header().map(|(number, link)| (number, link.to_string()));
+    mark.check_header(last.as_ref().map(|(number, link)| (*number, link.as_str()))).unwrap();
+    reading
+}
