@@ -198,3 +198,22 @@ fn nothing_is_lost_or_happens_twice_when_the_operator_is_killed() {
     assert!(places.into_iter().all(|(job, place)| reading.receipts.get(&job) == Some(&place)));
     assert!(!heard.headers.is_empty() && !heard.receipts.is_empty());
 }
+
+#[test]
+fn every_header_is_there_wherever_its_epoch_was_cut_off() {
+    let site = Site::new();
+    let operator = ["--epoch", "300ms"];
+    for place in ["before-commit", "after-append", "after-boundary", "before-header-signed", "mid-checkpoint"]
+    {
+        // With no jobs, each third commit is a boundary and each third a header.
+        for visit in 1..=4 {
+            let at = format!("{place}:{visit}");
+            let died = site.operator_with(&operator, &[("SWARMPOOL_CRASH_AT", &at)]).finish();
+            assert_eq!(died.status.signal(), Some(9), "{at}:\n{}", died.stderr);
+        }
+    }
+    let last = site.operator(&operator);
+    last.expect("sealed as");
+    last.terminate().good();
+    assert!(reference::read(&site).headers().len() > 10);
+}
