@@ -133,9 +133,7 @@ impl OperatorShell {
 
     async fn store(&self, blocks: Vec<(cid::Cid, Vec<u8>)>) -> Result<()> {
         match self.content.store(blocks).await {
-            Err(error @ BlockError::Disk(_)) => {
-                Err(anyhow::Error::new(error).context("cannot store content"))
-            }
+            Err(error @ BlockError::Disk(_)) => Err(error.into()),
             Err(error) => {
                 tracing::error!("content was not stored, others cannot fetch it: {error}");
                 Ok(())
