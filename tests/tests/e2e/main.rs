@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod books;
 mod crashes;
 mod demo;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod harness;
+mod many_jobs;
+mod miners;
 mod mistakes;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod peer;

@@ -1,0 +1,83 @@
+//! Miners that die, come late or are busy: jobs find another way.
+
+use crate::books::Books;
+use crate::harness::{Process, Site, job_of, short_id, short_job};
+
+/// The miner that the operator says holds the job, by its place.
+fn holder(operator: &Process, miners: &[(&str, Process)], job: &str) -> usize {
+    let line = operator.expect(&format!("job {} leased to", short_id(job)));
+    miners.iter().position(|(name, _)| line.contains(name)).unwrap_or_else(|| panic!("who is it? {line}"))
+}
+
+fn two_miners(site: &Site) -> Vec<(&'static str, Process)> {
+    ["alice.eth", "bob.eth"].map(|name| (name, site.miner(name, &[]))).into()
+}
+
+#[test]
+fn the_answer_outlives_the_miner() {
+    let site = Site::new();
+    let operator = site.operator(&["--epoch", "5s"]);
+    let mut miners = two_miners(&site);
+    let id = site.announce(&site.job("job", &short_job("The carriage")));
+
+    let winner = holder(&operator, &miners, &id);
+    operator.expect(&format!("proof of {}", short_id(&id)));
+    miners.remove(winner).1.kill();
+    let answer = site.client(&["wait", "--json", &id]).good().json();
+    assert_eq!(answer["status"], "answered");
+
+    operator.expect(&format!("epoch {} sealed", answer["receipt"]["epoch"]));
+    operator.terminate().good();
+    let books = Books::read(&site);
+    books.hold(&[answer]);
+    assert_eq!(books.jobs.len(), 1);
+}
+
+#[test]
+fn a_killed_miners_job_is_anothers() {
+    let site = Site::new();
+    let operator = site.operator(&["--epoch", "5s", "--first-progress", "2s", "--progress", "2s"]);
+    let mut miners = two_miners(&site);
+    let id = site.announce(&site.job("long", &job_of("The carriage", 400)));
+
+    let winner = holder(&operator, &miners, &id);
+    let (name, first) = miners.remove(winner);
+    first.expect("executing");
+    first.kill();
+    let waiting = site.start_client(&["wait", "--json", &id]);
+    operator.expect(&format!("lease on {}", short_id(&id)));
+    let (other, second) = miners.remove(0);
+    second.expect(&format!("{} is mine", short_id(&id)));
+    let answer = waiting.finish().good().json();
+    assert_eq!(answer["status"], "answered");
+    assert_ne!(name, other);
+
+    operator.expect(&format!("epoch {} sealed", answer["receipt"]["epoch"]));
+    second.terminate().good();
+    operator.terminate().good();
+    let books = Books::read(&site);
+    books.hold(&[answer]);
+    assert_eq!(books.jobs.values().map(|job| job.leases).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn late_and_busy_miners_get_what_was_announced() {
+    const JOBS: usize = 4;
+    let site = Site::new();
+    let operator = site.operator(&[]);
+    let job = site.job("job", &job_of("The carriage", 60));
+    let waiting = site.start_client(&["submit", "--json", &crate::harness::text(&job)]);
+    waiting.expect("no live miner serves queenbee-nano");
+    let ids: Vec<String> = (1..JOBS).map(|_| site.announce(&job)).collect();
+
+    // It was not there for any of the announcements, and is busy with one job while the others wait.
+    let miner = site.miner("late.eth", &["--slots", "1"]);
+    assert_eq!(waiting.finish().good().json()["status"], "answered");
+    for id in ids {
+        assert_eq!(site.client(&["wait", "--json", &id]).good().json()["status"], "answered");
+    }
+    assert_eq!(miner.lines_with("is mine").len(), JOBS);
+    miner.terminate().good();
+    operator.terminate().good();
+    assert_eq!(Books::read(&site).open_jobs(), 0);
+}
