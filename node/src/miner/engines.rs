@@ -109,6 +109,7 @@ fn generate(
         prefix.push(&made);
         steps.push(made);
         progress(prefix.steps(), prefix.digest());
+        std::thread::sleep(token_pause());
         Flow::Continue
     };
     let generation = engine.generate(&request, &mut sampler, cancel, &mut sink)?;
@@ -120,4 +121,16 @@ fn generate(
         stop: stop_reason(generation.stop_reason),
     };
     Ok(Made { transcript: transcript.encode(), output: generation.output })
+}
+
+/// `SWARMPOOL_TOKEN_PAUSE_MS` makes jobs of small models long in debug builds, for tests.
+#[cfg(debug_assertions)]
+fn token_pause() -> Duration {
+    let pause = std::env::var("SWARMPOOL_TOKEN_PAUSE_MS").ok().and_then(|text| text.parse().ok());
+    Duration::from_millis(pause.unwrap_or(0))
+}
+
+#[cfg(not(debug_assertions))]
+fn token_pause() -> Duration {
+    Duration::ZERO
 }

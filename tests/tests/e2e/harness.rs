@@ -101,6 +101,16 @@ impl Site {
         Process::start(ens, command)
     }
 
+    /// The same for a miner that takes this long for each token.
+    pub fn slow_miner(&self, ens: &str, token: Duration, args: &[&str]) -> Process {
+        let mut command = self.command("swarm-node");
+        command.env("SWARMPOOL_TOKEN_PAUSE_MS", token.as_millis().to_string());
+        command.args(["--role", "miner", "--ens", ens]).args(args);
+        let miner = Process::start(ens, command);
+        miner.expect("joined swarmpool.eth");
+        miner
+    }
+
     /// Starts a client command.
     pub fn start_client(&self, args: &[&str]) -> Process {
         let mut command = self.command("swarm-client");

@@ -13,7 +13,7 @@ const SUBMITTERS: usize = 4;
 #[test]
 fn two_hundred_jobs_are_answered_once_each() {
     let site = Site::new();
-    let operator = site.operator(&["--epoch", "15s", "--window", "100ms", "--test-credit", "20"]);
+    let operator = site.operator(&["--epoch", "10s", "--window", "100ms", "--test-credit", "20"]);
     let miners = ["alice.eth", "bob.eth", "carol.eth"].map(|name| site.miner(name, &[]));
     let job = site.job("job", &short_job("The carriage"));
 

@@ -1,7 +1,8 @@
 //! Miners that die, come late or are busy: jobs find another way.
 
 use crate::books::Books;
-use crate::harness::{Process, Site, job_of, short_id, short_job};
+use crate::harness::{Process, Site, job_of, short_id, short_job, text};
+use std::time::Duration;
 
 /// The miner that the operator says holds the job, by its place.
 fn holder(operator: &Process, miners: &[(&str, Process)], job: &str) -> usize {
@@ -9,15 +10,15 @@ fn holder(operator: &Process, miners: &[(&str, Process)], job: &str) -> usize {
     miners.iter().position(|(name, _)| line.contains(name)).unwrap_or_else(|| panic!("who is it? {line}"))
 }
 
-fn two_miners(site: &Site) -> Vec<(&'static str, Process)> {
-    ["alice.eth", "bob.eth"].map(|name| (name, site.miner(name, &[]))).into()
+fn two_miners(site: &Site, token: Duration) -> Vec<(&'static str, Process)> {
+    ["alice.eth", "bob.eth"].map(|name| (name, site.slow_miner(name, token, &[]))).into()
 }
 
 #[test]
 fn the_answer_outlives_the_miner() {
     let site = Site::new();
     let operator = site.operator(&["--epoch", "5s"]);
-    let mut miners = two_miners(&site);
+    let mut miners = two_miners(&site, Duration::ZERO);
     let id = site.announce(&site.job("job", &short_job("The carriage")));
 
     let winner = holder(&operator, &miners, &id);
@@ -37,8 +38,8 @@ fn the_answer_outlives_the_miner() {
 fn a_killed_miners_job_is_anothers() {
     let site = Site::new();
     let operator = site.operator(&["--epoch", "5s", "--first-progress", "2s", "--progress", "2s"]);
-    let mut miners = two_miners(&site);
-    let id = site.announce(&site.job("long", &job_of("The carriage", 400)));
+    let mut miners = two_miners(&site, Duration::from_millis(50));
+    let id = site.announce(&site.job("long", &job_of("The carriage", 80)));
 
     let winner = holder(&operator, &miners, &id);
     let (name, first) = miners.remove(winner);
@@ -66,12 +67,12 @@ fn late_and_busy_miners_get_what_was_announced() {
     let site = Site::new();
     let operator = site.operator(&[]);
     let job = site.job("job", &job_of("The carriage", 60));
-    let waiting = site.start_client(&["submit", "--json", &crate::harness::text(&job)]);
+    let waiting = site.start_client(&["submit", "--json", &text(&job)]);
     waiting.expect("no live miner serves queenbee-nano");
     let ids: Vec<String> = (1..JOBS).map(|_| site.announce(&job)).collect();
 
     // It was not there for any of the announcements, and is busy with one job while the others wait.
-    let miner = site.miner("late.eth", &["--slots", "1"]);
+    let miner = site.slow_miner("late.eth", Duration::from_millis(20), &["--slots", "1"]);
     assert_eq!(waiting.finish().good().json()["status"], "answered");
     for id in ids {
         assert_eq!(site.client(&["wait", "--json", &id]).good().json()["status"], "answered");
