@@ -228,8 +228,9 @@ impl Reading {
             );
         }
         assert!(jobs.keys().all(|id| self.jobs.contains_key(id)));
-        let fixed = self.epochs.iter().enumerate().filter_map(|(n, e)| e.header.map(|link| (n as u64, link)));
-        assert_eq!(state.last_header(), fixed.last());
+        let mut fixed =
+            self.epochs.iter().enumerate().filter_map(|(n, e)| e.header.map(|link| (n as u64, link)));
+        assert_eq!(state.last_header(), fixed.next_back());
         assert_eq!(state.epoch().number, self.epochs.len() as u64 - 1);
     }
 
