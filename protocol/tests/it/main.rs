@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod acceptance;
+mod histories;
+mod laws;
 mod sampler;
 mod specification;
 mod statements;
