@@ -270,20 +270,53 @@ fn changed(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
     bytes
 }
 
+/// Major type and argument of the head at `at`, and where it ends.
+fn head(bytes: &[u8], at: usize) -> (u8, usize, usize) {
+    let (major, low) = (bytes[at] >> 5, bytes[at] & 31);
+    let extra = if low < 24 { 0 } else { 1 << (low - 24) };
+    let argument = bytes[at + 1..=at + extra].iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
+    (major, if extra == 0 { usize::from(low) } else { argument }, at + 1 + extra)
+}
+
 /// Where the heads of the items of canonical CBOR begin.
 fn heads(bytes: &[u8]) -> Vec<usize> {
     let (mut heads, mut at) = (Vec::new(), 0);
     while at < bytes.len() {
         heads.push(at);
-        let (major, low) = (bytes[at] >> 5, bytes[at] & 31);
-        let extra = if low < 24 { 0 } else { 1 << (low - 24) };
-        let argument = bytes[at + 1..=at + extra].iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
-        at += 1 + extra;
-        if major == 2 || major == 3 {
-            at += if extra == 0 { usize::from(low) } else { argument };
-        }
+        let (major, argument, end) = head(bytes, at);
+        at = end + if matches!(major, 2 | 3) { argument } else { 0 };
     }
     heads
+}
+
+/// Where the item at `at` ends.
+fn end_of(bytes: &[u8], at: usize) -> usize {
+    let (major, argument, end) = head(bytes, at);
+    match major {
+        2 | 3 => end + argument,
+        4 => (0..argument).fold(end, |at, _| end_of(bytes, at)),
+        5 => (0..2 * argument).fold(end, |at, _| end_of(bytes, at)),
+        6 => end_of(bytes, end),
+        _ => end,
+    }
+}
+
+/// The entries of a map, key and value together.
+fn entries(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let (_, count, mut at) = head(bytes, 0);
+    let mut next = || {
+        let (from, value) = (at, end_of(bytes, at));
+        at = end_of(bytes, value);
+        bytes[from..at].to_vec()
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// A map of these entries, in this order.
+fn map(entries: &[Vec<u8>]) -> Vec<u8> {
+    let count = u8::try_from(entries.len()).unwrap();
+    let head = if count < 24 { vec![0xa0 | count] } else { vec![0xb8, count] };
+    [head, entries.concat()].concat()
 }
 
 /// The same value with one head written longer than it need be; nothing if that one cannot be.
@@ -325,6 +358,30 @@ proptest! {
         let heads = heads(&bytes);
         if let Some(longer) = longer(&bytes, heads[which.index(heads.len())]) {
             prop_assert!(Statement::decode(&longer).is_err(), "{:?}", longer);
+        }
+    }
+
+    #[test]
+    fn fields_come_once_in_order_and_are_known(statement in statement(), which in any::<(Index, Index)>()) {
+        let bytes = statement.encode();
+        let own = entries(&bytes);
+        prop_assert_eq!(&map(&own), &bytes);
+        let (a, b) = (which.0.index(own.len()), which.1.index(own.len()));
+        let mut swapped = own.clone();
+        swapped.swap(a, b);
+        prop_assert_eq!(Statement::decode(&map(&swapped)).is_ok(), a == b);
+        let mut twice = own.clone();
+        twice.insert(a, own[a].clone());
+        prop_assert!(Statement::decode(&map(&twice)).is_err());
+        let mut less = own.clone();
+        less.remove(a);
+        if let Ok(read) = Statement::decode(&map(&less)) {
+            prop_assert!(own[a].starts_with(b"\x63ens") && read.encode() == map(&less), "{:?}", read);
+        }
+        for value in [&[0xf6][..], &[0], &[0xfb, 0, 0, 0, 0, 0, 0, 0, 0]] {
+            let mut more = own.clone();
+            more.push([b"\x78\x19a field that nobody knows", value].concat());
+            prop_assert!(Statement::decode(&map(&more)).is_err());
         }
     }
 
