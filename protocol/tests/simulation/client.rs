@@ -25,7 +25,12 @@ pub(crate) struct Client {
     /// Kept on disk: what was signed, and whether it is over.
     sent: BTreeMap<JobId, (Bytes, bool)>,
     connected: bool,
+    /// How often each wait was found to be late.
+    looks: BTreeMap<JobId, u32>,
 }
+
+/// Looks at a job that is over until its client is late.
+const MAX_LOOKS: u32 = 6;
 
 impl Client {
     pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
@@ -48,7 +53,18 @@ impl Client {
             };
             waits.extend(resumed.map(|wait| (*id, wait)));
         }
-        Self { ear: Ear::default(), waits, sent: self.sent.clone(), connected: false }
+        Self { ear: Ear::default(), waits, sent: self.sent.clone(), connected: false, looks: BTreeMap::new() }
+    }
+
+    /// Jobs that have been over for a while, and are still waited for.
+    pub(crate) fn late(&mut self, is_over: impl Fn(&JobId) -> bool) -> Vec<JobId> {
+        let mut late = Vec::new();
+        for id in self.waits.keys().filter(|id| is_over(id)) {
+            let looks = self.looks.entry(*id).or_default();
+            *looks += 1;
+            late.extend((*looks > MAX_LOOKS).then_some(*id));
+        }
+        late
     }
 
     pub(crate) fn handle(&mut self, world: &mut World, node: Node, event: ActorEvent) {

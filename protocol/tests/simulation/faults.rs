@@ -2,10 +2,11 @@
 
 use crate::actors::{Actor, ActorEvent};
 use crate::miner::MinerShell;
-use crate::mint::{Node, OPERATOR};
+use crate::mint::{Node, OPERATOR, wallet};
 use crate::operator;
 use crate::plan::Plan;
 use crate::world::{Due, World};
+use swarm_protocol::codec::JobId;
 
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
@@ -23,7 +24,14 @@ pub(crate) enum Fault {
     Link(Node),
     Jump(Node, i64),
     Calm,
+    /// Is anybody left waiting?
+    Look,
 }
+
+/// Time in which a pending job finds its miner, once all is well.
+const HOPE: u64 = 25_000;
+/// Between two looks at who waits.
+const LOOK: u64 = 5_000;
 
 /// How long after the last fault everything must be over.
 pub(crate) fn patience(plan: &Plan) -> u64 {
@@ -153,6 +161,7 @@ pub(crate) fn strike(world: &mut World, fault: Fault) {
         }
         Fault::Jump(node, by) => world.set_clock(node, by),
         Fault::Calm => calm(world),
+        Fault::Look => look(world),
     }
 }
 
@@ -183,6 +192,37 @@ fn calm(world: &mut World) {
         }
     }
     all_links(world);
+    world.after(LOOK, Due::Fault(Fault::Look));
+}
+
+/// Long after the faults, a job expires only if no honest miner could have run it.
+pub(crate) fn was_hopeless(world: &World, id: &JobId) -> Result<(), String> {
+    let Some(job) = world.checker.book.jobs.get(id) else { return Ok(()) };
+    let listed_at = job.latest().listed_at;
+    let waited = world.checker.facts.now.since(listed_at);
+    if !world.calm || world.t < world.plan.calm_at + HOPE || waited.0 < HOPE {
+        return Ok(());
+    }
+    let barred = |node: &Node| job.barred().any(|(barred, _)| barred == wallet(*node));
+    match (1..=world.plan.miners).find(|node| !barred(node)) {
+        Some(node) => Err(format!("{id} expires after {waited:?}, though miner {node} could run it")),
+        None => Ok(()),
+    }
+}
+
+/// Clients hear soon how a job ended.
+fn look(world: &mut World) {
+    let mut late = Vec::new();
+    let jobs = &world.checker.book.jobs;
+    for actor in &mut world.actors {
+        if let Actor::Client(client) = actor {
+            late.extend(client.late(|id| jobs.get(id).is_some_and(|job| job.stage.is_terminal())));
+        }
+    }
+    if let Some(id) = late.first() {
+        world.hold(Err(format!("{id} is over, and its client still waits")));
+    }
+    world.after(LOOK, Due::Fault(Fault::Look));
 }
 
 /// Nothing is left to happen.

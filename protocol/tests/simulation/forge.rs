@@ -2,13 +2,15 @@
 
 use crate::mint::{Bytes, Node, OPERATOR, key, wallet};
 use crate::world::World;
+use ipld_core::ipld::Ipld;
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::blake3;
 use swarm_crypto::eip712::statement_hash;
 use swarm_crypto::key::Signature;
-use swarm_protocol::codec::encode;
+use swarm_protocol::Millis;
+use swarm_protocol::codec::{decode, encode};
 use swarm_protocol::money::MicroUsdc;
-use swarm_protocol::statement::{Body, Nonce, Signed, Statement};
+use swarm_protocol::statement::{Body, MAX_STATEMENT_BYTES, Nonce, Signed, Statement};
 
 /// The order of secp256k1's group (SEC 2), big-endian.
 const ORDER: [u8; 32] = [
@@ -20,7 +22,7 @@ const ORDER: [u8; 32] = [
 pub(crate) fn forge(world: &mut World, node: Node, bytes: &Bytes) -> Option<Bytes> {
     let signed = Signed::decode(bytes).ok()?;
     let mut statement = Statement::decode(&signed.payload).ok()?;
-    let forged: Bytes = match world.rng.below(7) {
+    let forged: Bytes = match world.rng.below(11) {
         0 => Signed { signature: malleated(&signed.signature), ..signed }.encode().into(),
         1 => long_header(bytes)?,
         2 => odd_payload(world.mint.pool, node, statement)?,
@@ -35,6 +37,20 @@ pub(crate) fn forge(world: &mut World, node: Node, bytes: &Bytes) -> Option<Byte
             world.sign(node, &statement)
         }
         5 => {
+            let far = Millis::from_secs(world.rng.range(31, 90_000 * 4));
+            let at = statement.header.at;
+            statement.header.at = if world.rng.chance(500) { at + far } else { at - far };
+            statement.header.by = wallet(node);
+            world.sign(node, &statement)
+        }
+        6 => {
+            out_of_bounds(&mut statement);
+            statement.header.by = wallet(node);
+            world.sign(node, &statement)
+        }
+        7 => [&bytes[..], &vec![0; MAX_STATEMENT_BYTES]].concat().into(),
+        8 => renamed(&signed, &["claim", "jobby", "revocation", "challenge"], world)?,
+        9 => {
             let mut signature = signed.signature;
             signature.0[usize::try_from(world.rng.below(64)).ok()?] ^= 1;
             Signed { signature, ..signed }.encode().into()
@@ -74,6 +90,26 @@ fn odd_payload(pool: PoolId, node: Node, mut statement: Statement) -> Option<Byt
     let payload = long_header(&statement.encode())?.to_vec();
     let hash = statement_hash(&pool, statement.kind().as_str(), &blake3(&payload));
     Some(encode(&Signed { signature: key.sign_prehash(&hash), payload }).into())
+}
+
+/// A payload whose kind is another; the signature fits no more.
+fn renamed(signed: &Signed, kinds: &[&str], world: &mut World) -> Option<Bytes> {
+    let Ok(Ipld::Map(mut map)) = decode::<Ipld>(&signed.payload) else { return None };
+    map.insert("kind".into(), Ipld::String((*world.rng.pick(kinds)).to_owned()));
+    let payload = encode(&Ipld::Map(map));
+    Some(Signed { payload, signature: signed.signature }.encode().into())
+}
+
+/// Steps over a fixed bound.
+fn out_of_bounds(statement: &mut Statement) {
+    match &mut statement.body {
+        Body::Job(job) => job.params.top_p = 10_001,
+        Body::Heartbeat(heartbeat) => heartbeat.slots = 0,
+        Body::Proof(proof) => proof.output_bytes = u64::MAX,
+        Body::Refusal(refusal) => refusal.detail = "no".repeat(200),
+        Body::Listing(listing) => listing.entries.clear(),
+        _ => {}
+    }
 }
 
 /// Says something else in the same person's name.

@@ -205,6 +205,8 @@ impl Liar {
         let (topic, bytes) = self.heard[at].clone();
         let Some(bytes) = forge::forge(world, node, &bytes) else { return };
         world.note(|| format!("liar {node} forges {:?}", World::kind(&bytes)));
+        let topics = [topic, topic, topic, Topic::Jobs, Topic::Claims, Topic::Epochs];
+        let topic = *world.rng.pick(&topics);
         world.gossip(node, topic, &bytes);
         world.send(node, OPERATOR, Packet::Hand(bytes));
     }

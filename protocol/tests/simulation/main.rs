@@ -37,7 +37,24 @@ fn simulation_1000_seeds() {
     println!("{count} seeds from {first}: {tally:?}");
     assert!(tally.accepted * 3 > tally.admitted, "most runs do nothing: {tally:?}");
     assert!(tally.refunded > 0 && tally.crashes > 0 && tally.epochs > count, "too quiet: {tally:?}");
+    if count >= 1000 {
+        let missed: Vec<_> = SEEN.iter().filter(|what| !tally.seen.contains_key(**what)).collect();
+        assert!(missed.is_empty(), "never happened: {missed:?}, only {:?}", tally.seen);
+    }
 }
+
+/// What a thousand runs must have met: records, ends of leases and jobs, refusals and rejections.
+#[rustfmt::skip]
+const SEEN: &[&str] = &[
+    "Genesis", "Credited", "Admitted", "Bound", "Leased", "Accepted", "Boundary", "HeaderFixed",
+    "NoProgress", "TimedOut", "BadProof", "Released", "ReleasedLate", "EngineFailure",
+    "Expired", "Cancelled", "Unrunnable",
+    "NoFunds", "PriceTooLow", "TooManyOpenJobs", "Unsupported", "UnknownModel", "InputUnavailable", "NonceReused",
+    "UnknownJob", "NotPending", "NotYours", "StaleLease", "ContentUnavailable", "Unacceptable", "NotEligible",
+    "JobExpired", "JobCancelled", "JobUnrunnable",
+    "TooLong", "Malformed", "OutOfBounds", "BadSignature", "WrongTopic", "NotOperator", "Unbuilt", "UnknownKind",
+    "OtherPool", "FromFuture", "TooOld", "Duplicate",
+];
 
 #[test]
 fn replay() {

@@ -11,10 +11,10 @@ use swarm_crypto::address::PoolId;
 use swarm_protocol::codec::Link;
 use swarm_protocol::planted::{self, Bug};
 use swarm_protocol::pool::{
-    Entry, ExamineFault, JobFate, Pool, PoolConfig, PoolEffect, PoolEvent, PoolStory, Replay, State,
+    Entry, ExamineFault, JobFate, Pool, PoolConfig, PoolEffect, PoolEvent, PoolStory, Record, Replay, State,
 };
 use swarm_protocol::query::{Answer, Fate, MAX_OPEN_JOBS, Query};
-use swarm_protocol::statement::{Identified, Intake, Listing, Signed, Statement, Topic};
+use swarm_protocol::statement::{Body, Identified, Intake, Listing, Signed, Statement, Topic};
 use swarm_protocol::{Machine, Timestamp};
 
 /// Inputs of one batch.
@@ -208,6 +208,7 @@ fn admit(world: &mut World, topic: Option<Topic>, bytes: &Bytes, now: Timestamp)
         Ok(verified) => verified,
         Err(why) => {
             world.tally.refused += 1;
+            world.tally.see(&why);
             world.note(|| format!("operator refuses {:?}: {why}", World::kind(bytes)));
             return None;
         }
@@ -239,7 +240,14 @@ fn drain(world: &mut World) -> Vec<PoolEffect> {
     while let Some(effect) = world.operator.pool.as_mut().and_then(Machine::poll_effect) {
         match &effect {
             PoolEffect::Record(row) => {
-                world.note(|| format!("operator records {:?}", Entry::decode(row)));
+                let entry = Entry::decode(row);
+                world.note(|| format!("operator records {entry:?}"));
+                match entry.map(|entry| entry.record) {
+                    Ok(Record::LeaseEnded { cause, .. }) => world.tally.see(&cause),
+                    Ok(Record::Closed { end, .. }) => world.tally.see(&end),
+                    Ok(record) => world.tally.see(&record),
+                    Err(_) => {}
+                }
                 let law = world.checker.produced(row, &world.mint);
                 world.hold(law);
             }
@@ -360,13 +368,22 @@ fn tally(world: &mut World, story: &PoolStory) {
     match story {
         PoolStory::NewJob { .. } => world.tally.admitted += 1,
         PoolStory::Accepted { .. } => world.tally.accepted += 1,
-        PoolStory::Closed { .. } => world.tally.refunded += 1,
+        PoolStory::Closed { job, end } => {
+            world.tally.refunded += 1;
+            if *end == "expired" {
+                let law = crate::faults::was_hopeless(world, job);
+                world.hold(law);
+            }
+        }
         _ => {}
     }
 }
 
 /// Signs a statement of the operator, which the checker must find true.
 fn say(world: &mut World, statement: &Statement) -> Bytes {
+    if let Body::Refusal(refusal) = &statement.body {
+        world.tally.see(&refusal.reason);
+    }
     let law = world.checker.said(statement);
     world.hold(law);
     world.sign(OPERATOR, statement)

@@ -104,16 +104,3 @@ pub(crate) fn run_many(seeds: Range<u64>, bug: Option<Bug>) -> Result<Tally, Fai
         None => Ok(sum.into_inner().unwrap()),
     }
 }
-
-impl Tally {
-    fn add(&mut self, other: &Tally) {
-        self.rows += other.rows;
-        self.admitted += other.admitted;
-        self.accepted += other.accepted;
-        self.refunded += other.refunded;
-        self.crashes += other.crashes;
-        self.effects += other.effects;
-        self.epochs += other.epochs;
-        self.refused += other.refused;
-    }
-}

@@ -12,6 +12,7 @@ use crate::rng::Rng;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::digest::Digest;
 use swarm_protocol::Timestamp;
 use swarm_protocol::pool::PoolEvent;
 use swarm_protocol::statement::{Kind, Role, Statement, Topic, Verified};
@@ -55,6 +56,33 @@ pub(crate) struct Tally {
     pub(crate) effects: u64,
     pub(crate) epochs: u64,
     pub(crate) refused: u64,
+    /// How often each kind of thing happened.
+    pub(crate) seen: BTreeMap<String, u64>,
+    /// Hash of the last row.
+    pub(crate) head: Digest,
+}
+
+impl Tally {
+    /// Counts something by the first words of its debug form.
+    pub(crate) fn see(&mut self, what: &dyn std::fmt::Debug) {
+        let text = format!("{what:?}");
+        let name = text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        *self.seen.entry(name.to_owned()).or_default() += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: &Tally) {
+        self.rows += other.rows;
+        self.admitted += other.admitted;
+        self.accepted += other.accepted;
+        self.refunded += other.refunded;
+        self.crashes += other.crashes;
+        self.effects += other.effects;
+        self.epochs += other.epochs;
+        self.refused += other.refused;
+        for (what, times) in &other.seen {
+            *self.seen.entry(what.clone()).or_default() += times;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -175,6 +203,7 @@ impl World {
         }
         self.tally.epochs = self.checker.book.epoch.number;
         self.tally.rows = self.operator.ledger.len() as u64;
+        self.tally.head = self.checker.book.head;
         match self.wrong {
             Some(what) => Err((self.t, what)),
             None => Ok(self.tally),
