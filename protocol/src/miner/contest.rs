@@ -20,8 +20,8 @@ const CLAIM_MARGIN: Millis = Millis(2000);
 const CLAIM_QUESTIONS: u64 = 3;
 /// How long a lease may come after its claim was forgotten.
 const LAPSED: Millis = Millis::from_secs(60);
-/// How long a job is left alone after a claim on it was refused.
-const REFUSED_PAUSE: Millis = Millis::from_secs(30);
+/// The least time for which a job is left alone after a claim on it was refused; else the first cooldown posted.
+const REFUSED_PAUSE: Millis = Millis(500);
 /// How long a job that does not suit is not looked at again.
 const DECLINED_PAUSE: Millis = Millis::from_secs(300);
 
@@ -373,7 +373,7 @@ impl Miner {
         }
         self.contests.remove(&refusal.job);
         if refusal.reason == Reason::NotEligible {
-            self.shun_for(refusal.job, 0, REFUSED_PAUSE, now);
+            self.shun_for(refusal.job, 0, self.duty.posted.cooldown.max(REFUSED_PAUSE), now);
         }
         true
     }

@@ -86,11 +86,18 @@ impl Miner {
             return;
         }
         self.duty.pending = beacon.pending;
-        self.duty.posted = beacon.posted.clone();
+        self.take_posted(&beacon.posted, now);
         let behind = self.duty.epoch != Some(beacon.epoch);
         if behind && self.duty.pool_asked_at.is_none_or(|at| now.since(at) >= REFETCH) {
             self.ask_pool(now);
         }
+    }
+
+    /// A pool that wants signs of life more often has the next one sooner.
+    fn take_posted(&mut self, posted: &Posted, now: Timestamp) {
+        self.duty.posted = posted.clone();
+        let soon = now + Millis(posted.heartbeat.0.max(1));
+        self.duty.heartbeat_at = self.duty.heartbeat_at.map(|at| at.min(soon));
     }
 
     pub(super) fn hear_epoch_opened(&mut self, opened: &EpochOpened, now: Timestamp) {
@@ -99,7 +106,7 @@ impl Miner {
             return;
         }
         self.duty.epoch = Some(epoch);
-        self.duty.posted = posted.clone();
+        self.take_posted(posted, now);
         self.duty.wanted = Some(Wanted { epoch, roster, again_at: now });
         if roster == Roster::default().link() {
             self.learn_roster(epoch, Roster::default());
