@@ -227,6 +227,9 @@ fn whims(world: &mut World, node: Node, id: JobId, bytes: &Bytes) {
     }
 }
 
+/// No engine gets through a job of so many tokens.
+pub(crate) const POISON: u32 = 13;
+
 const LINKED: &str = "a question too long to be said";
 
 pub(crate) fn of(rng: &mut Rng, pool: PoolId, by: Address, at: Timestamp, body: Job) -> Statement {
@@ -241,12 +244,13 @@ pub(crate) fn job(rng: &mut Rng, now: Timestamp) -> Job {
     } else {
         Input::Text("why is the sky blue?".into())
     };
+    let max_tokens = if rng.chance(80) { POISON } else { 16 };
     let life = if rng.chance(300) { rng.range(800, 5_000) } else { rng.range(8_000, 45_000) };
     Job {
         job_type: JobType::LlmGen,
         model: MODEL.into(),
         input,
-        params: Params { max_tokens: 16, temperature: 7_000, top_p: 9_000, seed: None, stop: Vec::new() },
+        params: Params { max_tokens, temperature: 7_000, top_p: 9_000, seed: None, stop: Vec::new() },
         price: MicroUsdc(rng.range(4, 400)),
         not_after: now + Millis(life),
         max_runtime_s: u32::try_from(rng.range(3, 20)).expect("small"),

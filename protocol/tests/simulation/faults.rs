@@ -7,6 +7,7 @@ use crate::operator;
 use crate::plan::Plan;
 use crate::world::{Due, World};
 use swarm_protocol::codec::JobId;
+use swarm_protocol::statement::SKEW;
 
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
@@ -204,7 +205,12 @@ pub(crate) fn was_hopeless(world: &World, id: &JobId) -> Result<(), String> {
         return Ok(());
     }
     let barred = |node: &Node| job.barred().any(|(barred, _)| barred == wallet(*node));
-    match (1..=world.plan.miners).find(|node| !barred(node)) {
+    let operator = world.clock(OPERATOR);
+    let on_time = |node: &Node| {
+        let clock = world.clock(*node);
+        clock.since(operator).max(operator.since(clock)) < SKEW
+    };
+    match (1..=world.plan.miners).find(|node| !barred(node) && on_time(node)) {
         Some(node) => Err(format!("{id} expires after {waited:?}, though miner {node} could run it")),
         None => Ok(()),
     }

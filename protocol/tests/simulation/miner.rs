@@ -1,6 +1,7 @@
 //! An honest miner: the real machine, an engine that is sometimes slow or broken, a process that can end.
 
 use crate::actors::{ActorEvent, Ear, EngineReport};
+use crate::client::POISON;
 use crate::content::Quality;
 use crate::mint::{Node, OPERATOR, wallet};
 use crate::network::Packet;
@@ -167,14 +168,19 @@ impl MinerShell {
         let posted = &world.plan.posted;
         let patience = posted.lease.0 + 2_000;
         let slow = self.slow && !world.calm && world.rng.chance(400);
-        let takes = if slow { world.rng.range(1_000, patience) } else { world.rng.range(20, 1_500) };
+        let poison = run.job.params.max_tokens == POISON;
+        let takes = if slow {
+            world.rng.range(1_000, patience)
+        } else {
+            world.rng.range(if poison { 750 } else { 20 }, 1_500)
+        };
         let silent = slow && world.rng.chance(500);
         let beat = 700;
         for n in 1..=if silent { 0 } else { takes / beat } {
             let report = EngineReport::Progress(n, blake3(&n.to_be_bytes()));
             self.after(world, node, n * beat, ActorEvent::Engine { lease, report });
         }
-        let fails = !world.calm && world.rng.chance(world.plan.mishaps);
+        let fails = poison || (!world.calm && world.rng.chance(world.plan.mishaps));
         let outcome = if fails { Err("out of memory".to_owned()) } else { Ok(deliver(world, &lease)) };
         let report = EngineReport::Done(outcome);
         self.after(world, node, takes, ActorEvent::Engine { lease, report });
