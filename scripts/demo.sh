@@ -57,7 +57,7 @@ grep -h -e "listening on" -e "ready with" "$folder"/*.log
 
 for job in examples/*.json; do
     say "$job"
-    "$programs/swarm-client" submit --yes "$job"
+    "$programs/swarm-client" submit "$job"
 done
 
 say "the first epoch is sealed"
