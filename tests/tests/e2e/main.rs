@@ -5,6 +5,7 @@
 mod books;
 mod crashes;
 mod demo;
+mod forgeries;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod harness;
 mod many_jobs;
