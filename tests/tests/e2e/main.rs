@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod books;
+mod churn;
 mod crashes;
 mod demo;
 mod forgeries;
@@ -14,3 +14,5 @@ mod mistakes;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod peer;
 mod reference;
+mod replay;
+mod restarts;

@@ -1,7 +1,7 @@
 //! Miners that die, come late or are busy: jobs find another way.
 
-use crate::books::Books;
 use crate::harness::{Process, Site, job_of, short_id, short_job, text};
+use crate::reference;
 use std::time::Duration;
 
 /// The miner that the operator says holds the job, by its place.
@@ -29,9 +29,9 @@ fn the_answer_outlives_the_miner() {
 
     operator.expect(&format!("epoch {} sealed", answer["receipt"]["epoch"]));
     operator.terminate().good();
-    let books = Books::read(&site);
-    books.hold(&[answer]);
-    assert_eq!(books.jobs.len(), 1);
+    let reading = reference::read(&site);
+    reading.hold(&[answer]);
+    assert_eq!(reading.jobs.len(), 1);
 }
 
 #[test]
@@ -56,9 +56,9 @@ fn a_killed_miners_job_is_anothers() {
     operator.expect(&format!("epoch {} sealed", answer["receipt"]["epoch"]));
     second.terminate().good();
     operator.terminate().good();
-    let books = Books::read(&site);
-    books.hold(&[answer]);
-    assert_eq!(books.jobs.values().map(|job| job.leases).collect::<Vec<_>>(), [2]);
+    let reading = reference::read(&site);
+    reading.hold(&[answer]);
+    assert_eq!(reading.jobs.values().map(|job| job.terms).collect::<Vec<_>>(), [2]);
 }
 
 #[test]
@@ -80,5 +80,5 @@ fn late_and_busy_miners_get_what_was_announced() {
     assert_eq!(miner.lines_with("is mine").len(), JOBS);
     miner.terminate().good();
     operator.terminate().good();
-    assert_eq!(Books::read(&site).open_jobs(), 0);
+    assert_eq!(reference::read(&site).open_jobs(), 0);
 }

@@ -2,6 +2,7 @@
 
 use crate::harness::Site;
 use crate::peer::POOL;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
@@ -27,7 +28,7 @@ pub struct Job {
     pub fate: Fate,
     client: Address,
     price: u64,
-    terms: u32,
+    pub terms: u32,
     holder: Option<Address>,
 }
 
@@ -40,6 +41,8 @@ struct Epoch {
     leaves: Vec<Digest>,
     volume: u64,
     released: bool,
+    /// Every balance at its end.
+    balances: BTreeMap<Account, i128>,
 }
 
 /// All that the records say.
@@ -115,7 +118,8 @@ impl Reading {
             Record::Boundary(boundary) => {
                 let open = self.epochs.len() as u64 - 1;
                 assert_eq!((boundary.epoch, boundary.end_seq), (open, seq), "epochs have a gap");
-                self.epochs.last_mut().unwrap().end = Some((seq, self.head));
+                let ended = self.epochs.last_mut().unwrap();
+                (ended.end, ended.balances) = (Some((seq, self.head)), self.accounts.clone());
                 if let Some(released) = open.checked_sub(2) {
                     self.epochs[released as usize].released = true;
                 }
@@ -199,6 +203,7 @@ impl Reading {
             let pages =
                 header.leaf_pages.iter().flat_map(|page| codec::decode::<Vec<Digest>>(&block(page)).unwrap());
             assert_eq!(pages.collect::<Vec<_>>(), epoch.leaves);
+            check_totals(&header, &epoch.balances);
             previous = Some(link);
         }
     }
@@ -228,10 +233,31 @@ impl Reading {
             );
         }
         assert!(jobs.keys().all(|id| self.jobs.contains_key(id)));
-        let mut fixed =
-            self.epochs.iter().enumerate().filter_map(|(n, e)| e.header.map(|link| (n as u64, link)));
-        assert_eq!(state.last_header(), fixed.next_back());
+        let fixed = self.epochs.iter().enumerate().filter_map(|(n, e)| e.header.map(|link| (n as u64, link)));
+        assert_eq!(state.last_header(), fixed.last());
         assert_eq!(state.epoch().number, self.epochs.len() as u64 - 1);
+    }
+
+    /// Asserts that these answers, as the client prints them, are of one job each, and that the leaf of each receipt is
+    /// where its sealed epoch has it.
+    pub fn hold(&self, answers: &[Value]) {
+        let mut places = BTreeSet::new();
+        for answer in answers {
+            let receipt = &answer["receipt"];
+            let job: JobId = receipt["job"].as_str().unwrap().parse().unwrap();
+            let signed = Signed::decode(&hex::decode(receipt["signed"].as_str().unwrap()).unwrap()).unwrap();
+            let Body::Receipt(body) = statement(&signed).body else { panic!("no receipt: {receipt}") };
+            assert_eq!((body.job, self.receipts.get(&job)), (job, Some(&(body.epoch, body.index))));
+            let epoch = &self.epochs[body.epoch as usize];
+            assert!(epoch.header.is_some(), "epoch {} is not sealed", body.epoch);
+            assert_eq!(epoch.leaves[body.index as usize], body.leaf);
+            assert!(places.insert((body.epoch, body.index)), "two answers with one leaf: {receipt}");
+        }
+    }
+
+    /// Jobs neither answered nor refunded.
+    pub fn open_jobs(&self) -> usize {
+        self.jobs.values().filter(|job| matches!(job.fate, Fate::Pending | Fate::Leased)).count()
     }
 
     /// The headers fixed, by epoch.
@@ -244,6 +270,23 @@ impl Reading {
     pub fn rows(&self) -> u64 {
         self.rows
     }
+}
+
+/// A header's totals are the sums of the balances at its boundary.
+fn check_totals(header: &EpochHeader, balances: &BTreeMap<Account, i128>) {
+    let total = |class: fn(&Account) -> bool| -> u64 {
+        let members = balances.iter().filter(|(account, _)| class(account));
+        members.map(|(_, balance)| balance.unsigned_abs() as u64).sum()
+    };
+    let totals = &header.totals;
+    assert_eq!((totals.shortfall, totals.reserve), (0, 0));
+    assert_eq!(totals.outside, total(|a| matches!(a, Account::Outside)));
+    assert_eq!(totals.client_free, total(|a| matches!(a, Account::ClientFree(_))));
+    assert_eq!(totals.client_reserved, total(|a| matches!(a, Account::ClientReserved(_))));
+    assert_eq!(totals.miner_held, total(|a| matches!(a, Account::MinerHeld(_))));
+    assert_eq!(totals.miner_payable, total(|a| matches!(a, Account::MinerPayable(_))));
+    assert_eq!(totals.operator_held, total(|a| matches!(a, Account::OperatorHeld(_))));
+    assert_eq!(totals.operator_payable, total(|a| matches!(a, Account::OperatorPayable(_))));
 }
 
 /// Reads the ledger of an operator that does not run, and holds everything against everything.

@@ -1,0 +1,232 @@
+//! Miners and clients come and go at random: every job is answered or refunded, and nothing piles up.
+
+use crate::harness::{Finished, Process, Site, job_of, text};
+use crate::reference;
+use rustix::process::Signal;
+use serde_json::Value;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// `CHURN_SECONDS=1800` is for the night.
+const SECONDS: u64 = 120;
+const MAX_MINERS: usize = 4;
+const MAX_CLIENTS: usize = 6;
+const MINER_NAMES: u64 = 6;
+const CLIENT_NAMES: u64 = 4;
+const TTL_S: u64 = 20;
+/// Finished jobs are remembered for a day, and allocators keep what they had.
+const MAX_GROWTH_KIB: u64 = 32 * 1024;
+/// Threads for blocking work, and connections, that come and go.
+const MAX_MORE: u64 = 4;
+const OPERATOR: [&str; 14] = [
+    "--epoch",
+    "5s",
+    "--window",
+    "100ms",
+    "--first-progress",
+    "3s",
+    "--progress",
+    "3s",
+    "--heartbeat",
+    "2s",
+    "--cooldown",
+    "500ms",
+    "--max-cooldown",
+    "2s",
+];
+
+struct Dice(u64);
+
+impl Dice {
+    /// Below `limit`, evenly enough.
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % limit
+    }
+
+    fn pick<T>(&mut self, from: &mut Vec<T>) -> Option<T> {
+        let place = self.below(from.len().max(1) as u64) as usize;
+        (place < from.len()).then(|| from.swap_remove(place))
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// What a process takes.
+#[derive(Debug, Clone, Copy)]
+struct Usage {
+    resident_kib: u64,
+    threads: u64,
+    files: u64,
+}
+
+impl Usage {
+    fn of(process: &Process) -> Self {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+        let field = |name: &str| -> u64 {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        let files = std::fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap().count() as u64;
+        Self { resident_kib: field("VmRSS:"), threads: field("Threads:"), files }
+    }
+
+    fn is_near(&self, before: &Self) -> bool {
+        self.resident_kib <= before.resident_kib + MAX_GROWTH_KIB
+            && self.threads <= before.threads + MAX_MORE
+            && self.files <= before.files + MAX_MORE
+    }
+}
+
+/// Everybody who comes and goes.
+struct Crowd<'a> {
+    site: &'a Site,
+    dice: Dice,
+    miners: Vec<(u64, Process)>,
+    clients: Vec<Process>,
+    ended: Vec<Finished>,
+    jobs: u64,
+}
+
+impl Crowd<'_> {
+    /// One thing happens.
+    fn step(&mut self) {
+        match self.dice.below(10) {
+            0 | 1 => self.miner_comes(),
+            2 => {
+                if let Some((_, miner)) = self.dice.pick(&mut self.miners) {
+                    miner.terminate().good();
+                }
+            }
+            3 => {
+                if let Some((_, miner)) = self.dice.pick(&mut self.miners) {
+                    miner.kill();
+                }
+            }
+            4 => {
+                if let Some(client) = self.dice.pick(&mut self.clients) {
+                    client.kill();
+                }
+            }
+            5 => {
+                if let Some(client) = self.dice.pick(&mut self.clients) {
+                    client.signal(Signal::INT);
+                    self.ended.push(client.finish());
+                }
+            }
+            _ => self.client_comes(),
+        }
+        for mut client in std::mem::take(&mut self.clients) {
+            match client.is_running() {
+                true => self.clients.push(client),
+                false => self.ended.push(client.finish()),
+            }
+        }
+    }
+
+    fn miner_comes(&mut self) {
+        let name = self.dice.below(MINER_NAMES);
+        if self.miners.len() < MAX_MINERS && self.miners.iter().all(|(other, _)| *other != name) {
+            let token = Duration::from_millis(self.dice.below(3) * 20);
+            self.miners.push((name, self.site.slow_miner(&format!("m{name}.eth"), token, &[])));
+        }
+    }
+
+    fn client_comes(&mut self) {
+        if self.clients.len() >= MAX_CLIENTS {
+            return;
+        }
+        let mut job = job_of("The carriage", 4 + self.dice.below(40) as u32);
+        job["ttl_s"] = TTL_S.into();
+        let job = text(&self.site.job(&format!("job{}", self.jobs % 16), &job));
+        self.jobs += 1;
+        let name = format!("c{}", self.dice.below(CLIENT_NAMES));
+        let mut args = vec!["--name", &name, "submit", "--json", &job];
+        if self.dice.below(4) == 0 {
+            args.push("--no-wait");
+        }
+        self.clients.push(self.site.start_client(&args));
+    }
+}
+
+/// The answers among what clients printed; whoever got none says why.
+fn answers(ended: &[Finished]) -> Vec<Value> {
+    let told = |end: &Finished| end.code() == Some(0) || end.stderr.contains("error: ");
+    for end in ended {
+        assert!(told(end), "{end:?}");
+    }
+    let printed = ended.iter().filter(|end| end.code() == Some(0)).map(Finished::json);
+    printed.filter(|value| value["status"] == "answered").collect()
+}
+
+fn pool(site: &Site) -> Value {
+    site.client(&["status", "--json"]).good().json()
+}
+
+/// Waits until the pool has no open job, and no miner but the steady one.
+fn quiet(site: &Site) {
+    crate::harness::eventually("an idle pool with one miner", || {
+        let pool = pool(site);
+        let idle = pool["pending"] == 0 && pool["leased"] == 0 && pool["models"][0]["miners"] == 1;
+        idle.then_some(())
+    });
+}
+
+fn settles(what: &str, process: &Process, before: Usage) {
+    let mut now = before;
+    crate::harness::eventually(&format!("{what} is back where it began, {before:?}"), || {
+        now = Usage::of(process);
+        now.is_near(&before).then_some(())
+    });
+    println!("{what}: {before:?} before, {now:?} after");
+}
+
+#[test]
+fn who_comes_and_goes_leaves_nothing_behind() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let seed = setting("CHURN_SEED", now);
+    let time = Duration::from_secs(setting("CHURN_SECONDS", SECONDS));
+    println!("CHURN_SEED={seed}, {} s", time.as_secs());
+    let site = Site::new();
+    let operator = site.operator(&OPERATOR);
+    let steady = site.miner("steady.eth", &[]);
+    let job = site.job("first", &job_of("The carriage", 20));
+    for _ in 0..5 {
+        site.submit(&job).good();
+    }
+    let before = (Usage::of(&operator), Usage::of(&steady));
+
+    let dice = Dice(seed | 1);
+    let (miners, clients, ended) = (Vec::new(), Vec::new(), Vec::new());
+    let mut crowd = Crowd { site: &site, dice, miners, clients, ended, jobs: 0 };
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        crowd.step();
+        std::thread::sleep(Duration::from_millis(crowd.dice.below(300)));
+    }
+    let Crowd { miners, clients, mut ended, jobs, .. } = crowd;
+    drop(miners);
+    ended.extend(clients.into_iter().map(Process::finish));
+    quiet(&site);
+    settles("the operator", &operator, before.0);
+    settles("the miner that stayed", &steady, before.1);
+
+    let answers = answers(&ended);
+    let last = answers.iter().map(|answer| answer["receipt"]["epoch"].as_u64().unwrap()).max().unwrap();
+    operator.expect(&format!("epoch {last} sealed"));
+    steady.terminate().good();
+    operator.terminate().good();
+    assert_eq!(site.running(), Vec::<u32>::new());
+    let reading = reference::read(&site);
+    println!(
+        "{jobs} jobs signed, {} admitted, {} accepted, {} clients got their answer",
+        reading.jobs.len(),
+        reading.receipts.len(),
+        answers.len()
+    );
+    assert_eq!(reading.open_jobs(), 0);
+    reading.hold(&answers);
+}
