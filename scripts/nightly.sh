@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The long runs: every test that scripts/test.sh leaves out. Leaves a report in docs/nightly, to be committed.
-# SIMULATION_SEEDS and OPERATOR_KILLS say how much; a first seed makes a run repeatable.
+# The long runs of the simulation, the operator's crashes and the churn. Leaves a report in docs/nightly, to be committed.
+# SIM_SEEDS, OPERATOR_KILLS and CHURN_SECONDS say how much; the tests print the seeds that repeat a run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-export SIMULATION_SEEDS=${SIMULATION_SEEDS:-1000000}
-export SIMULATION_FIRST_SEED=${SIMULATION_FIRST_SEED:-$(date +%s)}
+export SIM_SEEDS=${SIM_SEEDS:-1000000}
 export OPERATOR_KILLS=${OPERATOR_KILLS:-300}
+export CHURN_SECONDS=${CHURN_SECONDS:-1800}
 
 scripts/setup.sh
 cargo build --locked --workspace --bins --tests
@@ -17,13 +17,16 @@ report=docs/nightly/$(date -u +%Y-%m-%d).txt
 mkdir -p docs/nightly
 {
     echo "commit $commit"
-    echo "seeds $SIMULATION_SEEDS from $SIMULATION_FIRST_SEED, operator kills $OPERATOR_KILLS"
+    echo "simulation seeds $SIM_SEEDS, operator kills $OPERATOR_KILLS, churn of $CHURN_SECONDS s"
     echo "begun $(date -u +%FT%TZ)"
     echo
 } >"$report"
 
 status=0
-cargo test --locked --workspace -- --ignored --nocapture --test-threads 1 >>"$report" 2>&1 || status=$?
+run() { cargo test --locked --workspace --test "$1" -- --nocapture --test-threads 1 "$2" >>"$report" 2>&1 || status=$?; }
+run simulation simulation_
+run e2e crashes
+run e2e churn
 printf '\nended %s, exit %s\n' "$(date -u +%FT%TZ)" "$status" >>"$report"
 
 grep -E '^(test |ended)' "$report" || true
