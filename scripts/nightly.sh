@@ -23,7 +23,7 @@ mkdir -p docs/nightly
 } >"$report"
 
 status=0
-run() { cargo test --locked --workspace --test "$1" -- --nocapture --test-threads 1 "$2" >>"$report" 2>&1 || status=$?; }
+run() { cargo test --locked --workspace --test "$1" -- --include-ignored --nocapture --test-threads 1 "$2" >>"$report" 2>&1 || status=$?; }
 run simulation simulation_
 run e2e crashes
 run e2e churn
