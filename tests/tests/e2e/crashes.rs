@@ -92,7 +92,7 @@ fn live_and_die(site: &Site, dice: &mut Dice, kill: u64) -> String {
     let place = format!("{place}:{}", 1 + dice.below(most));
     let variables = if at_random { vec![] } else { vec![("SWARMPOOL_CRASH_AT", place.as_str())] };
     let mut operator = site.operator_with(&OPERATOR, &variables);
-    let life = if at_random { Duration::from_millis(dice.below(3000)) } else { MAX_LIFE };
+    let life = if at_random { Duration::from_millis(200 + dice.below(3000)) } else { MAX_LIFE };
     let end = Instant::now() + life;
     while operator.is_running() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(5));

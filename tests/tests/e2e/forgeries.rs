@@ -1,6 +1,6 @@
 //! A hostile node says what it may not say, to all who listen: it changes nothing, and each lie is refused by name.
 
-use crate::harness::{Process, Site, eventually, job_of, text};
+use crate::harness::{PATIENCE, Process, Site, eventually, job_of, text};
 use crate::peer::{POOL, Peer};
 use crate::reference;
 use libp2p::PeerId;
@@ -350,13 +350,16 @@ async fn gossip(site: &Site, forgery: &Forgery) -> Peer {
         let known = agent.is_some_and(|agent| !agent.contains("stranger"));
         known && topics.contains(&topic)
     };
-    loop {
-        let peers = peer.network.peers().await.unwrap();
-        if peers.iter().filter(|peer| listens(peer.agent.clone(), &peer.topics)).count() >= 3 {
-            break;
+    let all_listen = async {
+        loop {
+            let peers = peer.network.peers().await.unwrap();
+            if peers.iter().filter(|peer| listens(peer.agent.clone(), &peer.topics)).count() >= 3 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    };
+    tokio::time::timeout(PATIENCE, all_listen).await.expect("operator, miner and client are met");
     peer.network.publish(topic, forgery.bytes.clone()).await.unwrap();
     peer
 }
@@ -426,7 +429,7 @@ fn lies_change_nothing_and_are_refused_by_name() {
 
 async fn play() {
     let site = Site::new();
-    let posted = ["--window", "0", "--first-progress", "60s", "--progress", "60s", "--heartbeat", "60s"];
+    let posted = ["--window", "0", "--first-progress", "250s", "--progress", "250s", "--heartbeat", "60s"];
     let operator = logged(
         &site,
         "swarm-node",

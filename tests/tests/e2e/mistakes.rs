@@ -98,7 +98,7 @@ fn normal_word<'a>(word: &'a str, before: &str) -> &'a str {
 }
 
 fn client(site: &Site, args: &[&str]) -> Finished {
-    site.client(&[&["--connect-timeout", "4s"], args].concat())
+    site.client(&[&["--connect-timeout", "30s"], args].concat())
 }
 
 fn node(site: &Site, args: &[&str]) -> Process {
@@ -202,6 +202,8 @@ fn on_the_command_line() {
 fn in_the_pool() {
     let site = Site::new();
     let mut table = Table::of(&site);
+    // The time that an answer takes counts too.
+    table.secrets.extend(["59 s", "61 s", "62 s"].map(|off| (off.to_owned(), "60 s")));
     let job = text(&site.job("job", &short_job("It is")));
     table.add("no operator", &client(&site, &["submit", "--connect-timeout", "1s", &job]));
     let operator = site.operator(&[]);
@@ -433,7 +435,8 @@ fn with_an_operator_of_another_version() {
         }
     });
     let job = text(&site.job("job", &short_job("It is")));
-    table.add("operator of another version", &client(&site, &["submit", &job]));
+    let patience = ["submit", "--connect-timeout", "10s"];
+    table.add("operator of another version", &client(&site, &[&patience[..], &[&job]].concat()));
     let miner = node(&site, &["--role", "miner"]);
     miner.expect("another version");
     table.note("the same, to a miner, which goes on looking", &miner.terminate());
