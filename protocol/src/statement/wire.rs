@@ -213,7 +213,7 @@ pub(super) fn signing_hash(pool: &PoolId, kind: Kind, payload: &[u8]) -> [u8; 32
 }
 
 /// A snapshot: payload and signature, as it is sent and stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Signed {
     /// The canonical payload bytes.

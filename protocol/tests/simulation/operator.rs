@@ -224,15 +224,19 @@ fn admit(world: &mut World, topic: Option<Topic>, bytes: &Bytes, now: Timestamp)
 
 /// Hands one event to the machine and takes what follows.
 fn tell(world: &mut World, event: PoolEvent, now: Timestamp) -> Vec<PoolEffect> {
+    world.checker.facts.tick(now);
+    let mut due = None;
     if let PoolEvent::Examined { job, proof, outcome } = &event {
         world.note(|| format!("operator finds {job}: {outcome:?}"));
-        world.checker.facts.examined(job, *proof, outcome);
+        due = world.checker.verdict(job, *proof, outcome);
     }
-    world.checker.facts.tick(now);
     if let Some(pool) = &mut world.operator.pool {
         pool.handle(event, now);
     }
-    drain(world)
+    let effects = drain(world);
+    let law = due.map_or(Ok(()), |due| world.checker.is_done(&due));
+    world.hold(law);
+    effects
 }
 
 fn drain(world: &mut World) -> Vec<PoolEffect> {

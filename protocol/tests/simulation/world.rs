@@ -46,7 +46,7 @@ pub(crate) enum Due {
 }
 
 /// What happened in a run.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) rows: u64,
     pub(crate) admitted: u64,
@@ -133,7 +133,7 @@ impl World {
             actors: (1..nodes).map(|_| Actor::Absent).collect(),
             lives: vec![0; nodes],
             wakes: vec![None; nodes],
-            mint: Mint::new(pool),
+            mint: Mint::new(pool, plan.vouch),
             content: Content::default(),
             checker: Checker::new(truth),
             calm: false,

@@ -98,12 +98,19 @@ impl Facts {
         self.exams.insert(asked.id, Exam { proof, lease, at, suspends });
     }
 
-    /// The machine is about to hear a verdict.
-    pub(crate) fn examined(&mut self, job: &JobId, proof: Link, outcome: &Result<u64, ExamineFault>) {
-        if self.exams.get(job).is_some_and(|exam| exam.proof == proof) {
-            self.exams.remove(job);
-            self.verdicts.insert(proof, outcome.clone());
-        }
+    /// The machine is about to hear a verdict; if it comes in time, this is the lease that it is about.
+    pub(crate) fn examined(
+        &mut self,
+        job: &JobId,
+        proof: Link,
+        outcome: &Result<u64, ExamineFault>,
+        book: &Book,
+    ) -> Option<Digest> {
+        let exam = self.exams.get(job).filter(|exam| exam.proof == proof)?;
+        let in_time = (self.now < exam.at + book.posted.fetch).then_some(exam.lease);
+        self.exams.remove(job);
+        self.verdicts.insert(proof, outcome.clone());
+        in_time
     }
 
     pub(crate) fn verdict(&self, proof: &Link) -> Option<&Result<u64, ExamineFault>> {

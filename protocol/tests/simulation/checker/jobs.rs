@@ -76,6 +76,18 @@ impl JobFacts {
         }
     }
 
+    /// The lease that a proof may name: the live one, or the latest if time ended it and nobody holds the job.
+    pub(crate) fn provable(&self) -> Option<&LeaseFacts> {
+        match self.stage {
+            Stage::Leased => self.live_lease(),
+            Stage::Pending => {
+                let last = self.attempts.iter().rev().nth(1).and_then(|attempt| attempt.lease.as_ref());
+                last.filter(|last| last.ended.is_some_and(|(cause, _)| by_time(cause)))
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn leases(&self) -> impl Iterator<Item = &LeaseFacts> {
         self.attempts.iter().filter_map(|attempt| attempt.lease.as_ref())
     }

@@ -189,15 +189,8 @@ impl Book {
         let (proof, statement) = genuine(signed, mint)?;
         let Body::Proof(body) = statement.body else { return Err(format!("{proof} is no proof")) };
         let job = self.jobs.get(id).ok_or_else(|| format!("unknown job {id} is accepted"))?;
-        let provable = match job.stage {
-            Stage::Leased => job.live_lease(),
-            Stage::Pending => {
-                let last = job.attempts.iter().rev().nth(1).and_then(|attempt| attempt.lease.as_ref());
-                last.filter(|last| last.ended.is_some_and(|(cause, _)| by_time(cause)))
-            }
-            _ => return Err(format!("job {id} is accepted while {:?}", job.stage)),
-        };
-        let holder = provable.filter(|live| live.id == *lease).map(|live| live.wallet);
+        must!(!job.stage.is_terminal(), "job {id} is accepted while {:?}", job.stage);
+        let holder = job.provable().filter(|live| live.id == *lease).map(|live| live.wallet);
         must!(holder == Some(statement.header.by), "{id} is accepted under {lease}, which is not its lease");
         let holder = statement.header.by;
         must!(body.job == *id && body.lease == *lease, "{id} is accepted by a proof of {}", body.job);

@@ -14,9 +14,9 @@ pub(crate) use facts::Facts;
 use jobs::Stage;
 use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::{Address, PoolId};
-use swarm_protocol::codec::Link;
+use swarm_protocol::codec::{JobId, Link};
 use swarm_protocol::money::Account;
-use swarm_protocol::pool::{self, State};
+use swarm_protocol::pool::{self, ExamineFault, State};
 use swarm_protocol::statement::{Kind, Nonce};
 use swarm_protocol::{Millis, Posted};
 
@@ -39,6 +39,13 @@ pub(crate) struct Truth {
     pub(crate) operator: Address,
     pub(crate) secret: [u8; 32],
     pub(crate) posted: Posted,
+}
+
+/// What a verdict on a proof demands.
+#[derive(Debug)]
+pub(crate) enum Due {
+    Accepted(JobId),
+    Ended(JobId),
 }
 
 #[derive(Debug)]
@@ -129,6 +136,34 @@ impl Checker {
             let end = lease.until.max(fresh) + posted.fetch + Millis(2_000);
             must!(now <= end, "the lease on {id} until {:?} still lives at {now:?}", lease.until);
         }
+        Ok(())
+    }
+
+    /// The machine hears a verdict on a proof; what must follow at once, if anything.
+    pub(crate) fn verdict(
+        &mut self,
+        job: &JobId,
+        proof: Link,
+        outcome: &Result<u64, ExamineFault>,
+    ) -> Option<Due> {
+        let lease = self.facts.examined(job, proof, outcome, &self.book)?;
+        let known = self.book.jobs.get(job)?;
+        known.provable().filter(|provable| provable.id == lease)?;
+        match outcome {
+            Ok(_) => Some(Due::Accepted(*job)),
+            Err(ExamineFault::Unacceptable(_)) if known.live_lease().is_some() => Some(Due::Ended(*job)),
+            Err(_) => None,
+        }
+    }
+
+    /// What a verdict demanded was done.
+    pub(crate) fn is_done(&self, due: &Due) -> Law {
+        let stage = |job| self.book.jobs.get(job).map(|job| &job.stage);
+        let done = match due {
+            Due::Accepted(job) => matches!(stage(job), Some(Stage::Accepted(_))),
+            Due::Ended(job) => !matches!(stage(job), Some(Stage::Leased)),
+        };
+        must!(done, "a verdict demands {due:?}, and nothing happens");
         Ok(())
     }
 
