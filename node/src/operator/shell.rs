@@ -269,6 +269,9 @@ impl Shell<Pool> for OperatorShell {
                 PoolEffect::Record(_) | PoolEffect::Store(_) => {}
             }
         }
+        if opens_epoch {
+            story::tell_holdings(&pool.holdings());
+        }
         if opens_epoch || self.since_checkpoint >= CHECKPOINT_RECORDS.max(pool.state().jobs().len() as u64) {
             self.checkpoint(pool.state()).await?;
         }

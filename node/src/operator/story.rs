@@ -1,7 +1,7 @@
 //! The operator's log.
 
 use crate::words::{short_job, who};
-use swarm_protocol::pool::PoolStory;
+use swarm_protocol::pool::{Holdings, PoolStory};
 
 /// Writes one line.
 pub fn tell(story: &PoolStory) {
@@ -51,5 +51,14 @@ pub fn tell(story: &PoolStory) {
                 "epoch {epoch} settled: {miner_total} USDC to {miners} miners, {operator} USDC to the operator"
             );
         }
+    }
+}
+
+/// Writes what is in hand, for whoever looks for leaks: the pool's maps, and tasks of the process.
+pub fn tell_holdings(holdings: &Holdings) {
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    match serde_json::to_string(holdings) {
+        Ok(maps) => tracing::debug!("{tasks} tasks, holding {maps}"),
+        Err(error) => tracing::debug!("{tasks} tasks, {error}"),
     }
 }

@@ -6,6 +6,7 @@ use crate::planted::{self, Bug};
 use crate::race::Rank;
 use crate::statement::{Heartbeat, Proof, Reason, Signed, Verified};
 use crate::{Millis, Timestamp};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
@@ -73,6 +74,32 @@ pub(super) enum Timer {
     Beacon,
 }
 
+/// How many entries there are in every map of what a restart may forget. A pool at rest holds its miners, the timers
+/// of their silence and of the next beacon, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Holdings {
+    /// Miners alive.
+    pub miners: usize,
+    /// Claims in hand.
+    pub claims: usize,
+    /// Live leases.
+    pub runs: usize,
+    /// Wallets with a live lease.
+    pub leases: usize,
+    /// Proofs being checked.
+    pub examined: usize,
+    /// Jobs whose input is being fetched.
+    pub awaited_inputs: usize,
+    /// Pending jobs.
+    pub queue: usize,
+    /// Pending jobs, by when they expire.
+    pub expiries: usize,
+    /// Pending jobs that the next listing names.
+    pub to_list: usize,
+    /// Everything else that is due at a time.
+    pub timers: usize,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Live {
     pub now: Timestamp,
@@ -112,6 +139,21 @@ impl Live {
             }
         }
         live
+    }
+
+    pub fn holdings(&self) -> Holdings {
+        Holdings {
+            miners: self.miners.len(),
+            claims: self.claims.values().map(BTreeMap::len).sum(),
+            runs: self.runs.len(),
+            leases: self.leases.len(),
+            examined: self.examined.len(),
+            awaited_inputs: self.awaited_inputs.len(),
+            queue: self.queue.len(),
+            expiries: self.expiries.len(),
+            to_list: self.to_list.len(),
+            timers: self.timers.len(),
+        }
     }
 
     pub fn enqueue(&mut self, id: JobId, entry: &JobEntry) {

@@ -18,7 +18,7 @@ pub use fate::JobFate;
 pub use header::{
     Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root,
 };
-pub use live::LiveMiner;
+pub use live::{Holdings, LiveMiner};
 pub use record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
 pub use state::{Acceptance, Granted, HELD_EPOCHS, Held, JobEntry, OpenEpoch, Sealing, Stage, State};
 pub use wallet::{LOSS_EPOCHS, REPUTATION_EPOCHS, Standing};
@@ -252,6 +252,11 @@ impl Pool {
     /// The pool's id.
     pub fn id(&self) -> PoolId {
         self.state.pool
+    }
+
+    /// What is in hand and not durable.
+    pub fn holdings(&self) -> Holdings {
+        self.live.holdings()
     }
 
     /// The durable state.
