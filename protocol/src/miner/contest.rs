@@ -373,7 +373,7 @@ impl Miner {
         }
         self.contests.remove(&refusal.job);
         if refusal.reason == Reason::NotEligible {
-            self.shun_for(refusal.job, 0, self.duty.posted.cooldown.max(REFUSED_PAUSE), now);
+            self.shun_for(refusal.job, 0, self.duty.cooldown().max(REFUSED_PAUSE), now);
         }
         true
     }

@@ -60,6 +60,11 @@ impl Duty {
         self.drain.is_some()
     }
 
+    /// How long a wallet cools down at first, as posted; nothing before the pool has said it.
+    pub(super) fn cooldown(&self) -> Millis {
+        if self.epoch.is_some() { self.posted.cooldown } else { Millis(0) }
+    }
+
     pub(super) fn roster(&self, epoch: u64) -> Option<&Roster> {
         self.rosters.get(&epoch)
     }

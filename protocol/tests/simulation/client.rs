@@ -11,7 +11,7 @@ use std::rc::Rc;
 use swarm_crypto::address::{Address, PoolId};
 use swarm_protocol::codec::JobId;
 use swarm_protocol::money::MicroUsdc;
-use swarm_protocol::query::{Answer, Fate};
+use swarm_protocol::query::{Answer, Fate, Query};
 use swarm_protocol::statement::{
     Assurance, Body, Cancel, Header, Input, Job, JobType, Nonce, Params, Signed, Statement, Topic, Verified,
 };
@@ -71,7 +71,7 @@ impl Client {
         let now = world.clock(node);
         match event {
             ActorEvent::Wake => self.waits.values_mut().for_each(|wait| wait.handle_timeout(now)),
-            ActorEvent::Packet(Packet::Answer(answer)) => self.take(world, &answer.1, now),
+            ActorEvent::Packet(Packet::Answer(answer)) => self.take(world, *answer, now),
             ActorEvent::Packet(packet) => {
                 if let Some(verified) = self.ear.hear(world, node, &packet) {
                     self.heard(&verified, now);
@@ -119,12 +119,21 @@ impl Client {
         }
     }
 
-    fn take(&mut self, world: &mut World, answer: &Answer, now: Timestamp) {
-        let signed: Vec<&Signed> = match answer {
-            Answer::Fate(Fate::Accepted { receipt: signed, .. } | Fate::Ended { refusal: signed }) => {
+    fn take(&mut self, world: &mut World, (query, answer): (Query, Answer), now: Timestamp) {
+        let signed: Vec<Signed> = match (query, answer) {
+            (
+                Query::Job { .. },
+                Answer::Fate(Fate::Accepted { receipt: signed, .. } | Fate::Ended { refusal: signed }),
+            ) => {
                 vec![signed]
             }
-            Answer::Pool { beacon, opened } => vec![beacon, opened],
+            (Query::Job { job }, Answer::Fate(fate)) => {
+                if let Some(wait) = self.waits.get_mut(&job) {
+                    wait.handle(Event::Fate(fate), now);
+                }
+                Vec::new()
+            }
+            (_, Answer::Pool { beacon, opened }) => vec![beacon, opened],
             _ => Vec::new(),
         };
         for signed in signed {

@@ -7,6 +7,7 @@ use crate::operator;
 use crate::plan::Plan;
 use crate::world::{Due, World};
 use swarm_protocol::codec::JobId;
+use swarm_protocol::pool::JobFate;
 use swarm_protocol::statement::SKEW;
 
 #[derive(Debug, Clone)]
@@ -220,9 +221,13 @@ pub(crate) fn was_hopeless(world: &World, id: &JobId) -> Result<(), String> {
 fn look(world: &mut World) {
     let mut late = Vec::new();
     let jobs = &world.checker.book.jobs;
+    // By an operator whose clock is far ahead, a job may be forgotten long before its client gives it up.
+    let pool = world.operator.pool.as_ref();
+    let known = |id: &JobId| pool.is_some_and(|pool| !matches!(pool.fate(id), JobFate::Unknown));
+    let is_over = |id: &JobId| jobs.get(id).is_some_and(|job| job.stage.is_terminal()) && known(id);
     for actor in &mut world.actors {
         if let Actor::Client(client) = actor {
-            late.extend(client.late(|id| jobs.get(id).is_some_and(|job| job.stage.is_terminal())));
+            late.extend(client.late(is_over));
         }
     }
     if let Some(id) = late.first() {

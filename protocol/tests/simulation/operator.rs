@@ -187,7 +187,7 @@ pub(crate) fn batch(world: &mut World) {
     if let Some(pool) = &mut world.operator.pool
         && pool.poll_timeout().is_some_and(|at| at <= now)
     {
-        world.checker.facts.tick(now);
+        world.checker.tick(now);
         pool.handle_timeout(now);
         effects.extend(drain(world));
     }
@@ -224,7 +224,7 @@ fn admit(world: &mut World, topic: Option<Topic>, bytes: &Bytes, now: Timestamp)
 
 /// Hands one event to the machine and takes what follows.
 fn tell(world: &mut World, event: PoolEvent, now: Timestamp) -> Vec<PoolEffect> {
-    world.checker.facts.tick(now);
+    world.checker.tick(now);
     let mut due = None;
     if let PoolEvent::Examined { job, proof, outcome } = &event {
         world.note(|| format!("operator finds {job}: {outcome:?}"));

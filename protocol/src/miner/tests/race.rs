@@ -239,6 +239,19 @@ fn a_refused_claim_leaves_the_job_alone_for_a_while() {
 }
 
 #[test]
+fn a_refusal_before_the_posted_numbers_are_known_is_soon_forgotten() {
+    let mut script = Script::new(config(1));
+    script.does(Event::Connected);
+    assert!(script.is_offered(entry(1)).contains(&"hand claim".to_owned()));
+    let (subject, detail) = (script.last(link), String::new());
+    script.hears(OPERATOR, Refusal { subject, job: entry(1).job, reason: Reason::NotEligible, detail });
+    script.wait(499);
+    assert_eq!(script.is_offered(entry(1)), [""; 0]);
+    script.wait(1);
+    assert!(script.is_offered(entry(1)).contains(&"hand claim".to_owned()));
+}
+
+#[test]
 fn a_job_that_ended_or_was_paid_to_another_is_not_claimed() {
     let waiting = ListingEntry { free: (4, 4), ..entry(1) };
     let mut script = Script::started(1, roster(vec![in_roster(MINER, false)]));

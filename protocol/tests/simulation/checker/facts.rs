@@ -32,7 +32,7 @@ pub(crate) struct HeardClaim {
     pub(crate) at: Timestamp,
     /// The window posted then.
     pub(crate) window: Millis,
-    /// Nobody could doubt that it was eligible then.
+    /// Nobody could doubt, then and ever since, that it was eligible: a window that closes spends what is not.
     pub(crate) sure: bool,
 }
 
@@ -53,6 +53,18 @@ impl Facts {
     /// The machine is told the time; to it, time never goes back.
     pub(crate) fn tick(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
+    }
+
+    /// Looks again whose claims are beyond doubt.
+    pub(crate) fn review(&mut self, book: &Book) {
+        let mut claims = std::mem::take(&mut self.claims);
+        claims.retain(|(job, _), _| book.jobs.get(job).is_some_and(|job| !job.stage.is_terminal()));
+        for ((job, _), heard) in &mut claims {
+            for claim in heard.iter_mut().filter(|claim| claim.sure) {
+                claim.sure = self.surely_eligible(&claim.wallet, &book.jobs[job], book);
+            }
+        }
+        self.claims = claims;
     }
 
     /// The machine is about to hear this.
@@ -141,6 +153,12 @@ impl Facts {
         self.exams.get(job).is_some_and(|exam| {
             exam.lease == *lease && exam.suspends && self.now < exam.at + book.posted.fetch
         })
+    }
+
+    /// When the proof came that stopped the lease's clock, if it is still being examined.
+    pub(crate) fn suspended_at(&self, job: &JobId, lease: &Digest) -> Option<Timestamp> {
+        let exam = self.exams.get(job).filter(|exam| exam.lease == *lease && exam.suspends);
+        exam.map(|exam| exam.at)
     }
 
     /// Wallets that said a heartbeat in this life.

@@ -18,7 +18,7 @@ use swarm_protocol::codec::{JobId, Link};
 use swarm_protocol::money::Account;
 use swarm_protocol::pool::{self, ExamineFault, State};
 use swarm_protocol::statement::{Kind, Nonce};
-use swarm_protocol::{Millis, Posted};
+use swarm_protocol::{Millis, Posted, Timestamp};
 
 pub(crate) type Law = Result<(), String>;
 
@@ -133,10 +133,17 @@ impl Checker {
         for (id, job) in &self.book.jobs {
             let Some(lease) = job.live_lease() else { continue };
             let fresh = self.facts.started + posted.first_progress.max(posted.fetch);
-            let end = lease.until.max(fresh) + posted.fetch + Millis(2_000);
+            let stopped = self.facts.suspended_at(id, &lease.id).unwrap_or_default();
+            let end = lease.until.max(fresh).max(stopped) + posted.fetch + Millis(2_000);
             must!(now <= end, "the lease on {id} until {:?} still lives at {now:?}", lease.until);
         }
         Ok(())
+    }
+
+    /// The machine is told the time.
+    pub(crate) fn tick(&mut self, now: Timestamp) {
+        self.facts.tick(now);
+        self.facts.review(&self.book);
     }
 
     /// The machine hears a verdict on a proof; what must follow at once, if anything.
