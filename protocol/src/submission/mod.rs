@@ -155,6 +155,8 @@ pub struct Submission {
     stage: Option<Stage>,
     lease: Option<(Digest, Address)>,
     warned: bool,
+    /// The latest answer was that there is no such job.
+    missed: bool,
     receipt: Option<(Signed, Receipt)>,
     why_no_output: String,
     announce: Repeat,
@@ -232,6 +234,7 @@ impl Submission {
             stage: None,
             lease: None,
             warned: false,
+            missed: false,
             receipt: None,
             why_no_output: "it was not fetched yet".into(),
             announce: Repeat::never(),
@@ -379,8 +382,14 @@ impl Submission {
         if self.receipt.is_some() {
             return;
         }
+        // Answers can overtake one another: of a job that was heard of, one such answer says nothing yet.
+        let missed = std::mem::replace(&mut self.missed, fate == Fate::Unknown);
         match fate {
-            Fate::Unknown if self.job.is_none() => self.end(Outcome::Unknown),
+            Fate::Unknown if self.job.is_none() => {
+                if missed || self.stage.is_none() {
+                    self.end(Outcome::Unknown);
+                }
+            }
             Fate::Unknown => {
                 if self.taken {
                     self.taken = false;

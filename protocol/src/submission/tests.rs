@@ -414,6 +414,13 @@ fn a_job_resumed_by_its_id_is_asked_after_and_never_announced() {
     let mut script = Script::resumed();
     script.does(Event::Connected);
     assert_eq!(script.does(Event::Fate(Fate::Unknown)), ["unknown"]);
+    let mut script = Script::resumed();
+    script.does(Event::Connected);
+    script.does(leased(2, 3, false));
+    assert_eq!(script.does(Event::Fate(Fate::Unknown)), [""; 0], "an answer from before");
+    script.does(leased(2, 4, false));
+    assert_eq!(script.does(Event::Fate(Fate::Unknown)), [""; 0]);
+    assert_eq!(script.does(Event::Fate(Fate::Unknown)), ["unknown"], "forgotten");
 }
 
 #[test]

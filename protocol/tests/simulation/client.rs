@@ -71,7 +71,7 @@ impl Client {
         let now = world.clock(node);
         match event {
             ActorEvent::Wake => self.waits.values_mut().for_each(|wait| wait.handle_timeout(now)),
-            ActorEvent::Packet(Packet::Answer(answer)) => self.take(world, *answer, now),
+            ActorEvent::Packet(Packet::Answer(_, answer)) => self.take(world, *answer, now),
             ActorEvent::Packet(packet) => {
                 if let Some(verified) = self.ear.hear(world, node, &packet) {
                     self.heard(&verified, now);
@@ -172,7 +172,7 @@ impl Client {
                     Effect::Hand(signed) => {
                         world.send(node, OPERATOR, Packet::Hand(signed.encode().into()));
                     }
-                    Effect::Ask(query) => world.send(node, OPERATOR, Packet::Ask(node, query)),
+                    Effect::Ask(query) => world.ask(node, query),
                     Effect::Fetch { cid, .. } => {
                         let delay = world.rng.range(5, 300);
                         let (life, event) = (world.lives[node], ActorEvent::Output { job: *id, cid });

@@ -57,7 +57,7 @@ impl MinerShell {
         let now = world.clock(node);
         match event {
             ActorEvent::Wake => self.machine.handle_timeout(now),
-            ActorEvent::Packet(Packet::Answer(answer)) => self.take(world, *answer, now),
+            ActorEvent::Packet(Packet::Answer(_, answer)) => self.take(world, *answer, now),
             ActorEvent::Packet(packet) => {
                 if let Some(verified) = self.ear.hear(world, node, &packet) {
                     self.tell(Event::Heard(Box::new((*verified).clone())), now);
@@ -141,7 +141,7 @@ impl MinerShell {
                 let bytes = world.sign(node, &statement);
                 world.send(node, OPERATOR, Packet::Hand(bytes));
             }
-            Effect::Ask(query) => world.send(node, OPERATOR, Packet::Ask(node, query)),
+            Effect::Ask(query) => world.ask(node, query),
             Effect::FetchRoster { epoch, roster } => {
                 later(world, node, (5, 200), ActorEvent::Roster { epoch, roster });
             }

@@ -12,8 +12,22 @@ use swarm_protocol::statement::Topic;
 pub(crate) enum Packet {
     Gossip(Topic, Bytes),
     Hand(Bytes),
-    Ask(Node, Query),
-    Answer(Box<(Query, Answer)>),
+    Ask(Asker, Query),
+    Answer(Asker, Box<(Query, Answer)>),
+}
+
+/// One life of a node: an answer to an earlier one finds nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub(crate) node: Node,
+    pub(crate) life: u32,
+}
+
+impl Packet {
+    /// Questions and answers travel on a connection and come once.
+    pub(crate) fn comes_once(&self) -> bool {
+        matches!(self, Packet::Ask(..) | Packet::Answer(..))
+    }
 }
 
 #[derive(Debug)]

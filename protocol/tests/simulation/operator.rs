@@ -2,8 +2,8 @@
 
 use crate::checker::Law;
 use crate::content::Quality;
-use crate::mint::{Bytes, Node, OPERATOR, wallet};
-use crate::network::Packet;
+use crate::mint::{Bytes, OPERATOR, wallet};
+use crate::network::{Asker, Packet};
 use crate::plan::Plan;
 use crate::world::{Due, MODEL, POOL_NAME, World};
 use std::collections::{HashMap, VecDeque};
@@ -25,7 +25,7 @@ const MAX_INBOX: usize = 4096;
 #[derive(Debug)]
 enum Input {
     Bytes(Option<Topic>, Bytes),
-    Ask(Node, Query),
+    Ask(Asker, Query),
     Event(Box<PoolEvent>),
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn receive(world: &mut World, packet: Packet) {
         Packet::Gossip(topic, bytes) => Input::Bytes(Some(topic), bytes),
         Packet::Hand(bytes) => Input::Bytes(None, bytes),
         Packet::Ask(from, query) => Input::Ask(from, query),
-        Packet::Answer(_) => return,
+        Packet::Answer(..) => return,
     };
     enqueue(world, input);
 }
@@ -397,7 +397,7 @@ fn signed(bytes: &Bytes) -> Signed {
     Signed::decode(bytes).expect("it was just signed")
 }
 
-fn answer(world: &mut World, to: Node, query: Query, now: Timestamp) {
+fn answer(world: &mut World, to: Asker, query: Query, now: Timestamp) {
     let Some(pool) = &world.operator.pool else { return };
     let answer = match &query {
         Query::OpenJobs { wallet, models } => {
@@ -429,5 +429,5 @@ fn answer(world: &mut World, to: Node, query: Query, now: Timestamp) {
         | Query::Account { .. }
         | Query::Records { .. } => return,
     };
-    world.send(OPERATOR, to, Packet::Answer(Box::new((query, answer))));
+    world.send(OPERATOR, to.node, Packet::Answer(to, Box::new((query, answer))));
 }

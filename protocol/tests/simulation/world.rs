@@ -5,7 +5,7 @@ use crate::checker::{Checker, Truth};
 use crate::content::Content;
 use crate::faults::{self, Fault};
 use crate::mint::{Bytes, Mint, Node, OPERATOR, wallet};
-use crate::network::{Network, Packet};
+use crate::network::{Asker, Network, Packet};
 use crate::operator::Operator;
 use crate::plan::Plan;
 use crate::rng::Rng;
@@ -15,6 +15,7 @@ use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
 use swarm_protocol::Timestamp;
 use swarm_protocol::pool::PoolEvent;
+use swarm_protocol::query::Query;
 use swarm_protocol::statement::{Kind, Role, Statement, Topic, Verified};
 
 pub(crate) const POOL_NAME: &str = "swarmpool.eth";
@@ -241,6 +242,7 @@ impl World {
     fn meet(&mut self, due: Due) {
         match due {
             Due::Deliver { to, packet } if to == OPERATOR => crate::operator::receive(self, packet),
+            Due::Deliver { packet: Packet::Answer(to, _), .. } if self.lives[to.node] != to.life => {}
             Due::Deliver { to, packet } => self.act(to, ActorEvent::Packet(packet)),
             Due::Batch => crate::operator::batch(self),
             Due::Pool { life, event } => crate::operator::answered(self, life, event),
@@ -271,9 +273,15 @@ impl World {
     }
 
     pub(crate) fn send(&mut self, from: Node, to: Node, packet: Packet) {
-        for delay in self.network.arrivals(&mut self.rng, from, to) {
+        let copies = if packet.comes_once() { 1 } else { usize::MAX };
+        for delay in self.network.arrivals(&mut self.rng, from, to).into_iter().take(copies) {
             self.after(delay, Due::Deliver { to, packet: packet.clone() });
         }
+    }
+
+    pub(crate) fn ask(&mut self, node: Node, query: Query) {
+        let asker = Asker { node, life: self.lives[node] };
+        self.send(node, OPERATOR, Packet::Ask(asker, query));
     }
 
     pub(crate) fn gossip(&mut self, from: Node, topic: Topic, bytes: &Bytes) {

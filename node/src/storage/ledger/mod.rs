@@ -5,6 +5,7 @@
 
 mod memory;
 mod on_disk;
+pub(in crate::storage) mod run;
 
 pub use memory::MemoryLedger;
 pub use on_disk::RedbLedger;

@@ -1,6 +1,7 @@
 //! The embedded ledger: one redb file, two-phase commits, one fsynced commit per batch.
 
-use super::{Ledger, LedgerError, NO_RECORD, Visit, chain_hash, check_append, check_checkpoint};
+use super::run::{self, Run};
+use super::{Ledger, LedgerError, NO_RECORD, Visit, check_append, check_checkpoint};
 use crate::storage::crash::crash_point;
 use crate::storage::disk::{DiskError, open_database, survive_damage};
 use redb::{
@@ -11,7 +12,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use swarm_crypto::digest::{Context, Digest, derive};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const CACHE_BYTES: usize = 32 << 20;
 const HASH_BYTES: usize = 32;
 
@@ -22,12 +23,13 @@ const META_FORMAT: &str = "format";
 const META_POOL: &str = "pool";
 const LATEST: &str = "latest";
 
-/// A [`Ledger`] in one file; a row is the record's hash and then the record.
+/// A [`Ledger`] in one file; a row is a run of records, under the number of its first.
 #[derive(Debug)]
 pub struct RedbLedger {
     database: Database,
     path: PathBuf,
     next_seq: u64,
+    rows: u64,
     head: Digest,
     checkpoint: Option<Checkpoint>,
 }
@@ -60,9 +62,9 @@ impl RedbLedger {
 
     fn start(database: Database, path: &Path, pool: &[u8; 32]) -> Result<Self, LedgerError> {
         let mut ledger =
-            Self { database, path: path.to_owned(), next_seq: 0, head: NO_RECORD, checkpoint: None };
+            Self { database, path: path.to_owned(), next_seq: 0, rows: 0, head: NO_RECORD, checkpoint: None };
         ledger.identify(pool)?;
-        ledger.next_seq = ledger.db(|ledger| count(&ledger.database.begin_read()?))?;
+        (ledger.next_seq, ledger.rows) = ledger.db(|ledger| count(&ledger.database.begin_read()?))?;
         ledger.checkpoint = ledger.read_checkpoint()?.map(|(checkpoint, _)| checkpoint);
         let from = ledger.checkpoint.map_or(0, |checkpoint| checkpoint.seq);
         ledger.head = ledger.walk(from, &mut |_, _| Ok(()))?;
@@ -99,38 +101,48 @@ impl RedbLedger {
         }
     }
 
-    /// Visits the records from `from` on, proving each against the one before; returns the last hash.
+    /// Visits the records from `from` on, proving each run against the one before; returns the last hash.
     fn walk(&self, from: u64, f: &mut Visit<'_>) -> Result<Digest, LedgerError> {
-        let mut previous = self.hash_before(from)?;
-        let mut expected = from;
+        let (start, mut previous) = self.db(|ledger| {
+            let records = ledger.database.begin_read()?.open_table(RECORDS)?;
+            let row = records.range(..=from)?.next_back().transpose()?;
+            Ok(row.map_or((0, NO_RECORD), |(key, row)| {
+                (key.value(), Run::decode(row.value()).map_or(NO_RECORD, |run| run.anchor))
+            }))
+        })?;
+        let mut expected = start;
         let rows = self.db(|ledger| {
             let records = ledger.database.begin_read()?.open_table(RECORDS)?;
-            Ok(records.range(from..)?)
+            Ok(records.range(start..)?)
         })?;
         for row in rows {
             let (key, value) = row.map_err(|error| DiskError::database(&self.path, error))?;
-            let (stored, record) = self.split(value.value())?;
-            let hash = chain_hash(&previous, record);
-            if key.value() != expected || hash != stored {
-                return Err(self.damaged(format!("record {expected} is missing or breaks the chain")));
+            let run = Run::decode(value.value())
+                .filter(|run| key.value() == expected && run.anchor == previous && run.is_whole())
+                .ok_or_else(|| self.broken(expected))?;
+            for record in run.records {
+                if expected >= from {
+                    f(expected, record)?;
+                }
+                expected += 1;
             }
-            f(expected, record)?;
-            previous = hash;
-            expected += 1;
+            previous = run.end;
         }
         match expected >= self.next_seq {
             true => Ok(previous),
-            false => Err(self.damaged(format!("record {expected} is missing"))),
+            false => Err(self.broken(expected)),
         }
     }
 
     fn hash_before(&self, seq: u64) -> Result<Digest, LedgerError> {
         match seq.checked_sub(1) {
             None => Ok(NO_RECORD),
-            Some(before) => {
-                self.hash_at(before)?.ok_or_else(|| self.damaged(format!("record {before} is missing")))
-            }
+            Some(before) => self.hash_at(before)?.ok_or_else(|| self.broken(before)),
         }
+    }
+
+    fn broken(&self, seq: u64) -> LedgerError {
+        self.damaged(format!("record {seq} is missing, or it or one soon after it breaks the chain"))
     }
 
     /// The stored checkpoint, unless there is none, it is damaged, or it is not about this chain.
@@ -155,13 +167,6 @@ impl RedbLedger {
         Ok(Some((checkpoint, bytes)))
     }
 
-    fn split<'a>(&self, row: &'a [u8]) -> Result<(Digest, &'a [u8]), LedgerError> {
-        let (hash, record) = row
-            .split_first_chunk::<HASH_BYTES>()
-            .ok_or_else(|| self.damaged("a record is cut short".to_owned()))?;
-        Ok((Digest(*hash), record))
-    }
-
     fn begin(&self) -> Result<WriteTransaction, redb::Error> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_two_phase_commit(true);
@@ -183,16 +188,17 @@ impl Ledger for RedbLedger {
         if batch.is_empty() {
             return Ok(());
         }
-        let head = self.db(|ledger| {
+        let end = self.db(|ledger| {
             let transaction = ledger.begin()?;
-            let head = insert(&transaction, expected_seq, ledger.head, batch)?;
+            let end = insert(&transaction, expected_seq, ledger.rows, ledger.head, batch)?;
             crash_point("before-commit");
             transaction.commit()?;
-            Ok(head)
-        })?;
+            Ok(end)
+        });
+        let (rows, head) = end?;
         crash_point("after-commit");
         self.next_seq += batch.len() as u64;
-        self.head = head;
+        (self.rows, self.head) = (rows, head);
         Ok(())
     }
 
@@ -235,44 +241,43 @@ impl Ledger for RedbLedger {
     fn hash_at(&self, seq: u64) -> Result<Option<Digest>, LedgerError> {
         let row = self.db(|ledger| {
             let records = ledger.database.begin_read()?.open_table(RECORDS)?;
-            Ok(records.get(seq)?)
+            Ok(records.range(..=seq)?.next_back().transpose()?)
         })?;
-        row.map(|row| self.split(row.value()).map(|(hash, _)| hash)).transpose()
+        let Some((first, row)) = row else { return Ok(None) };
+        let run = Run::decode(row.value()).ok_or_else(|| self.broken(first.value()))?;
+        Ok(usize::try_from(seq - first.value()).ok().and_then(|place| run.hash_at(place)))
     }
 }
 
+/// The number of rows then, and the last hash.
 fn insert(
     transaction: &WriteTransaction,
-    first: u64,
-    previous: Digest,
+    mut seq: u64,
+    mut rows: u64,
+    mut head: Digest,
     batch: &[Vec<u8>],
-) -> Result<Digest, redb::Error> {
+) -> Result<(u64, Digest), redb::Error> {
     let mut records = transaction.open_table(RECORDS)?;
     let mut end = records.upper_bound_mut(Bound::<u64>::Unbounded)?;
-    let mut head = previous;
-    let mut row = Vec::new();
-    for (seq, record) in (first..).zip(batch) {
-        head = chain_hash(&head, record);
-        row.clear();
-        row.extend_from_slice(head.as_bytes());
-        row.extend_from_slice(record);
+    for run in run::runs(batch) {
+        let (row, hash) = run::encode(rows, &head, run);
         end.insert_before(seq, row.as_slice())?;
+        (seq, rows, head) = (seq + run.len() as u64, rows + 1, hash);
     }
     end.close()?;
-    Ok(head)
+    Ok((rows, head))
 }
 
-/// The number of records, which is also the key after the last one.
-fn count(transaction: &ReadTransaction) -> Result<u64, redb::Error> {
+/// The number of records, which is also the number of the next, and of rows.
+fn count(transaction: &ReadTransaction) -> Result<(u64, u64), redb::Error> {
     let records = transaction.open_table(RECORDS)?;
-    let next = records.last()?.map_or(0, |(key, _)| key.value().saturating_add(1));
-    match records.len()? == next {
-        true => Ok(next),
-        false => Err(redb::Error::Corrupted(format!(
-            "it holds {} records, but the last one is number {}",
-            records.len()?,
-            next - 1
-        ))),
+    let rows = records.len()?;
+    let Some((first, row)) = records.last()? else { return Ok((0, rows)) };
+    match Run::decode(row.value()).filter(|run| run.number.checked_add(1) == Some(rows)) {
+        Some(run) => Ok((first.value().saturating_add(run.records.len() as u64), rows)),
+        None => {
+            Err(redb::Error::Corrupted(format!("of its records, some are missing before {}", first.value())))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::sim_disk::SimDisk;
 use super::{Dice, POOL, records};
 use crate::storage::disk::{DiskError, survive_damage};
-use crate::storage::ledger::{Ledger, LedgerError, NO_RECORD, RedbLedger, chain_hash};
+use crate::storage::ledger::{Ledger, LedgerError, NO_RECORD, RedbLedger, run};
 use redb::{Database, ReadableTable, TableDefinition};
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,9 @@ fn is_damaged(error: &LedgerError) -> bool {
 fn three_records(directory: &tempfile::TempDir) -> PathBuf {
     let path = directory.path().join("ledger.redb");
     let mut ledger = RedbLedger::open(&path, &POOL).unwrap();
-    ledger.append(0, &[b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]).unwrap();
+    for (seq, word) in (0..).zip(["a", "b", "c"]) {
+        ledger.append(seq, &[word.as_bytes().to_vec()]).unwrap();
+    }
     ledger.save_checkpoint(1, b"after a").unwrap();
     path
 }
@@ -53,7 +55,7 @@ fn another_format_is_refused() {
         let newer = 9u32.to_be_bytes();
         transaction.open_table(META).unwrap().insert("format", newer.as_slice()).unwrap();
     });
-    assert!(matches!(refusal(&path), LedgerError::OtherFormat { known: 1, found: 9, .. }));
+    assert!(matches!(refusal(&path), LedgerError::OtherFormat { known: 2, found: 9, .. }));
 }
 
 #[test]
@@ -158,9 +160,9 @@ fn a_checkpoint_about_another_chain_is_refused() {
             (0..3).for_each(|seq| drop(table.remove(seq).unwrap()));
             let mut hash = NO_RECORD;
             for (seq, word) in (0..).zip(words) {
-                hash = chain_hash(&hash, word.as_bytes());
-                let row = [hash.as_bytes(), word.as_bytes()].concat();
+                let (row, end) = run::encode(seq, &hash, &[word.as_bytes().to_vec()]);
                 table.insert(seq, row.as_slice()).unwrap();
+                hash = end;
             }
         });
         let refused = refusal(&path);
