@@ -12,6 +12,7 @@ use libp2p::{Multiaddr, PeerId};
 
 pub mod addresses;
 mod behaviour;
+pub mod bitswap;
 mod blocks;
 mod codec;
 mod dialer;
