@@ -7,7 +7,7 @@ use swarm_protocol::Millis;
 use swarm_protocol::codec::JobId;
 
 use super::shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
-use super::values::{Subject, job_id, positive_duration};
+use super::values::{Subject, content_id, job_id, positive_duration};
 
 const HELP: &str = "\
 {about}
@@ -20,6 +20,7 @@ Examples:
   swarm-client status                   the pool and your balance
   swarm-client wait <JOB>               go on waiting for a job
   swarm-client verify <JOB>             check its receipt yourself
+  swarm-client get <CID> --car out.car  fetch content, as any IPFS tool reads it
 
 {all-args}{after-help}";
 
@@ -89,6 +90,8 @@ pub enum ClientCommand {
         #[arg(value_name = "RECEIPT|JOB")]
         subject: Subject,
     },
+    /// Fetch content by its CID: an answer, an input, a header
+    Get(GetArgs),
     /// Take back a job that no miner holds yet
     Cancel {
         /// The job's id
@@ -108,6 +111,27 @@ pub struct SubmitArgs {
     /// Print the job's id and do not wait for the answer
     #[arg(long, env = "SWARMPOOL_NO_WAIT", value_parser = BoolishValueParser::new())]
     pub no_wait: bool,
+}
+
+/// What `get` takes.
+#[derive(Debug, Clone, Args)]
+pub struct GetArgs {
+    /// What to fetch: a block, or a file of many (UnixFS)
+    #[arg(value_name = "CID", value_parser = content_id)]
+    pub cid: cid::Cid,
+
+    /// Write it to this file and not to stdout
+    #[arg(long, short, env = "SWARMPOOL_OUT", value_name = "FILE", conflicts_with = "car")]
+    pub out: Option<PathBuf>,
+
+    /// Write its blocks to this file, a CAR archive that any IPFS tool reads
+    #[arg(long, env = "SWARMPOOL_CAR", value_name = "FILE")]
+    pub car: Option<PathBuf>,
+
+    /// The longest content that is fetched, in MiB
+    #[arg(long, env = "SWARMPOOL_MAX_MIB", value_name = "MIB", default_value = "1024",
+          value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub max_mib: u32,
 }
 
 const SUBMIT_HELP: &str = r#"A job file:

@@ -16,7 +16,7 @@ mod shared;
 mod tests;
 mod values;
 
-pub use client::{ClientArgs, ClientCommand, OutputArgs, SubmitArgs};
+pub use client::{ClientArgs, ClientCommand, GetArgs, OutputArgs, SubmitArgs};
 pub(crate) use error::clap_message;
 pub use error::{Exit, UserError, report};
 pub use node::{LedgerKind, MinerArgs, NodeArgs, NodeRole, OperatorArgs, Payout};

@@ -11,6 +11,7 @@ const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_
 const MAX_DURATION: u64 = 366 * 86_400_000;
 const MAX_WINDOW: Millis = Millis(2000);
 const MAX_TYPOS: usize = 3;
+const SHA2_256: u64 = 0x12;
 
 /// A time such as `400ms`, `30s`, `5m`, `1h` or `7d`; a bare `0` is none.
 pub(super) fn duration(text: &str) -> Result<Millis, String> {
@@ -83,6 +84,16 @@ impl FromStr for Subject {
 /// The id of a job.
 pub(super) fn job_id(text: &str) -> Result<JobId, String> {
     text.parse().map_err(|_| "a job's id begins with bafyrei; submit prints it".to_owned())
+}
+
+/// What names content: a CID with a sha2-256 digest.
+pub(super) fn content_id(text: &str) -> Result<cid::Cid, String> {
+    let cid: cid::Cid =
+        text.parse().map_err(|_| "a CID begins with bafkrei, bafyrei or bafybei".to_owned())?;
+    match cid.hash().code() {
+        SHA2_256 => Ok(cid),
+        _ => Err("only content under a sha2-256 digest can be checked here".to_owned()),
+    }
 }
 
 /// The known word that `word` was probably meant to be.

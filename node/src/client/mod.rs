@@ -1,6 +1,7 @@
 //! The client's process: one command, one answer.
 
 mod account;
+mod get;
 mod output;
 mod saved;
 mod submit;
@@ -67,6 +68,7 @@ pub async fn run(args: ClientArgs, stop: CancellationToken) -> Result<Exit> {
     let session = Session { key, clock: Clock::start(), saved, printer, stop, args };
     match session.args.command.clone() {
         ClientCommand::Submit(submit) => submit::submit(session, &submit).await,
+        ClientCommand::Get(get) => get::content(session, &get).await,
         ClientCommand::Wait { job } => submit::wait(session, job).await,
         ClientCommand::Cancel { job } => submit::cancel(session, job).await,
         ClientCommand::Status { job: Some(job) } => account::job(session, job).await,

@@ -1,6 +1,8 @@
 //! The main job: an operator, two miners, a job, its answer, its receipt.
 
-use crate::harness::{Site, job_of, short_id};
+use crate::harness::{Site, job_of, short_id, text};
+use cid::Cid;
+use swarm_node::content::car::CarReader;
 
 /// UTF-8 text (the JSON that it came in is) of five words or more, most of whose characters are letters and spaces.
 fn assert_readable(answer: &str) {
@@ -36,6 +38,16 @@ fn a_job_is_raced_for_answered_and_receipted() {
     let verified = site.client(&["verify", "--json", id]).good().json();
     let checks = verified["checks"].as_array().unwrap();
     assert!(checks.len() >= 5 && checks.iter().all(|check| check["result"] == "ok"), "{verified}");
+
+    let output = answered["receipt"]["output"].as_str().unwrap();
+    assert_eq!(site.client(&["get", output]).good().stdout, answered["answer"].as_str().unwrap());
+    let archive = site.home().join("answer.car");
+    site.client(&["get", output, "--car", &text(&archive)]).good();
+    let mut archive = CarReader::new(std::fs::File::open(archive).unwrap()).unwrap();
+    assert_eq!(archive.roots(), [output.parse::<Cid>().unwrap()]);
+    let (cid, block) = archive.next_block().unwrap().expect("the answer");
+    assert_eq!((cid.to_string(), block), (output.to_owned(), answered["answer"].as_str().unwrap().into()));
+    assert!(archive.next_block().unwrap().is_none());
 
     for miner in miners {
         miner.terminate().good();

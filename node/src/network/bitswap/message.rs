@@ -4,9 +4,9 @@ use cid::multihash::Multihash;
 use cid::{Cid, Version};
 use sha2::{Digest, Sha256};
 
-use super::wire::{Fields, put_bytes, put_number, put_varint, varint};
 use super::{MAX_ENTRIES, MAX_MESSAGE_BLOCKS};
 use crate::network::MAX_BLOCK;
+use crate::protobuf::{Fields, WireError, put_bytes, put_number, put_varint, varint};
 
 const SHA2_256: u64 = 0x12;
 const DIGEST_BYTES: usize = 32;
@@ -15,17 +15,6 @@ const DAG_PB: u64 = 0x70;
 const MAX_CID: usize = 96;
 /// What surrounds the CID of a want or of a presence, and a block, at most.
 const FRAMING: usize = 32;
-
-/// Why bytes are no message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum MessageError {
-    #[error("the message ends within a field")]
-    Truncated,
-    #[error("a field has another type than the specification gives it")]
-    WrongType,
-    #[error("a number has more than 64 bits")]
-    LongNumber,
-}
 
 /// One message: wants, answers to wants, and blocks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -116,7 +105,7 @@ impl Message {
 
     /// Reads the body of a message. Memory taken is bounded by the limits of [`Message`]'s fields and by the
     /// length of `bytes`, which the caller bounds.
-    pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let mut message = Message::default();
         for field in Fields(bytes) {
             match field? {
@@ -131,7 +120,7 @@ impl Message {
         Ok(message)
     }
 
-    fn read_wantlist(&mut self, bytes: &[u8]) -> Result<(), MessageError> {
+    fn read_wantlist(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         for field in Fields(bytes) {
             match field? {
                 (1, value) => self.read_want(value.bytes()?)?,
@@ -142,7 +131,7 @@ impl Message {
         Ok(())
     }
 
-    fn read_want(&mut self, bytes: &[u8]) -> Result<(), MessageError> {
+    fn read_want(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let (mut cid, mut priority, mut kind) = (None, 0, Some(WantKind::Block));
         let (mut cancel, mut send_dont_have) = (false, false);
         for field in Fields(bytes) {
@@ -164,7 +153,7 @@ impl Message {
         Ok(())
     }
 
-    fn read_block(&mut self, bytes: &[u8]) -> Result<(), MessageError> {
+    fn read_block(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let (mut prefix, mut data) = (&[][..], &[][..]);
         for field in Fields(bytes) {
             match field? {
@@ -184,7 +173,7 @@ impl Message {
         Ok(())
     }
 
-    fn read_presence(&mut self, bytes: &[u8]) -> Result<(), MessageError> {
+    fn read_presence(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let (mut cid, mut has) = (None, Some(true));
         for field in Fields(bytes) {
             match field? {

@@ -17,11 +17,10 @@ mod message;
 mod serving;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 pub use self::core::{Core, Effect, Event, NotSent};
 pub use self::fetching::Fetch;
-pub use self::message::{Block, Message, MessageError, Presence, Want, WantKind, is_checkable};
+pub use self::message::{Block, Message, Presence, Want, WantKind, is_checkable};
 pub use self::serving::{Found, Lookup};
 
 /// Largest message, as the specification sets it.

@@ -1,5 +1,6 @@
 //! The wire format, held against an independent encoder of the specification's schema.
 
+use crate::protobuf::WireError;
 use cid::Cid;
 use cid::multihash::Multihash;
 use proptest::prelude::*;
@@ -192,12 +193,12 @@ fn two_million_empty_entries_take_no_memory() {
 #[test]
 fn lengths_beyond_the_message_are_refused() {
     // A block of 2^40 bytes, a wantlist of 2^63, a number of more than 64 bits, a group.
-    let cases: [(&[u8], MessageError); 5] = [
-        (&[0x1a, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20], MessageError::Truncated),
-        (&[0x0a, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01], MessageError::Truncated),
-        (&[0x28, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02], MessageError::LongNumber),
-        (&[0x0b, 0x0c], MessageError::WrongType),
-        (&[0x08, 0x01], MessageError::WrongType),
+    let cases: [(&[u8], WireError); 5] = [
+        (&[0x1a, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20], WireError::Truncated),
+        (&[0x0a, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01], WireError::Truncated),
+        (&[0x28, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02], WireError::LongNumber),
+        (&[0x0b, 0x0c], WireError::WrongType),
+        (&[0x08, 0x01], WireError::WrongType),
     ];
     for (bytes, error) in cases {
         assert_eq!(Message::decode(bytes), Err(error), "{bytes:?}");
