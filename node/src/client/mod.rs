@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::home::{home_root, wallet};
 use crate::link::Link;
 use crate::network::addresses::runtime_directory;
-use crate::network::{AddressFile, BlockSource, Network, NetworkConfig, NetworkEvent};
+use crate::network::{AddressFile, Network, NetworkConfig, NetworkEvent};
 use crate::session::{JoinTerms, join};
 use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
 use crate::storage::home::DataDir;
@@ -42,15 +42,6 @@ pub(crate) struct Connection {
     pub events: mpsc::Receiver<NetworkEvent>,
     pub blocks: Arc<BlockStore>,
     pub beacon: Verified,
-}
-
-#[derive(Debug)]
-struct Blocks(Arc<BlockStore>);
-
-impl BlockSource for Blocks {
-    fn block(&self, cid: &cid::Cid) -> Option<Vec<u8>> {
-        self.0.block(cid)
-    }
 }
 
 /// The operator was there, but is silent.
@@ -95,7 +86,7 @@ impl Session {
         config.address_file = Some(AddressFile { directory: runtime_directory(), role: "client".to_owned() });
         config.agent = format!("swarm-client/{}", env!("CARGO_PKG_VERSION"));
         let blocks = Arc::new(BlockStore::in_memory(DEFAULT_QUOTA_BYTES)?);
-        let (network, mut events) = Network::start(config, Arc::new(Blocks(blocks.clone()))).await?;
+        let (network, mut events) = Network::start(config, blocks.clone()).await?;
         let terms = JoinTerms {
             pool: self.args.pool.pool.clone(),
             operator: self.args.pool.operator,

@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::driver::{self, Input, MAX_INBOX};
 use crate::home::{data_dir, home_root, network_config, wallet};
 use crate::link::{Heard, Link};
-use crate::network::{BlockSource, Network, NetworkEvent};
+use crate::network::{Network, NetworkEvent};
 use crate::session::{JoinTerms, join};
 use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
 use crate::storage::pins::KNOWN_OPERATORS_FILE;
@@ -28,15 +28,6 @@ use tokio_util::sync::CancellationToken;
 /// How long running jobs may take once the miner is told to stop.
 const DRAIN_GRACE: Millis = Millis::from_secs(10);
 
-#[derive(Debug)]
-struct Blocks(Arc<BlockStore>);
-
-impl BlockSource for Blocks {
-    fn block(&self, cid: &cid::Cid) -> Option<Vec<u8>> {
-        self.0.block(cid)
-    }
-}
-
 /// Runs a miner until it is told to stop and has drained.
 pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
     run_with(args, &Registry::standard(), stop).await
@@ -51,7 +42,7 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     let engines = Engines::start(&models, args.miner.slots, providers)?;
     let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
     let network = network_config(&args.network, &directory, &args.pool.pool, "miner", "miner")?;
-    let (network, mut events) = Network::start(network, Arc::new(Blocks(blocks.clone()))).await?;
+    let (network, mut events) = Network::start(network, blocks.clone()).await?;
     tracing::info!(
         "miner {} ready with {}",
         key.address(),

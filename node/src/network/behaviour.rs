@@ -19,12 +19,11 @@ use libp2p::{
 
 use super::codec::LengthPrefixed;
 use super::{
-    Error, GossipId, MAX_BLOCK, MAX_MESSAGE, MAX_POOL_NAME, MAX_REQUEST, MAX_RESPONSE, NetworkConfig,
-    REQUEST_TIMEOUT, Topic,
+    Error, GossipId, MAX_MESSAGE, MAX_POOL_NAME, MAX_REQUEST, MAX_RESPONSE, NetworkConfig, REQUEST_TIMEOUT,
+    Topic, bitswap,
 };
 
 const SYNC_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmpool/sync/1");
-const BLOCK_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmpool/block/1");
 const IDENTIFY_VERSION: &str = "/swarmpool/1";
 /// Stands between the agent and the number of its start.
 pub(super) const START_MARK: char = ';';
@@ -66,7 +65,7 @@ pub(super) struct Behaviour {
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub(super) sync: request_response::Behaviour<LengthPrefixed>,
-    pub(super) blocks: request_response::Behaviour<LengthPrefixed>,
+    pub(super) bitswap: bitswap::Behaviour,
 }
 
 pub(super) fn build_swarm(config: &NetworkConfig) -> Result<Swarm<Behaviour>, Error> {
@@ -122,7 +121,7 @@ fn build_behaviour(config: &NetworkConfig, keypair: &Keypair) -> Result<Behaviou
         ping: ping::Behaviour::default(),
         mdns: config.mdns.then(|| build_mdns(peer)).flatten().into(),
         sync: exchange(SYNC_PROTOCOL, MAX_REQUEST, MAX_RESPONSE),
-        blocks: exchange(BLOCK_PROTOCOL, super::blocks::MAX_CID, MAX_BLOCK + 1),
+        bitswap: bitswap::Behaviour::default(),
     })
 }
 

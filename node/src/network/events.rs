@@ -1,5 +1,7 @@
 //! What the swarm reports, turned into what the rest of the program hears.
 
+use std::collections::hash_map::Entry;
+
 use libp2p::gossipsub;
 use libp2p::request_response::{Event as ExchangeEvent, Message, OutboundFailure};
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
@@ -10,8 +12,8 @@ use super::behaviour::{BehaviourEvent, START_MARK, gossip_id};
 use super::handle::ReplyHandle;
 use super::task::{Exchange, Peer, Task, respond};
 use super::{
-    Error, GossipId, MAX_AGENT, MAX_BLOCKS_IN_SERVICE, MAX_MESSAGE, MAX_SYNC_IN_SERVICE, NetworkEvent,
-    RESERVED_EVENTS, Topic, Verdict, blocks,
+    Error, GossipId, MAX_AGENT, MAX_MESSAGE, MAX_SYNC_IN_SERVICE, NetworkEvent, RESERVED_EVENTS, Topic,
+    Verdict,
 };
 
 type Bytes = ExchangeEvent<Vec<u8>, Vec<u8>>;
@@ -25,6 +27,7 @@ impl Task {
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 let known = self.peers.remove(&peer_id);
+                self.bitswap.disconnected(peer_id);
                 if known.is_some_and(|p| p.agent.is_some()) {
                     self.tell(NetworkEvent::Disconnected { peer: peer_id });
                 }
@@ -70,7 +73,7 @@ impl Task {
                 }
             }
             BehaviourEvent::Sync(event) => self.handle_sync(event),
-            BehaviourEvent::Blocks(event) => self.handle_blocks(event),
+            BehaviourEvent::Bitswap((peer, event)) => self.bitswap.handle_stream(peer, event),
             BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
         }
     }
@@ -80,7 +83,10 @@ impl Task {
         if let Some(answer) = self.dials.remove(&attempt) {
             respond(answer, Ok(peer));
         }
-        self.peers.entry(peer).or_insert_with(|| Peer { address: address.clone(), agent: None, start: None });
+        if let Entry::Vacant(entry) = self.peers.entry(peer) {
+            entry.insert(Peer { address: address.clone(), agent: None, start: None });
+            self.bitswap.connected(peer);
+        }
     }
 
     fn handle_dial_failure(&mut self, attempt: ConnectionId, error: &DialError) {
@@ -176,20 +182,6 @@ impl Task {
                 self.tell(NetworkEvent::SyncRequest { peer, data: request, reply });
             }
             event => self.sync.settle(event),
-        }
-    }
-
-    fn handle_blocks(&mut self, event: Bytes) {
-        match event {
-            ExchangeEvent::Message { message: Message::Request { request_id, request, channel }, .. } => {
-                if self.blocks.in_service.len() >= MAX_BLOCKS_IN_SERVICE {
-                    return;
-                }
-                self.blocks.in_service.insert(request_id);
-                let source = self.source.clone();
-                self.serving.spawn_blocking(move || (channel, blocks::answer(source.as_ref(), &request)));
-            }
-            event => self.blocks.settle(event),
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use cid::Cid;
 use libp2p::request_response::ResponseChannel;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::bitswap::FetchAnswer;
 use super::task;
 use super::{
     BlockSource, Error, GossipId, MAX_MESSAGE, MAX_REQUEST, MAX_RESPONSE, NetworkConfig, NetworkEvent,
@@ -19,7 +21,8 @@ pub(super) enum Command {
     Publish { topic: Topic, data: Vec<u8> },
     Verdict { id: GossipId, from: PeerId, verdict: Verdict },
     Request { peer: PeerId, data: Vec<u8>, answer: Answer<Vec<u8>> },
-    RequestBlock { peer: PeerId, data: Vec<u8>, answer: Answer<Vec<u8>> },
+    Fetch { cid: Cid, likely: Vec<PeerId>, max_bytes: usize, deadline: Instant, answer: FetchAnswer },
+    Stored(Vec<Cid>),
     Reply { channel: ResponseChannel<Vec<u8>>, data: Vec<u8> },
     Dial { address: Multiaddr, answer: Answer<PeerId> },
     Peers { answer: Answer<Vec<PeerInfo>> },
@@ -72,10 +75,6 @@ impl Network {
         self.ask(|answer| Command::Request { peer, data, answer }).await
     }
 
-    pub(super) async fn request_block(&self, peer: PeerId, data: Vec<u8>) -> Result<Vec<u8>, Error> {
-        self.ask(|answer| Command::RequestBlock { peer, data, answer }).await
-    }
-
     /// The peers connected now.
     pub async fn peers(&self) -> Result<Vec<PeerInfo>, Error> {
         self.ask(|answer| Command::Peers { answer }).await
@@ -104,7 +103,7 @@ impl Network {
         }
     }
 
-    async fn send(&self, command: Command) -> Result<(), Error> {
+    pub(super) async fn send(&self, command: Command) -> Result<(), Error> {
         match timeout(REQUEST_TIMEOUT, self.commands.send(command)).await {
             Ok(sent) => sent.map_err(|_| Error::Closed),
             Err(_) => Err(Error::Busy),

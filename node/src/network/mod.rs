@@ -22,7 +22,8 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub use blocks::{BlockSource, FetchError};
+pub use bitswap::FetchError;
+pub use blocks::BlockSource;
 pub use handle::{Network, ReplyHandle};
 
 /// Largest gossip message, in bytes of payload.
@@ -50,8 +51,6 @@ const MAX_EVENTS: usize = 4096;
 const RESERVED_EVENTS: usize = 1024;
 const MAX_PENDING_REQUESTS: usize = 1024;
 const MAX_SYNC_IN_SERVICE: usize = 256;
-const MAX_BLOCKS_IN_SERVICE: usize = 64;
-const MAX_FETCH_PEERS: usize = 16;
 const MAX_AGENT: usize = 128;
 
 /// One of the five topics of a pool.

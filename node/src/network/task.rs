@@ -10,12 +10,11 @@ use futures::StreamExt;
 use libp2p::core::transport::ListenerId;
 use libp2p::gossipsub::{IdentTopic, MessageAcceptance, MessageId, PublishError, TopicHash};
 use libp2p::multiaddr::Protocol;
-use libp2p::request_response::{InboundRequestId, OutboundRequestId, ResponseChannel};
+use libp2p::request_response::{InboundRequestId, OutboundRequestId};
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, Swarm};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::addresses::{Found, Watcher};
@@ -24,7 +23,7 @@ use super::dialer::{Dialer, peer_in};
 use super::handle::{Answer, Command};
 use super::{
     BlockSource, Error, GossipId, MAX_EVENTS, MAX_PENDING_REQUESTS, MAX_WAITING_AGE, MAX_WAITING_MESSAGES,
-    NetworkConfig, NetworkEvent, PeerInfo, Topic, Verdict,
+    NetworkConfig, NetworkEvent, PeerInfo, Topic, Verdict, bitswap,
 };
 
 const TICK: Duration = Duration::from_millis(500);
@@ -41,9 +40,7 @@ pub(super) struct Task {
     pub(super) dialer: Dialer,
     pub(super) dials: HashMap<ConnectionId, Answer<PeerId>>,
     pub(super) sync: Exchange,
-    pub(super) blocks: Exchange,
-    pub(super) source: Arc<dyn BlockSource>,
-    pub(super) serving: JoinSet<(ResponseChannel<Vec<u8>>, Vec<u8>)>,
+    pub(super) bitswap: bitswap::Shell,
     pub(super) watcher: Option<Watcher>,
     pub(super) dropped_events: u64,
     waiting: VecDeque<Waiting>,
@@ -100,9 +97,7 @@ pub(super) fn spawn(
         dialer: Dialer::new(peer_id, &config.bootstrap, Instant::now()),
         dials: HashMap::new(),
         sync: Exchange::default(),
-        blocks: Exchange::default(),
-        source,
-        serving: JoinSet::new(),
+        bitswap: bitswap::Shell::new(source),
         watcher,
         dropped_events: 0,
         waiting: VecDeque::new(),
@@ -174,13 +169,11 @@ impl Task {
                     self.dialer.set_machine(nodes, Instant::now());
                     self.dial_due();
                 }
-                Some(served) = self.serving.join_next() => {
-                    if let Ok((channel, block)) = served {
-                        // The peer may have gone: nothing is owed to it then.
-                        let _ = self.swarm.behaviour_mut().blocks.send_response(channel, block);
-                    }
-                }
+                report = self.bitswap.next() => self.bitswap.handle(report),
                 _ = tick.tick() => self.handle_tick(),
+            }
+            while let Some(peer) = self.bitswap.poll_open() {
+                self.swarm.behaviour_mut().bitswap.open(peer);
             }
         }
         drop(commands);
@@ -197,12 +190,10 @@ impl Task {
                     self.sync.asked.insert(id, answer);
                 }
             }
-            Command::RequestBlock { peer, data, answer } => {
-                if let Some(answer) = admit(&self.blocks, answer) {
-                    let id = self.swarm.behaviour_mut().blocks.send_request(&peer, data);
-                    self.blocks.asked.insert(id, answer);
-                }
+            Command::Fetch { cid, likely, max_bytes, deadline, answer } => {
+                self.bitswap.fetch(cid, likely, max_bytes, deadline, answer);
             }
+            Command::Stored(cids) => self.bitswap.available(cids),
             Command::Reply { channel, data } => {
                 // The peer may have gone: nothing is owed to it then.
                 let _ = self.swarm.behaviour_mut().sync.send_response(channel, data);
@@ -293,6 +284,7 @@ impl Task {
             tracing::warn!(count = before - self.waiting.len(), "messages found no peer within a minute");
         }
         self.dial_due();
+        self.bitswap.handle_tick();
     }
 
     fn peer_infos(&self) -> Vec<PeerInfo> {

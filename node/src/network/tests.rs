@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cid::Cid;
 use cid::multihash::Multihash;
-use futures::StreamExt;
+use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::gossipsub::{self, IdentTopic, MessageAuthenticity, ValidationMode};
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId, SwarmBuilder, noise, tcp, yamux};
@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
+use super::bitswap::{Message, Presence, StreamEvent, Want, WantKind};
 use super::*;
 
 const POOL: &str = "test.eth";
@@ -310,23 +311,191 @@ async fn a_block_is_fetched_from_whoever_has_it_and_a_liar_is_named() {
     let without = Node::start(config(3, TCP, &[])).await;
     let mut asker = Node::start(config(4, TCP, &[&honest, &liar, &without])).await;
     asker.meet(&[honest.peer(), liar.peer(), without.peer()]).await;
-    let network = &asker.network;
+    let network = asker.network.clone();
 
     let fetched = network.fetch(&cid, &[honest.peer()], 300_000, soon()).await.unwrap();
     assert_eq!(fetched, block);
-    let asked = [liar.peer(), without.peer(), honest.peer()];
-    assert_eq!(network.fetch(&cid, &asked, 300_000, soon()).await.unwrap(), block);
+    let likely = [liar.peer(), without.peer(), honest.peer()];
+    assert_eq!(network.fetch(&cid, &likely, 300_000, soon()).await.unwrap(), block);
     assert_eq!(network.fetch(&cid, &[], 300_000, soon()).await.unwrap(), block);
+    assert_eq!(network.fetch(&cid, &[without.peer()], 300_000, soon()).await.unwrap(), block);
 
-    let lied = network.fetch(&cid, &[liar.peer(), without.peer()], 300_000, soon()).await;
-    assert!(matches!(lied, Err(FetchError::WrongBlock { peer, .. }) if peer == liar.peer()));
     let large = network.fetch(&cid, &[honest.peer()], 299_999, soon()).await;
     assert!(matches!(large, Err(FetchError::TooLarge { length: 300_000, max: 299_999, .. })));
-    let missing = network.fetch(&cid, &[without.peer(), PeerId::random()], 300_000, soon()).await;
-    assert!(matches!(missing, Err(FetchError::Missing { asked: 2, .. })));
+    let missing = network.fetch(&cid_of(b"x"), &[without.peer(), PeerId::random()], 10, soon()).await;
+    assert!(matches!(missing, Err(FetchError::Missing { asked: 3, .. })), "{missing:?}");
     let foreign = Cid::new_v1(0x55, Multihash::wrap(0x1e, &[0; 32]).unwrap());
     let foreign = network.fetch(&foreign, &[honest.peer()], 300_000, soon()).await;
     assert!(matches!(foreign, Err(FetchError::UnsupportedCid(_))));
+
+    honest.network.shutdown().await;
+    let gone = |event| matches!(event, NetworkEvent::Disconnected { .. }).then_some(());
+    asker.until("disconnection", gone).await;
+    let lied = asker.network.fetch(&cid, &[without.peer()], 300_000, soon()).await;
+    assert!(matches!(lied, Err(FetchError::WrongBlock { peer, .. }) if peer == liar.peer()), "{lied:?}");
+    let alone = liar.network.fetch(&cid_of(b"y"), &[PeerId::random()], 10, soon()).await;
+    assert!(matches!(alone, Err(FetchError::Missing { asked: 1, .. })), "{alone:?}");
+    let nobody = Node::start(config(5, TCP, &[])).await.network.fetch(&cid, &[], 10, soon()).await;
+    assert!(matches!(nobody, Err(FetchError::NoPeers(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_large_blocks_come_at_once_from_several_peers_over_tcp_and_quic() {
+    let blocks: Vec<Vec<u8>> = (0..32).map(|n| vec![n; MAX_BLOCK]).collect();
+    let kept = Arc::new(Blocks(blocks.iter().map(|block| (cid_of(block), block.clone())).collect()));
+    let one = Node::with_blocks(config(1, TCP, &[]), kept.clone()).await;
+    let other = Node::with_blocks(config(2, QUIC, &[]), kept).await;
+    let listen = vec![TCP.parse().unwrap(), QUIC.parse().unwrap()];
+    let mut asker = Node::start(NetworkConfig { listen, ..config(3, TCP, &[&one, &other]) }).await;
+    asker.meet(&[one.peer(), other.peer()]).await;
+    let fetches = blocks.iter().zip([one.peer(), other.peer()].into_iter().cycle()).map(|(block, peer)| {
+        let network = asker.network.clone();
+        async move { network.fetch(&cid_of(block), &[peer], MAX_BLOCK, soon()).await.unwrap() == *block }
+    });
+    let started = Instant::now();
+    assert!(futures::future::join_all(fetches).await.into_iter().all(|arrived| arrived));
+    println!("32 blocks of 1 MiB from two peers, ms: {}", started.elapsed().as_millis());
+}
+
+/// Some of them appear while the node runs.
+#[derive(Default)]
+struct Growing(Mutex<HashMap<Cid, Vec<u8>>>);
+
+impl BlockSource for Growing {
+    fn block(&self, cid: &Cid) -> Option<Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(cid).cloned()
+    }
+}
+
+/// A foreign node that speaks nothing but Bitswap's streams.
+struct Foreign {
+    swarm: libp2p::Swarm<bitswap::Behaviour>,
+    node: PeerId,
+}
+
+impl Foreign {
+    async fn new(node: &Node) -> Foreign {
+        let mut swarm = SwarmBuilder::with_new_identity()
+            .with_tokio()
+            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+            .unwrap()
+            .with_behaviour(|_| bitswap::Behaviour::default())
+            .unwrap()
+            .with_swarm_config(|c| c.with_idle_connection_timeout(PATIENCE))
+            .build();
+        swarm.dial(node.address.clone()).unwrap();
+        while !matches!(swarm.select_next_some().await, SwarmEvent::ConnectionEstablished { .. }) {}
+        Foreign { swarm, node: node.peer() }
+    }
+
+    async fn open(&mut self) -> libp2p::Stream {
+        self.swarm.behaviour_mut().open(self.node);
+        self.stream(|event| match event {
+            StreamEvent::Opened(stream) => Some(stream),
+            StreamEvent::Inbound(_) | StreamEvent::NotOpened(_) => None,
+        })
+        .await
+    }
+
+    /// The stream on which the node answers.
+    async fn accept(&mut self) -> libp2p::Stream {
+        self.stream(|event| match event {
+            StreamEvent::Inbound(stream) => Some(stream),
+            StreamEvent::Opened(_) | StreamEvent::NotOpened(_) => None,
+        })
+        .await
+    }
+
+    async fn stream(&mut self, pick: impl Fn(StreamEvent) -> Option<libp2p::Stream>) -> libp2p::Stream {
+        let search = async {
+            loop {
+                if let SwarmEvent::Behaviour((_, event)) = self.swarm.select_next_some().await
+                    && let Some(stream) = pick(event)
+                {
+                    return stream;
+                }
+            }
+        };
+        timeout(PATIENCE, search).await.expect("a stream")
+    }
+
+    /// Keeps the connection alive while something else happens.
+    async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let drive = async {
+            loop {
+                self.swarm.select_next_some().await;
+            }
+        };
+        tokio::select! {
+            result = timeout(PATIENCE, work) => result.expect("it ends"),
+            () = drive => unreachable!("it never ends"),
+        }
+    }
+}
+
+fn wanting(cid: Cid) -> Vec<u8> {
+    let wants = vec![Want::new(cid, WantKind::Block, false)];
+    Message { wants, ..Message::default() }.encode_framed()
+}
+
+async fn read_message(stream: &mut libp2p::Stream) -> Message {
+    let mut length = 0;
+    for shift in (0..).step_by(7) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.unwrap();
+        length |= usize::from(byte[0] & 0x7f) << shift;
+        if byte[0] < 0x80 {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    Message::decode(&body).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_node_is_told_that_a_block_is_not_here_and_gets_it_once_it_is() {
+    let kept = Arc::new(Growing::default());
+    let node = Node::with_blocks(config(1, TCP, &[]), kept.clone()).await;
+    let mut foreign = Foreign::new(&node).await;
+    let cid = cid_of(b"late");
+    let mut asking = foreign.open().await;
+    foreign.during(async { asking.write_all(&wanting(cid)).await.unwrap() }).await;
+    let mut answers = foreign.accept().await;
+    let first = foreign.during(read_message(&mut answers)).await;
+    assert_eq!(first.presences, [Presence { cid, has: false }]);
+    kept.0.lock().unwrap_or_else(PoisonError::into_inner).insert(cid, b"late".to_vec());
+    node.network.stored(vec![cid]).await.unwrap();
+    let second = foreign.during(read_message(&mut answers)).await;
+    assert_eq!(second.blocks, [bitswap::Block { cid, data: b"late".to_vec() }]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_with_huge_lengths_are_cut_off_and_others_are_served_meanwhile() {
+    let kept = Arc::new(Blocks([(cid_of(b"x"), b"x".to_vec())].into()));
+    let node = Node::with_blocks(config(1, TCP, &[]), kept).await;
+    let mut asker = Node::start(config(2, TCP, &[&node])).await;
+    asker.meet(&[node.peer()]).await;
+    let mut foreign = Foreign::new(&node).await;
+    let huge = [0x80, 0x80, 0x80, 0x80, 0x80, 0x20];
+    for _ in 0..bitswap::MAX_OFFENCES {
+        let mut stream = foreign.open().await;
+        let ended = foreign.during(async {
+            stream.write_all(&huge).await.unwrap();
+            stream.flush().await.unwrap();
+            stream.read(&mut [0; 1]).await
+        });
+        assert!(matches!(ended.await, Ok(0) | Err(_)), "the stream is open");
+        let fetched = asker.network.fetch(&cid_of(b"x"), &[node.peer()], 1, soon()).await;
+        assert_eq!(fetched.unwrap(), b"x");
+    }
+    let mut stream = foreign.open().await;
+    let refused = foreign.during(async {
+        let _ = stream.write_all(&wanting(cid_of(b"x"))).await;
+        let _ = stream.flush().await;
+        stream.read(&mut [0; 1]).await
+    });
+    assert!(matches!(refused.await, Ok(0) | Err(_)), "it is shunned");
 }
 
 struct Stuck(Mutex<Option<oneshot::Receiver<()>>>);

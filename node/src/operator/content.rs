@@ -1,6 +1,6 @@
 //! Fetching what jobs and proofs name, and checking it, outside the sequencer.
 
-use crate::network::{BlockSource, Network};
+use crate::network::Network;
 use crate::storage::blocks::{BlockError, BlockStore};
 use crate::storage::disk::DiskError;
 use crate::workload::Models;
@@ -16,16 +16,6 @@ use tokio::time::Instant;
 /// Between two tries to fetch an input.
 const FETCH_PAUSE: Duration = Duration::from_millis(500);
 
-/// The node's own blocks, for peers.
-#[derive(Debug)]
-pub struct Blocks(pub Arc<BlockStore>);
-
-impl BlockSource for Blocks {
-    fn block(&self, cid: &Cid) -> Option<Vec<u8>> {
-        self.0.block(cid)
-    }
-}
-
 /// What fetching and checking needs.
 #[derive(Debug, Clone)]
 pub struct Content {
@@ -37,7 +27,7 @@ pub struct Content {
 }
 
 impl Content {
-    /// Fetches a block of at most `bytes` that is not here yet: from the peers given first, then from any.
+    /// Fetches a block of at most `bytes` that is not here yet.
     async fn fetch(
         &self,
         cid: Cid,
@@ -49,11 +39,7 @@ impl Content {
             return Ok(block);
         }
         let max = usize::try_from(bytes).map_err(|_| "too long for this machine".to_owned())?;
-        let block = match self.network.fetch(&cid, from, max, deadline).await {
-            Err(_) if !from.is_empty() => self.network.fetch(&cid, &[], max, deadline).await,
-            other => other,
-        };
-        block.map_err(|e| e.to_string())
+        self.network.fetch(&cid, from, max, deadline).await.map_err(|e| e.to_string())
     }
 
     /// Fetches, stores and pins a job's linked input, which must be text. `from` says who has it, as far as is known.
@@ -123,6 +109,7 @@ impl Content {
     /// Stores and pins blocks, durably.
     pub async fn store(&self, blocks: Vec<(Cid, Vec<u8>)>) -> Result<(), BlockError> {
         let store = self.blocks.clone();
+        let cids = blocks.iter().map(|(cid, _)| *cid).collect();
         let put = move || {
             let borrowed: Vec<(Cid, &[u8])> =
                 blocks.iter().map(|(cid, bytes)| (*cid, bytes.as_slice())).collect();
@@ -134,6 +121,10 @@ impl Content {
         if let Err(BlockError::Disk(error)) = &done {
             // The first failure is the one that is told.
             let _ = self.broken.set(error.clone());
+        }
+        if done.is_ok() {
+            // A network that is shut down has nobody to tell.
+            let _ = self.network.stored(cids).await;
         }
         done
     }

@@ -42,7 +42,7 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
     let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
     let config =
         home::network_config(&args.network, &directory, &args.pool.pool, "operator", OPERATOR_AGENT)?;
-    let (network, events) = Network::start(config, Arc::new(content::Blocks(blocks.clone()))).await?;
+    let (network, events) = Network::start(config, blocks.clone()).await?;
     tracing::info!("operator {} of pool {} ({})", key.address(), args.pool.pool, id);
 
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);

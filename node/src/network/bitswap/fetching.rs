@@ -83,6 +83,17 @@ pub struct Fetch {
     pub likely: Vec<PeerId>,
 }
 
+impl Source {
+    fn expect_late(&mut self, cid: Cid, now: Duration) {
+        if self.late.len() >= MAX_LATE_BLOCKS {
+            self.late.retain(|_, until| *until > now);
+        }
+        if self.late.len() < MAX_LATE_BLOCKS {
+            self.late.insert(cid, now + MAX_LATENESS);
+        }
+    }
+}
+
 impl Fetching {
     pub(super) fn connected(&mut self, peer: PeerId) {
         self.sources.entry(peer).or_default();
@@ -349,31 +360,22 @@ impl Fetching {
 
     /// Ends a pursuit whose waiters have their outcome, and tells all who were asked.
     fn finish(&mut self, cid: &Cid, deliverer: Option<PeerId>, now: Duration) {
-        if self.pursuits.get(cid).and_then(|p| p.current).is_some_and(|c| Some(c.peer) != deliverer) {
-            self.leave(cid, now);
-        }
         let Some(pursuit) = self.pursuits.remove(cid) else { return };
         for peer in pursuit.asked.iter().filter(|peer| Some(**peer) != deliverer) {
             self.tell(*peer, Want::new(*cid, WantKind::Block, true));
+            // Nodes answer the question whether they have a small block by the block.
+            if let Some(source) = self.sources.get_mut(peer) {
+                source.expect_late(*cid, now);
+            }
         }
         if let Some(attempt) = pursuit.current {
             self.release(attempt.peer, cid, now);
         }
     }
 
-    /// Ends the attempt under way; what was asked for may still come.
+    /// Ends the attempt under way.
     fn leave(&mut self, cid: &Cid, now: Duration) {
         let Some(attempt) = self.pursuits.get_mut(cid).and_then(|p| p.current.take()) else { return };
-        if attempt.asked_at.is_some()
-            && let Some(source) = self.sources.get_mut(&attempt.peer)
-        {
-            if source.late.len() >= MAX_LATE_BLOCKS {
-                source.late.retain(|_, until| *until > now);
-            }
-            if source.late.len() < MAX_LATE_BLOCKS {
-                source.late.insert(*cid, now + MAX_LATENESS);
-            }
-        }
         self.release(attempt.peer, cid, now);
     }
 

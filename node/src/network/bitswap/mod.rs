@@ -14,14 +14,23 @@ mod bucket;
 mod core;
 mod fetching;
 mod message;
+mod reading;
 mod serving;
+mod shell;
+mod streams;
 #[cfg(test)]
 mod tests;
+mod writing;
 
 pub use self::core::{Core, Effect, Event, NotSent};
 pub use self::fetching::Fetch;
 pub use self::message::{Block, Message, Presence, Want, WantKind, is_checkable};
+pub use self::reading::{MAX_READ_BYTES, MAX_UNASKED_BYTES};
 pub use self::serving::{Found, Lookup};
+pub(super) use self::shell::{FetchAnswer, Shell};
+pub(super) use self::streams::Behaviour;
+#[cfg(test)]
+pub(super) use self::streams::StreamEvent;
 
 /// Largest message, as the specification sets it.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;

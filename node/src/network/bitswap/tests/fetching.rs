@@ -52,6 +52,16 @@ fn a_silent_peer_costs_five_seconds_and_what_it_sends_late_is_no_offence() {
 }
 
 #[test]
+fn a_peer_that_answers_a_question_by_the_block_is_believed_however_late() {
+    let mut script = Script::new(2);
+    for _ in 0..3 * MAX_OFFENCES {
+        assert_eq!(script.fetches(1, "A", &[]), ["to 1: have A?", "to 2: have A?"]);
+        assert_eq!(script.hears(2, blocks(&["A"])), ["to 1: cancel A", "fetch 1: 1 bytes"]);
+        assert_eq!(script.hears(1, blocks(&["A"])), [""; 0]);
+    }
+}
+
+#[test]
 fn a_slow_peer_is_waited_for_while_bytes_come_but_not_for_ever() {
     let mut script = Script::new(1);
     script.fetches_within(1, "A", &[1], 1000, 100);

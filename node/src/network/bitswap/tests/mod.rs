@@ -6,3 +6,4 @@ mod hostile;
 mod message;
 mod script;
 mod serving;
+mod streams;
