@@ -8,6 +8,7 @@ mod demo;
 mod forgeries;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod harness;
+mod helia;
 mod many_jobs;
 mod miners;
 mod mistakes;
