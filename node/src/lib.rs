@@ -8,6 +8,7 @@ pub mod content;
 pub mod driver;
 mod home;
 pub mod job_file;
+mod known;
 mod link;
 pub mod miner;
 pub mod network;

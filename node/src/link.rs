@@ -1,6 +1,7 @@
 //! What miners and clients share after joining: one operator, statements checked on their way in, questions asked.
 
 use crate::clock::Clock;
+use crate::known::Known;
 use crate::network::{Network, NetworkEvent, Verdict};
 use crate::session::{Joined, OPERATOR_AGENT, ask};
 use crate::wire;
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use swarm_crypto::address::{Address, PoolId};
 use swarm_protocol::query::{Answer, Query};
-use swarm_protocol::statement::{Body, Intake, Signed, Verified};
+use swarm_protocol::statement::{Body, Carrier, Intake, Signed, Topic, Verified};
 use swarm_protocol::{Rejection, Timestamp};
 
 /// Between two questions to a peer that may be the operator.
@@ -22,6 +23,7 @@ pub struct Link {
     network: Network,
     intake: Arc<Mutex<Intake>>,
     operator: Arc<Mutex<Option<PeerId>>>,
+    known: Known,
     pool: PoolId,
     wallet_of_operator: Address,
     clock: Clock,
@@ -47,6 +49,7 @@ impl Link {
             network,
             intake: Arc::new(Mutex::new(joined.intake)),
             operator: Arc::new(Mutex::new(Some(joined.peer))),
+            known: Known::default(),
             pool: joined.pool,
             wallet_of_operator: joined.operator,
             clock,
@@ -81,7 +84,7 @@ impl Link {
     pub async fn hear(&self, event: NetworkEvent) -> Heard {
         match event {
             NetworkEvent::Gossip { topic, id, from, data } => {
-                let heard = self.take(Some(wire::rules_topic(topic)), &data);
+                let heard = self.take(&from, wire::rules_topic(topic), &data);
                 let verdict = heard.as_ref().map_or_else(|e| wire::verdict(e.verdict()), |_| Verdict::Accept);
                 // A network that is closing needs no verdicts.
                 let _ = self.network.verdict(id, from, verdict).await;
@@ -146,12 +149,23 @@ impl Link {
         }
     }
 
-    fn take(
-        &self,
-        topic: Option<swarm_protocol::statement::Topic>,
-        bytes: &[u8],
-    ) -> Result<Verified, Rejection> {
-        self.intake.lock().unwrap_or_else(PoisonError::into_inner).accept(topic, bytes, self.now())
+    /// What the operator forwards has passed its allowance for strangers; what others forward has not.
+    fn take(&self, from: &PeerId, topic: Topic, bytes: &[u8]) -> Result<Verified, Rejection> {
+        let by_operator = self.peer().as_ref() == Some(from);
+        let carrier = Carrier { peer: wire::peer(from), knows: &|by| by_operator || self.known.contains(by) };
+        let mut intake = self.intake.lock().unwrap_or_else(PoisonError::into_inner);
+        let verified = intake.accept_from(&carrier, Some(topic), bytes, self.now())?;
+        match &verified.statement().body {
+            Body::Lease(lease) => self.known.note(lease.wallet),
+            Body::Receipt(receipt) => self.know([receipt.client, receipt.wallet]),
+            _ => {}
+        }
+        Ok(verified)
+    }
+
+    /// Learns of wallets that the operator has named.
+    pub fn know(&self, wallets: impl IntoIterator<Item = Address>) {
+        wallets.into_iter().for_each(|wallet| self.known.note(wallet));
     }
 
     /// Checks a statement inside an answer.

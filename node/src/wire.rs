@@ -1,7 +1,14 @@
 //! The two namings of topics and verdicts, one of the rules and one of the network, made one.
 
 use crate::network::{Topic, Verdict};
+use libp2p::PeerId;
+use swarm_crypto::digest::{Digest, blake3};
 use swarm_protocol as rules;
+
+/// The rules' name of a peer.
+pub fn peer(peer: &PeerId) -> Digest {
+    blake3(&peer.to_bytes())
+}
 
 /// The network's name of a topic.
 pub fn topic(topic: rules::statement::Topic) -> Topic {

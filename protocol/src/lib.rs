@@ -5,6 +5,7 @@
 //! `docs/protocol.md` restates the rules as a specification with vectors.
 
 pub mod acceptance;
+pub mod allowance;
 mod clock;
 pub mod codec;
 mod machine;

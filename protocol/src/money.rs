@@ -122,6 +122,19 @@ impl Account {
         matches!(self, Account::Outside | Account::Shortfall)
     }
 
+    /// Whose account this is.
+    pub fn owner(&self) -> Option<Address> {
+        match self {
+            Account::ClientFree(a)
+            | Account::ClientReserved(a)
+            | Account::MinerHeld(a)
+            | Account::MinerPayable(a)
+            | Account::OperatorHeld(a)
+            | Account::OperatorPayable(a) => Some(*a),
+            Account::Outside | Account::Shortfall | Account::Reserve => None,
+        }
+    }
+
     /// Whose payable account this is.
     pub fn payee(&self) -> Option<Address> {
         match self {

@@ -59,9 +59,17 @@ pub enum Rejection {
     /// Another payload under a used nonce. The signer is at fault, not the sender.
     #[error("{0} used one nonce for two statements of kind '{1}'")]
     NonceReused(Address, Kind),
-    /// The sender has used up its allowance. Nobody need be at fault.
-    #[error("too many statements by {0}")]
+    /// A known signer has used up its own allowance. Nobody need be at fault.
+    #[error("too many statements by {0} at once; send this one again in a few seconds")]
     RateLimited(Address),
+    /// The peer has brought too much by wallets that are not known yet. Nobody need be at fault: it may only forward.
+    #[error(
+        "too many statements of wallets that are new to the pool came from this node at once; send this one again in a few seconds"
+    )]
+    TooManyStrangers,
+    /// The peer itself has handed over or asked too much. It is at fault or in a hurry.
+    #[error("this node sends too much at once; send it again in a few seconds")]
+    PeerRateLimited,
 }
 
 impl Rejection {
@@ -82,7 +90,9 @@ impl Rejection {
             | Rejection::TooOld(_)
             | Rejection::Duplicate
             | Rejection::NonceReused(..)
-            | Rejection::RateLimited(_) => Verdict::Ignore,
+            | Rejection::RateLimited(_)
+            | Rejection::TooManyStrangers
+            | Rejection::PeerRateLimited => Verdict::Ignore,
         }
     }
 }

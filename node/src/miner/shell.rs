@@ -104,6 +104,7 @@ impl MinerShell {
             match link.network().fetch(&roster.cid(), &from, MAX_ROSTER_BYTES, deadline).await {
                 Ok(bytes) => match codec::decode::<Roster>(&bytes) {
                     Ok(roster) => {
+                        link.know(roster.0.iter().map(|entry| entry.wallet));
                         let _ = inbox.send(Input::Event(Event::RosterLearned { epoch, roster })).await;
                     }
                     Err(error) => tracing::warn!("the roster of epoch {epoch} is unreadable: {error}"),

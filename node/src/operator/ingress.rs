@@ -3,6 +3,7 @@
 use super::shell::{OperatorAsk, OperatorInput, Peers};
 use crate::clock::Clock;
 use crate::driver::Input;
+use crate::known::Known;
 use crate::network::{Network, NetworkEvent, ReplyHandle, Verdict};
 use crate::wire;
 use libp2p::PeerId;
@@ -10,7 +11,7 @@ use swarm_crypto::address::{Address, PoolId};
 use swarm_protocol::Rejection;
 use swarm_protocol::pool::PoolEvent;
 use swarm_protocol::query::{Answer, MAX_REASON_BYTES, Query};
-use swarm_protocol::statement::{Identified, Intake, Verified};
+use swarm_protocol::statement::{Carrier, Identified, Intake, Topic, Verified};
 use tokio::sync::mpsc;
 
 pub struct Ingress {
@@ -18,6 +19,7 @@ pub struct Ingress {
     inbox: mpsc::Sender<OperatorInput>,
     intake: Intake,
     peers: Peers,
+    known: Known,
     clock: Clock,
 }
 
@@ -28,16 +30,17 @@ impl Ingress {
         pool: PoolId,
         operator: Address,
         peers: Peers,
+        known: Known,
         clock: Clock,
     ) -> Self {
-        Self { network, inbox, intake: Intake::new(pool, operator), peers, clock }
+        Self { network, inbox, intake: Intake::new(pool, operator), peers, known, clock }
     }
 
     pub async fn run(mut self, mut events: mpsc::Receiver<NetworkEvent>) {
         while let Some(event) = events.recv().await {
             let going = match event {
                 NetworkEvent::Gossip { topic, id, from, data } => {
-                    let heard = self.intake.accept(Some(wire::rules_topic(topic)), &data, self.clock.now());
+                    let heard = self.take(&from, Some(wire::rules_topic(topic)), &data);
                     let verdict =
                         heard.as_ref().map_or_else(|e| wire::verdict(e.verdict()), |_| Verdict::Accept);
                     let told = self.network.verdict(id, from, verdict).await.is_ok();
@@ -62,10 +65,15 @@ impl Ingress {
         }
     }
 
+    fn take(&mut self, from: &PeerId, topic: Option<Topic>, bytes: &[u8]) -> Result<Verified, Rejection> {
+        let carrier = Carrier { peer: wire::peer(from), knows: &|by| self.known.contains(by) };
+        self.intake.accept_from(&carrier, topic, bytes, self.clock.now())
+    }
+
     async fn handle_request(&mut self, peer: PeerId, data: &[u8], reply: ReplyHandle) -> bool {
         match Query::decode(data) {
             Ok(Query::Hand(signed)) => {
-                let heard = self.intake.accept(None, &signed.encode(), self.clock.now());
+                let heard = self.take(&peer, None, &signed.encode());
                 if let Ok(verified) = &heard {
                     self.peers.note(verified.statement().header.by, peer);
                 }
@@ -74,7 +82,14 @@ impl Ingress {
                 let _ = reply.send(answer.encode()).await;
                 self.pass(heard).await
             }
-            Ok(query) => self.inbox.send(Input::Ask(OperatorAsk { query, reply })).await.is_ok(),
+            Ok(query) => match self.intake.question(wire::peer(&peer), self.clock.now()) {
+                Ok(()) => self.inbox.send(Input::Ask(OperatorAsk { query, reply })).await.is_ok(),
+                Err(rejection) => {
+                    // The peer may be gone, and nothing is owed to it.
+                    let _ = reply.send(Answer::Error(rejection.to_string()).encode()).await;
+                    true
+                }
+            },
             Err(error) => {
                 let _ = reply.send(Answer::Error(error.to_string()).encode()).await;
                 true

@@ -48,8 +48,9 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
     let mut shell =
         OperatorShell::new(key, network.clone(), writer, blocks, models, high_water, clock, inbox.clone());
-    let peers = shell.peers();
-    let ingress = ingress::Ingress::new(network.clone(), inbox, id, shell.operator(), peers, clock);
+    let (peers, known) = (shell.peers(), shell.known());
+    known.replace(pool.state().known_wallets());
+    let ingress = ingress::Ingress::new(network.clone(), inbox, id, shell.operator(), peers, known, clock);
     let mut ingress = tokio::spawn(ingress.run(events));
     let outcome = tokio::select! {
         outcome = driver::run(&mut pool, &mut shell, &mut inputs, clock, &stop) => outcome,

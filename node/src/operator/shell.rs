@@ -2,6 +2,7 @@ use super::content::Content;
 use super::story;
 use crate::clock::Clock;
 use crate::driver::{Flow, Input, Shell};
+use crate::known::Known;
 use crate::network::{Network, ReplyHandle};
 use crate::storage::blocks::{BlockError, BlockStore};
 use crate::storage::crash::crash_point;
@@ -80,6 +81,7 @@ pub struct OperatorShell {
     clock: Clock,
     inbox: mpsc::Sender<OperatorInput>,
     peers: Peers,
+    known: Known,
     inputs: Arc<Semaphore>,
     proofs: Arc<Semaphore>,
     since_checkpoint: u64,
@@ -99,8 +101,21 @@ impl OperatorShell {
     ) -> Self {
         let content = Content { network, blocks, models, broken: Arc::default() };
         let fetches = || Arc::new(Semaphore::new(MAX_FETCHES));
-        let (peers, inputs, proofs) = (Peers::default(), fetches(), fetches());
-        Self { key, content, writer, high_water, clock, inbox, peers, inputs, proofs, since_checkpoint: 0 }
+        let (peers, known, inputs, proofs) = (Peers::default(), Known::default(), fetches(), fetches());
+        let since_checkpoint = 0;
+        Self {
+            key,
+            content,
+            writer,
+            high_water,
+            clock,
+            inbox,
+            peers,
+            known,
+            inputs,
+            proofs,
+            since_checkpoint,
+        }
     }
 
     pub fn operator(&self) -> Address {
@@ -109,6 +124,28 @@ impl OperatorShell {
 
     pub fn peers(&self) -> Peers {
         self.peers.clone()
+    }
+
+    pub fn known(&self) -> Known {
+        self.known.clone()
+    }
+
+    /// A client with a job and a miner with a lease are known at once; everybody else when an epoch opens.
+    fn learn(&self, pool: &Pool, story: &PoolStory) {
+        match story {
+            PoolStory::NewJob { client: wallet, .. } | PoolStory::Leased { wallet, .. } => {
+                self.known.note(*wallet)
+            }
+            PoolStory::EpochOpened { .. } => self.known.replace(pool.state().known_wallets()),
+            PoolStory::Refused { .. }
+            | PoolStory::LeaseEnded { .. }
+            | PoolStory::Accepted { .. }
+            | PoolStory::Closed { .. }
+            | PoolStory::MinerJoined { .. }
+            | PoolStory::MinerOffline { .. }
+            | PoolStory::EpochSealed { .. }
+            | PoolStory::Settled { .. } => {}
+        }
     }
 
     /// Keeps the state as a checkpoint.
@@ -265,7 +302,10 @@ impl Shell<Pool> for OperatorShell {
                     self.fetch_input(job, client, cid, bytes, deadline);
                 }
                 PoolEffect::Examine(examination) => self.examine(*examination, deadline),
-                PoolEffect::Story(story) => story::tell(&story),
+                PoolEffect::Story(story) => {
+                    self.learn(pool, &story);
+                    story::tell(&story);
+                }
                 PoolEffect::Record(_) | PoolEffect::Store(_) => {}
             }
         }

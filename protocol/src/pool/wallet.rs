@@ -1,14 +1,32 @@
+use super::{Stage, State};
 use crate::codec::JobId;
 use crate::money::MicroUsdc;
 use crate::race::{cooldown, weight};
 use crate::{Posted, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use swarm_crypto::address::Address;
 
 /// Epochs whose fees make a reputation.
 pub const REPUTATION_EPOCHS: u64 = 168;
 /// Epochs whose losses lower a weight.
 pub const LOSS_EPOCHS: u64 = 24;
+
+impl State {
+    /// The wallets that are no strangers: with money in the pool, on the open epoch's roster, or with a lease. Some come
+    /// more than once.
+    pub fn known_wallets(&self) -> impl Iterator<Item = Address> {
+        let funded = self.accounts.iter().filter_map(|(account, _)| account.owner());
+        let roster = self.rosters.get(&self.epoch.number).into_iter().flat_map(|(roster, _)| &roster.0);
+        let holders = self.jobs.values().filter_map(|job| match &job.stage {
+            Stage::Leased(granted) => Some(granted.wallet),
+            Stage::Pending | Stage::Accepted(_) | Stage::Expired | Stage::Cancelled | Stage::Unrunnable => {
+                None
+            }
+        });
+        funded.chain(roster.map(|entry| entry.wallet)).chain(holders)
+    }
+}
 
 /// What the ledger knows of a miner's wallet.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

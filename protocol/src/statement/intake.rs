@@ -1,9 +1,11 @@
 use super::body::{Body, Job, MAX_JOB_LIFE, SKEW};
 use super::wire::{Kind, Nonce, Role, Signed, Statement, Topic, signing_hash};
+use crate::allowance::{Allowance, Class, Meter};
 use crate::codec::Link;
 use crate::{Millis, Rejection, Timestamp};
 use std::collections::BTreeMap;
 use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::digest::Digest;
 use swarm_crypto::keyring::Keyring;
 
 /// Statements remembered for deduplication.
@@ -77,6 +79,29 @@ impl Identified {
     }
 }
 
+/// The peer that brings a statement, and whom the receiver knows.
+#[derive(Clone, Copy)]
+pub struct Carrier<'a> {
+    /// A digest of the peer's id.
+    pub peer: Digest,
+    /// Whether a signer has money in the pool, is on its roster or has a lease; everybody else is a stranger.
+    pub knows: &'a dyn Fn(&Address) -> bool,
+}
+
+impl std::fmt::Debug for Carrier<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Carrier").field(&self.peer).finish()
+    }
+}
+
+/// A statement that has passed every check but that of its signature.
+#[derive(Debug)]
+struct Unverified {
+    id: Link,
+    statement: Statement,
+    signed: Signed,
+}
+
 /// The way in: bytes become verified statements, each once, or a [`Rejection`].
 #[derive(Debug)]
 pub struct Intake {
@@ -86,12 +111,14 @@ pub struct Intake {
     /// Ids by signer, kind and nonce, and whether they came by gossip: what was only handed over is relayed still.
     seen: BTreeMap<(Address, Kind, Nonce), (Link, bool)>,
     forget: BTreeMap<(Timestamp, Address, Kind, Nonce), ()>,
+    allowance: Allowance,
 }
 
 impl Intake {
     /// An intake for statements of `pool`, whose operator is `operator`.
     pub fn new(pool: PoolId, operator: Address) -> Self {
-        Self { pool, operator, keyring: Keyring::default(), seen: BTreeMap::new(), forget: BTreeMap::new() }
+        let (keyring, allowance) = (Keyring::default(), Allowance::default());
+        Self { pool, operator, keyring, seen: BTreeMap::new(), forget: BTreeMap::new(), allowance }
     }
 
     /// The whole way: decode, pool, kind, time, seen before, signature; cheap checks first.
@@ -107,6 +134,41 @@ impl Intake {
         Ok(verified)
     }
 
+    /// As [`Intake::accept`], but takes of the peer that brings it, and of the signer, no more than their
+    /// [`Allowance`]. Before the signature only the peer is charged, as it alone is certain; the signer is charged
+    /// after, and once: repeating what it said is the peer's doing.
+    pub fn accept_from(
+        &mut self,
+        carrier: &Carrier<'_>,
+        topic: Option<Topic>,
+        bytes: &[u8],
+        now: Timestamp,
+    ) -> Result<Verified, Rejection> {
+        if topic.is_none() {
+            self.allowance.take(Meter::Handed(carrier.peer), now)?;
+        }
+        let unverified = self.examine(topic, bytes, now)?;
+        let (by, kind) = (unverified.statement.header.by, unverified.statement.kind());
+        let counted = by != self.operator && !self.has_seen(&unverified.statement);
+        let known = counted && (carrier.knows)(&by);
+        if counted && !known {
+            let peer = carrier.peer;
+            let strangers = if topic.is_some() { Meter::Forwarded(peer) } else { Meter::Introduced(peer) };
+            self.allowance.take(strangers, now)?;
+        }
+        let verified = self.check_signature(unverified)?;
+        if let Some(class) = Class::of(kind).filter(|_| known) {
+            self.allowance.take(Meter::Signer(by, class), now)?;
+        }
+        self.remember(&verified, topic.is_some());
+        Ok(verified)
+    }
+
+    /// Charges a peer for a question.
+    pub fn question(&mut self, peer: Digest, now: Timestamp) -> Result<(), Rejection> {
+        self.allowance.take(Meter::Questions(peer), now)
+    }
+
     /// As [`Intake::accept`], but remembers nothing: for answers to our own questions.
     pub fn verify(
         &mut self,
@@ -114,6 +176,16 @@ impl Intake {
         bytes: &[u8],
         now: Timestamp,
     ) -> Result<Verified, Rejection> {
+        let unverified = self.examine(topic, bytes, now)?;
+        self.check_signature(unverified)
+    }
+
+    fn examine(
+        &mut self,
+        topic: Option<Topic>,
+        bytes: &[u8],
+        now: Timestamp,
+    ) -> Result<Unverified, Rejection> {
         let signed = Signed::decode(bytes)?;
         let statement = Statement::decode(&signed.payload)?;
         let header = &statement.header;
@@ -131,8 +203,14 @@ impl Intake {
         self.forget_until(now);
         let id = signed.id();
         self.check_seen(&statement, id, topic.is_some())?;
+        Ok(Unverified { id, statement, signed })
+    }
+
+    fn check_signature(&mut self, unverified: Unverified) -> Result<Verified, Rejection> {
+        let Unverified { id, statement, signed } = unverified;
         if !crate::planted::is_vouched(&signed) {
-            let hash = signing_hash(&header.pool, kind, &signed.payload);
+            let header = &statement.header;
+            let hash = signing_hash(&header.pool, statement.kind(), &signed.payload);
             let checked = self.keyring.check(header.by, &hash, &signed.signature);
             checked.map_err(|e| Rejection::BadSignature(e.to_string()))?;
         }
@@ -142,6 +220,10 @@ impl Intake {
     /// Statements remembered at this moment.
     pub fn remembered(&self) -> usize {
         self.seen.len()
+    }
+
+    fn has_seen(&self, statement: &Statement) -> bool {
+        self.seen.contains_key(&(statement.header.by, statement.kind(), statement.header.nonce))
     }
 
     fn check_seen(&self, statement: &Statement, id: Link, once: bool) -> Result<(), Rejection> {

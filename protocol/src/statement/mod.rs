@@ -9,5 +9,5 @@ mod wire;
 
 pub use body::*;
 pub use bounds::*;
-pub use intake::{Identified, Intake, MAX_SEEN, NameStanding, Verified};
+pub use intake::{Carrier, Identified, Intake, MAX_SEEN, NameStanding, Verified};
 pub use wire::{Header, Kind, MAX_STATEMENT_BYTES, Nonce, Role, Signed, Statement, Topic, VERSION};

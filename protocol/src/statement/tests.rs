@@ -1,8 +1,10 @@
 use super::*;
+use crate::allowance::{HANDED, ORDERS, STRANGERS};
 use crate::codec::{self, Link};
 use crate::money::MicroUsdc;
 use crate::{Millis, Rejection, Timestamp, Verdict};
 use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::digest::blake3;
 use swarm_crypto::key::SecretKey;
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -154,5 +156,110 @@ fn unbuilt_and_unknown_kinds_are_refused_by_name() {
         let by_end = by + 3 + 21;
         other_order[at..by_end].rotate_left(by - at);
         assert_eq!(refused(&other_order).verdict(), Verdict::Reject, "{name} in another order");
+    }
+}
+
+fn cancel(by: u8, n: u32) -> Signed {
+    signed(by, NOW, Cancel { job: Link::of(&n.to_be_bytes()) })
+}
+
+/// A script of peers that bring statements; wallets 1 to 9 are known.
+struct Door(Intake);
+
+impl Door {
+    fn bring(&mut self, peer: u8, topic: Option<Topic>, signed: &Signed) -> Result<(), Rejection> {
+        let known: Vec<Address> = (1..10).map(|n| key(n).address()).collect();
+        let carrier = Carrier { peer: blake3(&[peer]), knows: &|by| known.contains(by) };
+        self.0.accept_from(&carrier, topic, &signed.encode(), NOW).map(|_| ())
+    }
+
+    fn gossips(&mut self, peer: u8, signed: &Signed) -> Result<(), Rejection> {
+        self.bring(peer, Some(Topic::Jobs), signed)
+    }
+
+    fn hands(&mut self, peer: u8, signed: &Signed) -> Result<(), Rejection> {
+        self.bring(peer, None, signed)
+    }
+}
+
+#[test]
+fn a_known_signer_has_its_own_allowance_whoever_brings_it() {
+    let mut door = Door(intake());
+    for n in 0..ORDERS.burst {
+        assert_eq!(door.gossips((n % 7) as u8, &cancel(2, n)), Ok(()));
+    }
+    let more = cancel(2, ORDERS.burst);
+    assert_eq!(door.gossips(1, &more), Err(Rejection::RateLimited(key(2).address())));
+    assert_eq!(door.hands(8, &more), Err(Rejection::RateLimited(key(2).address())));
+    assert_eq!(Rejection::RateLimited(key(2).address()).verdict(), Verdict::Ignore);
+    assert_eq!(door.gossips(1, &cancel(3, 0)), Ok(()), "another signer");
+    let later = NOW + Millis::from_secs(1);
+    let carrier = Carrier { peer: blake3(&[1]), knows: &|_| true };
+    assert!(
+        door.0.accept_from(&carrier, None, &more.encode(), later).is_ok(),
+        "what was refused may come again"
+    );
+}
+
+#[test]
+fn nobody_empties_a_signers_allowance_by_forgeries_or_repetition() {
+    let mut door = Door(intake());
+    let genuine = cancel(2, 0);
+    assert_eq!(door.gossips(1, &genuine), Ok(()));
+    for n in 0..ORDERS.burst {
+        let forged = Signed { payload: cancel(2, 1_000_000 + n).payload, signature: genuine.signature };
+        assert!(matches!(door.gossips(9, &forged), Err(Rejection::BadSignature(_))));
+        assert_eq!(door.hands(9, &genuine), Ok(()), "a repetition is taken, and costs the peer");
+    }
+    for n in 1..ORDERS.burst {
+        assert_eq!(door.gossips(1, &cancel(2, n)), Ok(()));
+    }
+    for _ in ORDERS.burst..HANDED.burst {
+        assert_eq!(door.hands(9, &genuine), Ok(()));
+    }
+    assert_eq!(door.hands(9, &genuine), Err(Rejection::PeerRateLimited));
+    assert_eq!(door.hands(8, &genuine), Ok(()));
+}
+
+#[test]
+fn strangers_share_what_the_peer_has_that_brings_them() {
+    let mut door = Door(intake());
+    let mut stranger = 9;
+    let mut next = || {
+        stranger += 1;
+        cancel(stranger, 0)
+    };
+    for _ in 0..STRANGERS.burst {
+        assert_eq!(door.gossips(1, &next()), Ok(()));
+    }
+    let forged = Signed { payload: next().payload, signature: next().signature };
+    assert_eq!(
+        door.gossips(1, &forged),
+        Err(Rejection::TooManyStrangers),
+        "before the signature is looked at"
+    );
+    let late = next();
+    assert_eq!(door.gossips(1, &late), Err(Rejection::TooManyStrangers));
+    assert_eq!(door.gossips(1, &cancel(2, 0)), Ok(()), "those who are known pass");
+    assert_eq!(door.hands(1, &late), Ok(()), "what it says itself is counted apart from what it forwards");
+    assert_eq!(door.gossips(2, &next()), Ok(()), "another peer");
+    for _ in 1..STRANGERS.burst {
+        assert_eq!(door.hands(1, &next()), Ok(()));
+    }
+    assert_eq!(door.hands(1, &next()), Err(Rejection::TooManyStrangers));
+}
+
+#[test]
+fn the_operator_is_never_counted() {
+    let mut door = Door(intake());
+    let carrier = Carrier { peer: blake3(b"anybody"), knows: &|_| false };
+    for n in 0..ORDERS.burst + 1 {
+        let ended = LeaseEnded {
+            job: Link::of(b"job"),
+            lease: blake3(&n.to_be_bytes()),
+            cause: EndCause::NoProgress,
+        };
+        let said = signed(1, NOW, ended).encode();
+        assert!(door.0.accept_from(&carrier, Some(Topic::Claims), &said, NOW).is_ok());
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
+use swarm_protocol::allowance::{Allowance, Class, Meter};
 use swarm_protocol::codec::{Link, raw_cid};
 use swarm_protocol::money::{Account, Accounts, FeeSplit, MicroUsdc, Transfer};
 use swarm_protocol::statement::*;
@@ -438,5 +439,48 @@ proptest! {
             prop_assert_eq!(accounts.balance(&account), model.get(&account).copied().unwrap_or(0));
         }
         prop_assert_eq!(accounts.payouts().get(&a).copied().unwrap_or(0), paid);
+    }
+}
+
+fn meter() -> impl Strategy<Value = Meter> {
+    let class = select(vec![Class::Orders, Class::Race, Class::Presence, Class::Progress]);
+    prop_oneof![
+        (0u8..2, class).prop_map(|(by, class)| Meter::Signer(Address([by; 20]), class)),
+        (0u8..2).prop_map(|peer| Meter::Forwarded(Digest([peer; 32]))),
+        (0u8..2).prop_map(|peer| Meter::Introduced(Digest([peer; 32]))),
+        (0u8..2).prop_map(|peer| Meter::Handed(Digest([peer; 32]))),
+        (0u8..2).prop_map(|peer| Meter::Questions(Digest([peer; 32]))),
+    ]
+}
+
+proptest! {
+    /// Over any span between two that passed, at most a burst and what the rate adds in that time pass; and whoever
+    /// stays within the rate is never refused.
+    #[test]
+    fn no_meter_lets_more_pass_than_its_burst_and_its_rate(
+        steps in vec((0u64..400, 1u64..300, vec(meter(), 1..4)), 1..24),
+    ) {
+        let (mut allowance, mut now) = (Allowance::default(), Timestamp(1_800_000_000_000));
+        let mut passed: BTreeMap<Meter, Vec<(Timestamp, u64)>> = BTreeMap::new();
+        for (pause, tries, meters) in steps {
+            now = now + Millis(pause);
+            for meter in meters {
+                let taken = (0..tries).filter(|_| allowance.take(meter, now).is_ok()).count() as u64;
+                passed.entry(meter).or_default().push((now, taken));
+                let all = passed[&meter].iter().map(|(_, taken)| taken).sum::<u64>();
+                let rate = meter.rate();
+                prop_assert!(taken == tries || all >= u64::from(rate.burst), "refused before a burst had passed");
+            }
+        }
+        for (meter, passed) in passed {
+            let (burst, per_second) = (u64::from(meter.rate().burst), u64::from(meter.rate().per_second));
+            for (from, (start, _)) in passed.iter().enumerate() {
+                let mut sum = 0;
+                for (at, taken) in &passed[from..] {
+                    sum += taken;
+                    prop_assert!(sum * 1000 <= burst * 1000 + at.since(*start).0 * per_second);
+                }
+            }
+        }
     }
 }
