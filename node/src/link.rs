@@ -44,8 +44,8 @@ pub enum Heard {
 
 impl Link {
     /// The link to the operator of a pool that was joined.
-    pub fn new(network: Network, joined: Joined, clock: Clock) -> Self {
-        Self {
+    pub async fn new(network: Network, joined: Joined, clock: Clock) -> Self {
+        let link = Self {
             network,
             intake: Arc::new(Mutex::new(joined.intake)),
             operator: Arc::new(Mutex::new(Some(joined.peer))),
@@ -53,7 +53,9 @@ impl Link {
             pool: joined.pool,
             wallet_of_operator: joined.operator,
             clock,
-        }
+        };
+        link.follow(Some(joined.peer)).await;
+        link
     }
 
     /// The pool.
@@ -80,6 +82,13 @@ impl Link {
         *self.operator.lock().unwrap_or_else(PoisonError::into_inner) = peer;
     }
 
+    /// Favours the operator's node, for as long as it is connected.
+    async fn follow(&self, peer: Option<PeerId>) {
+        self.set_peer(peer);
+        // A network that is closing favours nobody.
+        let _ = self.network.favour(peer).await;
+    }
+
     /// Judges a network event, and says what it means.
     pub async fn hear(&self, event: NetworkEvent) -> Heard {
         match event {
@@ -100,7 +109,7 @@ impl Link {
                 Heard::MaybeOperator(peer)
             }
             NetworkEvent::Disconnected { peer } if self.peer() == Some(peer) => {
-                self.set_peer(None);
+                self.follow(None).await;
                 Heard::Disconnected
             }
             NetworkEvent::SyncRequest { reply, .. } => {
@@ -124,7 +133,7 @@ impl Link {
                 return false;
             }
             if self.is_our_operator(peer).await {
-                self.set_peer(Some(peer));
+                self.follow(Some(peer)).await;
                 return true;
             }
             tokio::time::sleep(pause).await;

@@ -102,6 +102,6 @@ impl Session {
             }
         };
         let beacon = joined.beacon.clone();
-        Ok(Connection { link: Link::new(network, joined, self.clock), events, blocks, beacon })
+        Ok(Connection { link: Link::new(network, joined, self.clock).await, events, blocks, beacon })
     }
 }

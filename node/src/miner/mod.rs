@@ -65,7 +65,7 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     tracing::info!("joined {} of operator {}", terms.pool, joined.operator);
     let first = [joined.opened.clone(), joined.beacon.clone()];
     let mut miner = Miner::new(config(&args, &joined.pool, &key, &engines, clock));
-    let link = Link::new(network.clone(), joined, clock);
+    let link = Link::new(network.clone(), joined, clock).await;
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
     inbox.send(Input::Event(Event::Connected)).await?;
     for statement in first {

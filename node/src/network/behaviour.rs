@@ -18,9 +18,10 @@ use libp2p::{
 };
 
 use super::codec::LengthPrefixed;
+use super::crowd::{Crowd, CrowdLimits};
 use super::{
-    Error, GossipId, MAX_MESSAGE, MAX_POOL_NAME, MAX_REQUEST, MAX_RESPONSE, NetworkConfig, REQUEST_TIMEOUT,
-    Topic, bitswap,
+    Error, GossipId, HANDSHAKE_TIMEOUT, MAX_MESSAGE, MAX_POOL_NAME, MAX_REQUEST, MAX_RESPONSE, NetworkConfig,
+    REQUEST_TIMEOUT, Topic, bitswap,
 };
 
 const SYNC_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmpool/sync/1");
@@ -50,6 +51,9 @@ const MAX_CONNECTIONS_PER_PEER: u32 = 6;
 const MAX_PENDING_CONNECTIONS: u32 = 64;
 const MAX_STREAMS_PER_CONNECTION: usize = 32;
 const MAX_MEMORY_SHARE: f64 = 0.8;
+/// What the operator's node is worth to those who follow it: what it costs to share an address with fifty others, and
+/// far less than five invalid messages do.
+pub(super) const FAVOUR: f64 = 4000.0;
 
 pub(super) type Gossip = gossipsub::Behaviour<
     gossipsub::IdentityTransform,
@@ -59,6 +63,7 @@ pub(super) type Gossip = gossipsub::Behaviour<
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
+    crowd: Crowd,
     memory: memory_connection_limits::Behaviour,
     pub(super) gossip: Gossip,
     identify: identify::Behaviour,
@@ -80,16 +85,16 @@ pub(super) fn build_swarm(config: &NetworkConfig) -> Result<Swarm<Behaviour>, Er
     };
     let swarm_config = |c: swarm::Config| c.with_idle_connection_timeout(IDLE_TIMEOUT);
     let swarm = match transports()?.with_dns() {
-        Ok(builder) => {
-            builder.with_behaviour(|_| behaviour).map(|b| b.with_swarm_config(swarm_config).build())
-        }
+        Ok(builder) => builder
+            .with_behaviour(|_| behaviour)
+            .map(|b| b.with_swarm_config(swarm_config).with_connection_timeout(HANDSHAKE_TIMEOUT).build()),
         // A machine without a resolver can still use addresses that need none.
         Err(error) => {
             tracing::warn!(%error, "no resolver is configured, /dns addresses cannot be reached");
             transports()?
                 .with_dns_config(Default::default(), Default::default())
                 .with_behaviour(|_| behaviour)
-                .map(|b| b.with_swarm_config(swarm_config).build())
+                .map(|b| b.with_swarm_config(swarm_config).with_connection_timeout(HANDSHAKE_TIMEOUT).build())
         }
     };
     swarm.map_err(|e| Error::Config(e.to_string()))
@@ -113,8 +118,14 @@ fn build_behaviour(config: &NetworkConfig, keypair: &Keypair) -> Result<Behaviou
         .with_agent_version(agent_of_this_start(&config.agent)?)
         .with_push_listen_addr_updates(true)
         .with_cache_size(0);
+    let crowd = CrowdLimits {
+        per_host: config.max_connections_per_ip,
+        per_subnet: config.max_connections_per_subnet,
+        per_loopback: config.max_connections_per_loopback,
+    };
     Ok(Behaviour {
         limits: connection_limits::Behaviour::new(limits),
+        crowd: Crowd::new(crowd),
         memory,
         gossip: build_gossip(&config.pool_name)?,
         identify: identify::Behaviour::new(identify),
@@ -242,6 +253,7 @@ fn score_params(topics: &[IdentTopic]) -> PeerScoreParams {
     PeerScoreParams {
         topics: topics.iter().map(|t| (t.hash(), topic.clone())).collect(),
         topic_score_cap: 100.0,
+        app_specific_weight: 1.0,
         // Homes and farms share one address, and all nodes of one machine share the loopback.
         ip_colocation_factor_weight: -10.0,
         ip_colocation_factor_threshold: 32.0,

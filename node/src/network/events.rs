@@ -61,7 +61,11 @@ impl Task {
             BehaviourEvent::Ping(ping::Event { connection, result: Err(ping::Failure::Timeout), .. }) => {
                 self.swarm.close_connection(connection);
             }
-            BehaviourEvent::Ping(_) => {}
+            BehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
+                if let (Ok(latency), Some(known)) = (result, self.peers.get_mut(&peer)) {
+                    known.latency = Some(latency);
+                }
+            }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found {
                     self.dialer.found_on_lan(peer, address, Instant::now());
@@ -74,7 +78,9 @@ impl Task {
             }
             BehaviourEvent::Sync(event) => self.handle_sync(event),
             BehaviourEvent::Bitswap((peer, event)) => self.bitswap.handle_stream(peer, event),
-            BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
+            BehaviourEvent::Limits(never) | BehaviourEvent::Crowd(never) | BehaviourEvent::Memory(never) => {
+                match never {}
+            }
         }
     }
 
@@ -84,7 +90,7 @@ impl Task {
             respond(answer, Ok(peer));
         }
         if let Entry::Vacant(entry) = self.peers.entry(peer) {
-            entry.insert(Peer { address: address.clone(), agent: None, start: None });
+            entry.insert(Peer::new(address.clone()));
             self.bitswap.connected(peer);
         }
     }

@@ -25,6 +25,7 @@ pub(super) enum Command {
     Stored(Vec<Cid>),
     Reply { channel: ResponseChannel<Vec<u8>>, data: Vec<u8> },
     Dial { address: Multiaddr, answer: Answer<PeerId> },
+    Favour { peer: Option<PeerId> },
     Peers { answer: Answer<Vec<PeerInfo>> },
     ListenAddresses { answer: Answer<Vec<Multiaddr>> },
     Shutdown,
@@ -75,7 +76,13 @@ impl Network {
         self.ask(|answer| Command::Request { peer, data, answer }).await
     }
 
-    /// The peers connected now.
+    /// Makes one peer, and no other, worth so much that no accident of its address or of its load keeps this node from
+    /// hearing it; invalid messages still do. It holds for as long as the peer is connected.
+    pub async fn favour(&self, peer: Option<PeerId>) -> Result<(), Error> {
+        self.send(Command::Favour { peer }).await
+    }
+
+    /// The peers connected now, those connected longest first, at most [`super::MAX_PEERS_SHOWN`].
     pub async fn peers(&self) -> Result<Vec<PeerInfo>, Error> {
         self.ask(|answer| Command::Peers { answer }).await
     }

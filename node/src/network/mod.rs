@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use libp2p::{Multiaddr, PeerId};
 
@@ -15,6 +15,7 @@ mod behaviour;
 pub mod bitswap;
 mod blocks;
 mod codec;
+mod crowd;
 mod dialer;
 mod events;
 mod handle;
@@ -40,6 +41,10 @@ pub const MAX_WAITING_MESSAGES: usize = 256;
 pub const MAX_WAITING_AGE: Duration = Duration::from_secs(60);
 /// How long a request waits for its response.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a new connection may take until it is encrypted and shared by streams.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Peers that [`Network::peers`] shows, those that have been connected longest.
+pub const MAX_PEERS_SHOWN: usize = 4096;
 /// How long [`Network::shutdown`] takes at most.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest pool name, the limit that DNS sets for names.
@@ -124,6 +129,12 @@ pub struct NetworkConfig {
     pub agent: String,
     /// Established connections, inbound and outbound together.
     pub max_connections: u32,
+    /// Inbound connections from one IP address, or from one /64 of IPv6; homes and farms share one.
+    pub max_connections_per_ip: u32,
+    /// Inbound connections from one /24 of IPv4 or one /56 of IPv6.
+    pub max_connections_per_subnet: u32,
+    /// Inbound connections from one address of this machine itself.
+    pub max_connections_per_loopback: u32,
     /// Resident memory of this process above which no connection is taken; 80 % of the machine's if absent.
     pub max_memory_bytes: Option<usize>,
 }
@@ -149,6 +160,9 @@ impl NetworkConfig {
             address_file: None,
             agent: concat!("swarm-node/", env!("CARGO_PKG_VERSION")).to_owned(),
             max_connections: 1024,
+            max_connections_per_ip: 32,
+            max_connections_per_subnet: 128,
+            max_connections_per_loopback: 512,
             max_memory_bytes: None,
         }
     }
@@ -191,6 +205,15 @@ pub enum NetworkEvent {
     PeerSubscribed { peer: PeerId, topic: Topic },
 }
 
+/// How a peer is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// Straight to its address.
+    Direct,
+    /// Through a relay.
+    Relayed,
+}
+
 /// A connected peer.
 #[derive(Debug, Clone)]
 pub struct PeerInfo {
@@ -199,6 +222,13 @@ pub struct PeerInfo {
     /// What the peer says it runs; absent until it has said so.
     pub agent: Option<String>,
     pub topics: Vec<Topic>,
+    pub route: Route,
+    /// What gossipsub thinks of it: 0 at first, at most 100 for what it brings and 4000 more for the peer that is
+    /// [`Network::favour`]ed; below −4000 it gets no gossip, below −8000 nothing, below −16000 it is not listened to.
+    pub score: f64,
+    /// The last round trip; absent until there was one.
+    pub latency: Option<Duration>,
+    pub connected_since: SystemTime,
 }
 
 /// Why the network layer could not do something.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use libp2p::core::transport::ListenerId;
@@ -22,8 +22,8 @@ use super::behaviour::{self, Behaviour};
 use super::dialer::{Dialer, peer_in};
 use super::handle::{Answer, Command};
 use super::{
-    BlockSource, Error, GossipId, MAX_EVENTS, MAX_PENDING_REQUESTS, MAX_WAITING_AGE, MAX_WAITING_MESSAGES,
-    NetworkConfig, NetworkEvent, PeerInfo, Topic, Verdict, bitswap,
+    BlockSource, Error, GossipId, MAX_EVENTS, MAX_PEERS_SHOWN, MAX_PENDING_REQUESTS, MAX_WAITING_AGE,
+    MAX_WAITING_MESSAGES, NetworkConfig, NetworkEvent, PeerInfo, Route, Topic, Verdict, bitswap,
 };
 
 const TICK: Duration = Duration::from_millis(500);
@@ -43,6 +43,7 @@ pub(super) struct Task {
     pub(super) bitswap: bitswap::Shell,
     pub(super) watcher: Option<Watcher>,
     pub(super) dropped_events: u64,
+    favourite: Option<PeerId>,
     waiting: VecDeque<Waiting>,
     listeners: Vec<ListenerId>,
     pool: String,
@@ -54,6 +55,14 @@ pub(super) struct Peer {
     pub(super) agent: Option<String>,
     /// The number that the peer drew when it started.
     pub(super) start: Option<String>,
+    pub(super) latency: Option<Duration>,
+    pub(super) since: SystemTime,
+}
+
+impl Peer {
+    pub(super) fn new(address: Multiaddr) -> Self {
+        Self { address, agent: None, start: None, latency: None, since: SystemTime::now() }
+    }
 }
 
 /// What is under way in one request-response protocol.
@@ -100,6 +109,7 @@ pub(super) fn spawn(
         bitswap: bitswap::Shell::new(source),
         watcher,
         dropped_events: 0,
+        favourite: None,
         waiting: VecDeque::new(),
         listeners,
         pool: config.pool_name,
@@ -199,6 +209,7 @@ impl Task {
                 let _ = self.swarm.behaviour_mut().sync.send_response(channel, data);
             }
             Command::Dial { address, answer } => self.dial(address, answer),
+            Command::Favour { peer } => self.favour(peer),
             Command::Peers { answer } => respond(answer, Ok(self.peer_infos())),
             Command::ListenAddresses { answer } => {
                 respond(answer, Ok(self.swarm.listeners().cloned().collect()));
@@ -247,6 +258,18 @@ impl Task {
         }
     }
 
+    fn favour(&mut self, peer: Option<PeerId>) {
+        let gossip = &mut self.swarm.behaviour_mut().gossip;
+        if let Some(last) = std::mem::replace(&mut self.favourite, peer) {
+            gossip.set_application_score(&last, 0.0);
+        }
+        if let Some(peer) = peer
+            && !gossip.set_application_score(&peer, behaviour::FAVOUR)
+        {
+            tracing::debug!(%peer, "left before it could be favoured");
+        }
+    }
+
     fn dial(&mut self, address: Multiaddr, answer: Answer<PeerId>) {
         let options = match peer_in(&address) {
             Some(peer) if self.swarm.is_connected(&peer) => return respond(answer, Ok(peer)),
@@ -288,7 +311,8 @@ impl Task {
     }
 
     fn peer_infos(&self) -> Vec<PeerInfo> {
-        let topics: HashMap<_, _> = self.swarm.behaviour().gossip.all_peers().collect();
+        let gossip = &self.swarm.behaviour().gossip;
+        let topics: HashMap<_, _> = gossip.all_peers().collect();
         let topics_of = |peer: &PeerId| {
             let hashes = topics.get(peer).into_iter().flatten();
             hashes.filter_map(|hash| self.topics.get(*hash).copied()).collect()
@@ -298,8 +322,15 @@ impl Task {
             address: known.address.clone(),
             agent: known.agent.clone(),
             topics: topics_of(peer),
+            route: route(&known.address),
+            score: gossip.peer_score(peer).unwrap_or_default(),
+            latency: known.latency,
+            connected_since: known.since,
         };
-        self.peers.iter().map(info).collect()
+        let mut infos: Vec<PeerInfo> = self.peers.iter().map(info).collect();
+        infos.sort_by_key(|info| (info.connected_since, info.peer));
+        infos.truncate(MAX_PEERS_SHOWN);
+        infos
     }
 
     fn wire_topic(&self, topic: Topic) -> IdentTopic {
@@ -332,6 +363,11 @@ impl Task {
             self.handle_swarm_event(event);
         }
     }
+}
+
+fn route(address: &Multiaddr) -> Route {
+    let relayed = address.iter().any(|part| part == Protocol::P2pCircuit);
+    if relayed { Route::Relayed } else { Route::Direct }
 }
 
 fn admit(exchange: &Exchange, answer: Answer<Vec<u8>>) -> Option<Answer<Vec<u8>>> {

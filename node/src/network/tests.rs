@@ -20,6 +20,8 @@ use tokio::time::{Instant, timeout};
 use super::bitswap::{Message, Presence, StreamEvent, Want, WantKind};
 use super::*;
 
+mod hostile;
+
 const POOL: &str = "test.eth";
 const PATIENCE: Duration = Duration::from_secs(60);
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
