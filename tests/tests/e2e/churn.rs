@@ -64,14 +64,14 @@ fn setting(name: &str, default: u64) -> u64 {
 
 /// What a process takes.
 #[derive(Debug, Clone, Copy)]
-struct Usage {
+pub struct Usage {
     resident_kib: u64,
     threads: u64,
     files: u64,
 }
 
 impl Usage {
-    fn of(process: &Process) -> Self {
+    pub fn of(process: &Process) -> Self {
         let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
         let field = |name: &str| -> u64 {
             let line = status.lines().find(|line| line.starts_with(name)).unwrap();
@@ -187,7 +187,7 @@ fn quiet(site: &Site) {
     });
 }
 
-fn settles(what: &str, process: &Process, before: Usage, jobs: u64) {
+pub fn settles(what: &str, process: &Process, before: Usage, jobs: u64) {
     let end = Instant::now() + PATIENCE;
     let mut now = Usage::of(process);
     while !now.is_near(&before, jobs) {
@@ -199,7 +199,7 @@ fn settles(what: &str, process: &Process, before: Usage, jobs: u64) {
 }
 
 /// How many tasks the operator has and how much it holds in every map, as it says when the next epoch opens.
-fn held(operator: &Process) -> (u64, Value) {
+pub fn held(operator: &Process) -> (u64, Value) {
     let line = operator.expect_after(operator.mark(), "tasks, holding").1;
     let (tasks, maps) = line.split_once(" tasks, holding ").unwrap();
     let tasks = tasks.rsplit(' ').next().unwrap().parse().unwrap();
@@ -207,7 +207,7 @@ fn held(operator: &Process) -> (u64, Value) {
 }
 
 /// Waits until the operator holds what it held before: the same in every map.
-fn lets_go(operator: &Process, before: &(u64, Value)) {
+pub fn lets_go(operator: &Process, before: &(u64, Value)) {
     let mut now = held(operator);
     for _ in 0..5 {
         if now.1 == before.1 && now.0 <= before.0 + MAX_MORE {

@@ -9,6 +9,7 @@ mod forgeries;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod harness;
 mod helia;
+mod hostile;
 mod many_jobs;
 mod miners;
 mod mistakes;
