@@ -4,25 +4,29 @@ use super::{Connection, Session};
 use crate::cli::{Exit, GetArgs, UserError};
 use crate::content::car::CarWriter;
 use crate::content::{Reader, UnixFsError};
-use crate::network::MAX_BLOCK;
+use crate::network::{FetchError, MAX_BLOCK};
 use anyhow::Result;
 use cid::Cid;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// For each block.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Before it is asked for again.
+const PAUSE: Duration = Duration::from_secs(1);
 const MIB: u64 = 1 << 20;
 const DAG_PB: u64 = 0x70;
 const RAW: u64 = 0x55;
 
 /// Where fetched blocks go.
 enum Sink {
-    /// The bytes of the file.
-    Content(Box<dyn Write + Send>),
+    /// The bytes of the file, to a pipe or a device.
+    Stream(Box<dyn Write + Send>),
+    /// The bytes of the file, to a file.
+    File(BufWriter<File>),
     /// The blocks.
     Archive(CarWriter<BufWriter<File>>),
 }
@@ -30,60 +34,92 @@ enum Sink {
 impl Sink {
     fn take(&mut self, cid: &Cid, block: &[u8], content: &[u8]) -> std::io::Result<()> {
         match self {
-            Sink::Content(out) => out.write_all(content),
+            Sink::Stream(out) => out.write_all(content),
+            Sink::File(out) => out.write_all(content),
             Sink::Archive(archive) => archive.put(cid, block),
         }
     }
 
     fn finish(self) -> std::io::Result<()> {
-        match self {
-            Sink::Content(mut out) => out.flush(),
-            Sink::Archive(archive) => {
-                archive.finish()?.into_inner().map_err(|error| error.into_error())?.sync_all()
-            }
-        }
+        let out = match self {
+            Sink::Stream(mut out) => return out.flush(),
+            Sink::File(out) => out,
+            Sink::Archive(archive) => archive.finish()?,
+        };
+        let file = out.into_inner().map_err(IntoInnerError::into_error)?;
+        // A pipe or a device has nothing to be made durable.
+        if file.metadata()?.is_file() { file.sync_all() } else { Ok(()) }
+    }
+}
+
+/// A file under a name of its own until it is whole; what is dropped before is gone.
+struct Partial {
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl Partial {
+    fn create(target: &Path) -> Result<(Self, File), UserError> {
+        let mut number = [0; 8];
+        let drawn = getrandom::fill(&mut number).map_err(std::io::Error::other);
+        let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let path = target.with_file_name(format!(".{name}.{}", hex::encode(number)));
+        let file =
+            drawn.and_then(|()| File::create_new(&path)).map_err(|error| unwritable(target, &error))?;
+        Ok((Self { path, target: target.to_owned() }, file))
+    }
+
+    fn keep(self) -> Result<(), UserError> {
+        std::fs::rename(&self.path, &self.target).map_err(|error| unwritable(&self.target, &error))
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Gone already if it was kept.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
 pub(super) async fn content(session: Session, args: &GetArgs) -> Result<Exit> {
-    let target = args.car.as_ref().or(args.out.as_ref());
-    // A name of its own until it is whole.
-    let partial = target.map(|path| PathBuf::from(format!("{}.part", path.display())));
-    let sink = open(args, partial.as_deref())?;
-    let fetched = match session.connect().await {
-        Ok(connection) => {
-            let fetched = fetch(&session, &connection, args, sink).await;
-            connection.link.network().shutdown().await;
-            fetched
-        }
-        Err(error) => Err(error),
-    };
+    let (sink, partial) = open(args)?;
+    let connection = session.connect().await?;
+    let fetched = fetch(&session, &connection, args, sink).await;
+    connection.link.network().shutdown().await;
     session.printer.finish();
-    match (fetched, target, partial) {
-        (Ok(bytes), Some(target), Some(partial)) => {
-            std::fs::rename(&partial, target).map_err(|error| unwritable(target, &error))?;
-            session.printer.note(&format!("{} bytes of {} are in {}", bytes, args.cid, target.display()));
-        }
-        (Ok(_), ..) => {}
-        (Err(error), _, partial) => {
-            // Half of it is of no use to anybody.
-            partial.map(std::fs::remove_file);
-            return Err(error);
-        }
+    let bytes = fetched?;
+    if let Some(partial) = partial {
+        let target = partial.target.clone();
+        partial.keep()?;
+        session.printer.note(&format!("{bytes} bytes of {} are in {}", args.cid, target.display()));
     }
     Ok(Exit::Done)
 }
 
-fn open(args: &GetArgs, partial: Option<&Path>) -> Result<Sink, UserError> {
-    let Some(path) = partial else { return Ok(Sink::Content(Box::new(std::io::stdout()))) };
-    let file = File::create(path).map_err(|error| unwritable(path, &error))?;
-    let out = BufWriter::new(file);
-    match &args.car {
-        Some(_) => {
-            CarWriter::new(out, &[args.cid]).map(Sink::Archive).map_err(|error| unwritable(path, &error))
+fn open(args: &GetArgs) -> Result<(Sink, Option<Partial>), UserError> {
+    let Some(target) = args.car.as_ref().or(args.out.as_ref()) else {
+        return Ok((Sink::Stream(Box::new(std::io::stdout())), None));
+    };
+    let there = std::fs::metadata(target);
+    let (partial, file) = match &there {
+        Ok(there) if there.is_dir() => {
+            let error = std::io::Error::from(std::io::ErrorKind::IsADirectory);
+            return Err(unwritable(target, &error));
         }
-        None => Ok(Sink::Content(Box::new(out))),
-    }
+        // A pipe or a device is written to, not replaced.
+        Ok(there) if !there.is_file() => {
+            (None, File::options().write(true).open(target).map_err(|error| unwritable(target, &error))?)
+        }
+        _ => Partial::create(target).map(|(partial, file)| (Some(partial), file))?,
+    };
+    let out = BufWriter::new(file);
+    let sink = match &args.car {
+        None => Sink::File(out),
+        Some(_) => {
+            CarWriter::new(out, &[args.cid]).map(Sink::Archive).map_err(|error| unwritable(target, &error))?
+        }
+    };
+    Ok((sink, partial))
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> UserError {
@@ -111,17 +147,29 @@ async fn fetch(session: &Session, connection: &Connection, args: &GetArgs, mut s
     Ok(total)
 }
 
+/// The operator may be starting again: what cannot be had now is asked for again, until it is too late.
 async fn block(session: &Session, connection: &Connection, cid: &Cid) -> Result<Vec<u8>> {
-    let from: Vec<_> = connection.link.peer().into_iter().collect();
     let deadline = Instant::now() + FETCH_TIMEOUT;
-    tokio::select! {
-        fetched = connection.link.network().fetch(cid, &from, MAX_BLOCK, deadline) => fetched.map_err(|error| {
-            UserError::input(format!("{cid} was not fetched: {error}"))
-                .hint("only what nodes of the pool keep can be had, and for as long as they keep it")
-                .into()
-        }),
-        () = session.stop.cancelled() => {
-            Err(UserError::input("interrupted; nothing was written").hint("run it again").into())
+    loop {
+        let from: Vec<_> = connection.link.peer().into_iter().collect();
+        let fetched = tokio::select! {
+            fetched = connection.link.network().fetch(cid, &from, MAX_BLOCK, deadline) => fetched,
+            () = session.stop.cancelled() => {
+                return Err(UserError::input("interrupted before all of it was there").hint("run it again").into());
+            }
+        };
+        match fetched {
+            Ok(block) => return Ok(block),
+            Err(FetchError::NoPeers(_) | FetchError::Missing { .. } | FetchError::Busy)
+                if Instant::now() + PAUSE < deadline =>
+            {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => {
+                return Err(UserError::input(format!("{cid} was not fetched: {error}"))
+                    .hint("only what nodes of the pool keep can be had, and for as long as they keep it")
+                    .into());
+            }
         }
     }
 }
