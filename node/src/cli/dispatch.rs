@@ -10,6 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How long blocking work may hold up the end of the process.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Threads that wait for disks and hashes; further work waits for one.
+const MAX_BLOCKING_THREADS: usize = 64;
+/// How long such a thread stays when there is nothing to do: below the time between two looks at the address file.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
 pub(super) fn node(args: NodeArgs) -> Result<Exit> {
     finish(runtime()?, async {
@@ -30,7 +34,12 @@ pub(super) fn client(args: ClientArgs) -> Result<Exit> {
 }
 
 fn runtime() -> Result<Runtime> {
-    Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+    Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_keep_alive(KEEP_ALIVE)
+        .build()
+        .context("cannot start the runtime")
 }
 
 fn finish(runtime: Runtime, work: impl Future<Output = Result<Exit>>) -> Result<Exit> {

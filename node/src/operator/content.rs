@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 /// Between two tries to fetch an input.
 const FETCH_PAUSE: Duration = Duration::from_millis(500);
+/// How long a proof's miner may be away while its content is asked for.
+const PROOF_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What fetching and checking needs.
 #[derive(Debug, Clone)]
@@ -71,15 +73,22 @@ impl Content {
     pub async fn examine(
         &self,
         exam: Examination,
-        from: &[PeerId],
+        from: impl Fn() -> Vec<PeerId>,
         deadline: Instant,
     ) -> Result<u64, ExamineFault> {
         let (transcript_cid, output_cid) = (exam.proof.transcript.cid(), exam.proof.output);
         let missing = ExamineFault::Unavailable;
-        let transcript = self.fetch(transcript_cid, exam.proof.transcript_bytes, from, deadline);
-        let transcript = transcript.await.map_err(missing)?;
+        let patience = deadline.min(Instant::now() + PROOF_PATIENCE);
+        let transcript = loop {
+            match self.fetch(transcript_cid, exam.proof.transcript_bytes, &from(), deadline).await {
+                Ok(transcript) => break transcript,
+                Err(why) if Instant::now() + FETCH_PAUSE >= patience => return Err(missing(why)),
+                // The proof may have come by gossip, before its miner was met again.
+                Err(_) => tokio::time::sleep(FETCH_PAUSE).await,
+            }
+        };
         let output =
-            self.fetch(output_cid, exam.proof.output_bytes, from, deadline).await.map_err(missing)?;
+            self.fetch(output_cid, exam.proof.output_bytes, &from(), deadline).await.map_err(missing)?;
         let (this, kept) = (self.clone(), (transcript.clone(), output.clone()));
         let units = tokio::task::spawn_blocking(move || this.check(&exam, &transcript, &output))
             .await

@@ -208,13 +208,13 @@ impl OperatorShell {
 
     fn examine(&self, examination: Examination, deadline: Instant) {
         let (content, inbox, proofs) = (self.content.clone(), self.inbox.clone(), self.proofs.clone());
-        let from = self.peers.of(&examination.wallet);
+        let (peers, wallet) = (self.peers.clone(), examination.wallet);
         let (job, proof) = (examination.id, examination.proof_id);
         tokio::spawn(async move {
             let examine = async {
                 let closed = |e: tokio::sync::AcquireError| ExamineFault::Unavailable(e.to_string());
                 let _permit = proofs.acquire_owned().await.map_err(closed)?;
-                content.examine(examination, &from, deadline).await
+                content.examine(examination, || peers.of(&wallet), deadline).await
             };
             let late = Err(ExamineFault::Unavailable("its content could not be fetched in time".to_owned()));
             let outcome = timeout_at(deadline, examine).await.unwrap_or(late);

@@ -20,8 +20,10 @@ const MAX_GROWTH_KIB: u64 = 32 * 1024;
 const KIB_PER_JOB: u64 = 16;
 /// Two caches of 32 MiB, full.
 const MAX_CACHES_KIB: u64 = 64 * 1024;
-/// Threads for blocking work, and connections, that come and go.
+/// Connections that come and go.
 const MAX_MORE: u64 = 4;
+/// Threads for blocking work, which end when there is none.
+const MAX_MORE_THREADS: u64 = 12;
 const OPERATOR: [&str; 16] = [
     "--log",
     "info,swarm_node::operator::story=debug",
@@ -85,7 +87,7 @@ impl Usage {
     fn is_near(&self, before: &Self, jobs: u64) -> bool {
         let caches = (jobs * KIB_PER_JOB).min(MAX_CACHES_KIB);
         self.resident_kib <= before.resident_kib + MAX_GROWTH_KIB + caches
-            && self.threads <= before.threads + MAX_MORE
+            && self.threads <= before.threads + MAX_MORE_THREADS
             && self.files <= before.files + MAX_MORE
     }
 }
