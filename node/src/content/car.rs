@@ -3,7 +3,6 @@
 use crate::protobuf::{put_varint, varint};
 use cid::Cid;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::io::{self, Read, Write};
 use swarm_protocol::codec;
 
@@ -12,7 +11,6 @@ pub const MAX_HEADER_BYTES: u64 = 64 << 10;
 /// The largest section: a block and its CID.
 pub const MAX_SECTION_BYTES: u64 = (2 << 20) + 128;
 const MAX_VARINT: usize = 10;
-const SHA2_256: u64 = 0x12;
 
 /// Why an archive cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +95,7 @@ impl<R: Read> CarReader<R> {
         let Some(section) = section(&mut self.input, MAX_SECTION_BYTES)? else { return Ok(None) };
         let mut rest = section.as_slice();
         let cid = Cid::read_bytes(&mut rest).map_err(|_| CarError::NotACar)?;
-        let same = cid.hash().code() == SHA2_256 && cid.hash().digest() == Sha256::digest(rest).as_slice();
-        if !same {
+        if !codec::names(&cid, rest) {
             return Err(CarError::OtherBlock(cid));
         }
         let from = section.len() - rest.len();

@@ -3,7 +3,7 @@ use super::{
     DAG_PB, MAX_DEPTH, MAX_FILE_BYTES, MAX_FOREIGN_LINKS, MAX_SPARE_BLOCKS, MIN_MEAN_BYTES, RAW, UnixFsError,
 };
 use cid::Cid;
-use sha2::{Digest, Sha256};
+use swarm_protocol::codec;
 
 /// Walks a UnixFS file of a declared length, block after block, in the order of its bytes.
 ///
@@ -58,7 +58,7 @@ impl Reader {
     /// Takes the wanted block; gives the bytes of the file that are in it.
     pub fn supply<'a>(&mut self, block: &'a [u8]) -> Result<&'a [u8], UnixFsError> {
         let Some((cid, length, depth)) = self.ahead.pop() else { return Err(UnixFsError::OtherBlock) };
-        if cid.hash().digest() != Sha256::digest(block).as_slice() {
+        if !codec::names(&cid, block) {
             return Err(UnixFsError::OtherBlock);
         }
         self.blocks_left = self.blocks_left.checked_sub(1).ok_or(UnixFsError::TooManyBlocks)?;

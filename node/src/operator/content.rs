@@ -13,7 +13,7 @@ use swarm_protocol::pool::{Examination, ExamineFault};
 use swarm_protocol::statement::{Input, MAX_INPUT_BYTES};
 use tokio::time::Instant;
 
-/// Between two tries to fetch an input.
+/// Between two tries to fetch content.
 const FETCH_PAUSE: Duration = Duration::from_millis(500);
 /// How long a proof's miner may be away while its content is asked for.
 const PROOF_PATIENCE: Duration = Duration::from_secs(5);
@@ -44,6 +44,23 @@ impl Content {
         self.network.fetch(&cid, from, max, deadline).await.map_err(|e| e.to_string())
     }
 
+    /// Asks again until `patience` ends: a statement may come by gossip before the node that has its content is met.
+    async fn fetch_until(
+        &self,
+        patience: Instant,
+        cid: Cid,
+        bytes: u64,
+        from: &impl Fn() -> Vec<PeerId>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, String> {
+        loop {
+            match self.fetch(cid, bytes, &from(), deadline).await {
+                Err(_) if Instant::now() + FETCH_PAUSE < patience => tokio::time::sleep(FETCH_PAUSE).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Fetches, stores and pins a job's linked input, which must be text. `from` says who has it, as far as is known.
     pub async fn input(
         &self,
@@ -52,14 +69,7 @@ impl Content {
         from: impl Fn() -> Vec<PeerId>,
         deadline: Instant,
     ) -> Result<(), String> {
-        let block = loop {
-            match self.fetch(cid, bytes.min(MAX_INPUT_BYTES), &from(), deadline).await {
-                Ok(block) => break block,
-                Err(why) if Instant::now() + FETCH_PAUSE >= deadline => return Err(why),
-                // The job may have come by gossip, before its client was met.
-                Err(_) => tokio::time::sleep(FETCH_PAUSE).await,
-            }
-        };
+        let block = self.fetch_until(deadline, cid, bytes.min(MAX_INPUT_BYTES), &from, deadline).await?;
         if block.len() as u64 != bytes {
             return Err(format!("the input has {} bytes, the job declares {bytes}", block.len()));
         }
@@ -79,16 +89,9 @@ impl Content {
         let (transcript_cid, output_cid) = (exam.proof.transcript.cid(), exam.proof.output);
         let missing = ExamineFault::Unavailable;
         let patience = deadline.min(Instant::now() + PROOF_PATIENCE);
-        let transcript = loop {
-            match self.fetch(transcript_cid, exam.proof.transcript_bytes, &from(), deadline).await {
-                Ok(transcript) => break transcript,
-                Err(why) if Instant::now() + FETCH_PAUSE >= patience => return Err(missing(why)),
-                // The proof may have come by gossip, before its miner was met again.
-                Err(_) => tokio::time::sleep(FETCH_PAUSE).await,
-            }
-        };
-        let output =
-            self.fetch(output_cid, exam.proof.output_bytes, &from(), deadline).await.map_err(missing)?;
+        let fetch = async |cid, bytes| self.fetch_until(patience, cid, bytes, &from, deadline).await;
+        let transcript = fetch(transcript_cid, exam.proof.transcript_bytes).await.map_err(missing)?;
+        let output = fetch(output_cid, exam.proof.output_bytes).await.map_err(missing)?;
         let (this, kept) = (self.clone(), (transcript.clone(), output.clone()));
         let units = tokio::task::spawn_blocking(move || this.check(&exam, &transcript, &output))
             .await
