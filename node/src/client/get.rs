@@ -4,19 +4,16 @@ use super::{Connection, Session};
 use crate::cli::{Exit, GetArgs, UserError};
 use crate::content::car::CarWriter;
 use crate::content::{Reader, UnixFsError};
-use crate::network::{FetchError, MAX_BLOCK};
+use crate::network::{MAX_BLOCK, Until};
 use anyhow::Result;
 use cid::Cid;
 use std::fs::File;
 use std::io::{BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::time::Instant;
 
-/// For each block.
+/// For each block; the operator may be starting again.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
-/// Before it is asked for again.
-const PAUSE: Duration = Duration::from_secs(1);
 const MIB: u64 = 1 << 20;
 const DAG_PB: u64 = 0x70;
 const RAW: u64 = 0x55;
@@ -147,29 +144,17 @@ async fn fetch(session: &Session, connection: &Connection, args: &GetArgs, mut s
     Ok(total)
 }
 
-/// The operator may be starting again: what cannot be had now is asked for again, until it is too late.
 async fn block(session: &Session, connection: &Connection, cid: &Cid) -> Result<Vec<u8>> {
-    let deadline = Instant::now() + FETCH_TIMEOUT;
-    loop {
-        let from: Vec<_> = connection.link.peer().into_iter().collect();
-        let fetched = tokio::select! {
-            fetched = connection.link.network().fetch(cid, &from, MAX_BLOCK, deadline) => fetched,
-            () = session.stop.cancelled() => {
-                return Err(UserError::input("interrupted before all of it was there").hint("run it again").into());
-            }
-        };
-        match fetched {
-            Ok(block) => return Ok(block),
-            Err(FetchError::NoPeers(_) | FetchError::Missing { .. } | FetchError::Busy)
-                if Instant::now() + PAUSE < deadline =>
-            {
-                tokio::time::sleep(PAUSE).await;
-            }
-            Err(error) => {
-                return Err(UserError::input(format!("{cid} was not fetched: {error}"))
-                    .hint("only what nodes of the pool keep can be had, and for as long as they keep it")
-                    .into());
-            }
+    let from: Vec<_> = connection.link.peer().into_iter().collect();
+    let until = Until::within(FETCH_TIMEOUT);
+    tokio::select! {
+        fetched = connection.link.network().fetch(cid, &from, MAX_BLOCK, until) => fetched.map_err(|error| {
+            UserError::input(format!("{cid} was not fetched: {error}"))
+                .hint("only what nodes of the pool keep can be had, and for as long as they keep it")
+                .into()
+        }),
+        () = session.stop.cancelled() => {
+            Err(UserError::input("interrupted before all of it was there").hint("run it again").into())
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::cli::{Exit, SubmitArgs, UserError};
 use crate::driver::{self, Flow, Input, MAX_INBOX, Shell};
 use crate::job_file::JobFile;
 use crate::link::{Heard, Link};
-use crate::network::NetworkEvent;
+use crate::network::{NetworkEvent, Until};
 use crate::wire;
 use anyhow::{Context, Result};
 use cid::Cid;
@@ -18,7 +18,6 @@ use swarm_protocol::statement::{
 };
 use swarm_protocol::submission::{Effect, Event, Outcome, Submission};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(25);
 const PUBLIC: &str = "note: your prompt and the answer will be public; do not send secrets";
@@ -131,7 +130,7 @@ impl ClientShell {
         tokio::spawn(async move {
             let from: Vec<_> = link.peer().into_iter().collect();
             let max = usize::try_from(bytes).unwrap_or(usize::MAX);
-            let fetched = link.network().fetch(&cid, &from, max, Instant::now() + FETCH_TIMEOUT).await;
+            let fetched = link.network().fetch(&cid, &from, max, Until::within(FETCH_TIMEOUT)).await;
             let bytes = fetched.map_err(|e| e.to_string());
             let _ = inbox.send(Input::Event(Event::OutputFetched { cid, bytes })).await;
         });

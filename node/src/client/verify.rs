@@ -6,6 +6,7 @@ use super::{Connection, Session};
 use crate::cli::{Exit, UserError};
 use crate::home::home_root;
 use crate::link::Link;
+use crate::network::Until;
 use crate::storage::pins::{KNOWN_OPERATORS_FILE, known_operator};
 use anyhow::{Result, anyhow};
 use serde_json::json;
@@ -22,6 +23,8 @@ use swarm_protocol::statement::{Body, Intake, Receipt, Signed, Statement};
 use tokio::time::Instant;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long to ask for what nobody has: an operator may be starting again.
+const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_HEADER_BYTES: usize = 1024 * 1024;
 /// Headers walked back at most: ten years of hours.
 const MAX_WALK: u64 = 100_000;
@@ -196,7 +199,9 @@ async fn walk_back(link: &Link, newest: Cid, number: u64, wanted: u64) -> Result
 
 async fn fetch(link: &Link, cid: &Cid) -> Result<Vec<u8>> {
     let from: Vec<_> = link.peer().into_iter().collect();
-    Ok(link.network().fetch(&cid.cid(), &from, MAX_HEADER_BYTES, Instant::now() + FETCH_TIMEOUT).await?)
+    let now = Instant::now();
+    let until = Until { found: now + PATIENCE, fetched: now + FETCH_TIMEOUT };
+    Ok(link.network().fetch(&cid.cid(), &from, MAX_HEADER_BYTES, until).await?)
 }
 
 fn report(session: &Session, receipt: &Receipt, checks: &[Check]) -> Result<Exit> {

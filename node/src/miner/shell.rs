@@ -3,6 +3,7 @@ use super::story;
 use crate::clock::Clock;
 use crate::driver::{Flow, Input, Shell};
 use crate::link::Link;
+use crate::network::Until;
 use crate::storage::blocks::{BlockError, BlockStore};
 use crate::storage::disk::DiskError;
 use crate::wire;
@@ -21,7 +22,6 @@ use swarm_protocol::query::{Answer, Query};
 use swarm_protocol::race::Roster;
 use swarm_protocol::statement::{Body, Input as JobInput, MAX_INPUT_BYTES, Signed, Statement};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Questions and fetches under way at once.
@@ -100,8 +100,8 @@ impl MinerShell {
         let (link, inbox) = (self.link.clone(), self.inbox.clone());
         self.spawn(async move {
             let from: Vec<_> = link.peer().into_iter().collect();
-            let deadline = Instant::now() + FETCH_TIMEOUT;
-            match link.network().fetch(&roster.cid(), &from, MAX_ROSTER_BYTES, deadline).await {
+            let until = Until::within(FETCH_TIMEOUT);
+            match link.network().fetch(&roster.cid(), &from, MAX_ROSTER_BYTES, until).await {
                 Ok(bytes) => match codec::decode::<Roster>(&bytes) {
                     Ok(roster) => {
                         link.know(roster.0.iter().map(|entry| entry.wallet));
@@ -194,7 +194,7 @@ async fn fetch_content(link: &Link, job: JobId) -> Result<Content> {
 async fn fetch_text(link: &Link, cid: &Cid, bytes: u64) -> Result<String> {
     let from: Vec<_> = link.peer().into_iter().collect();
     let max = usize::try_from(bytes.min(MAX_INPUT_BYTES))?;
-    let block = link.network().fetch(cid, &from, max, Instant::now() + FETCH_TIMEOUT).await?;
+    let block = link.network().fetch(cid, &from, max, Until::within(FETCH_TIMEOUT)).await?;
     String::from_utf8(block).context("the input is not UTF-8 text")
 }
 

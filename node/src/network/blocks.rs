@@ -15,6 +15,23 @@ use crate::storage::blocks::BlockStore;
 /// What an answer may take after the deadline, at which the reason for its absence is known.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a block is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Until {
+    /// When to give up if nobody has it; until then whoever connects is asked too, and all are asked again.
+    pub found: Instant,
+    /// When to give up in any case.
+    pub fetched: Instant,
+}
+
+impl Until {
+    /// Gives up after so long and not before.
+    pub fn within(time: Duration) -> Self {
+        let end = Instant::now() + time;
+        Self { found: end, fetched: end }
+    }
+}
+
 /// Where the node's own blocks are looked up for peers; called from a blocking thread.
 pub trait BlockSource: Send + Sync {
     /// The bytes of the block, if this node has it.
@@ -49,18 +66,18 @@ impl Network {
         cid: &Cid,
         likely: &[PeerId],
         max_bytes: usize,
-        deadline: Instant,
+        until: Until,
     ) -> Result<Vec<u8>, FetchError> {
         let (answer, receiver) = oneshot::channel();
         let (cid, likely) = (*cid, likely.to_vec());
-        let command = Command::Fetch { cid, likely, max_bytes: max_bytes.min(MAX_BLOCK), deadline, answer };
-        match timeout_at(deadline, self.send(command)).await {
+        let command = Command::Fetch { cid, likely, max_bytes: max_bytes.min(MAX_BLOCK), until, answer };
+        match timeout_at(until.fetched, self.send(command)).await {
             Ok(Ok(())) => {}
             Ok(Err(Error::Closed)) => return Err(FetchError::Closed),
             Ok(Err(_)) => return Err(FetchError::Busy),
             Err(_) => return Err(FetchError::Deadline(cid)),
         }
-        match timeout_at(deadline + ANSWER_TIMEOUT, receiver).await {
+        match timeout_at(until.fetched + ANSWER_TIMEOUT, receiver).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(FetchError::Closed),
             Err(_) => Err(FetchError::Deadline(cid)),

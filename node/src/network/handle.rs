@@ -6,13 +6,13 @@ use cid::Cid;
 use libp2p::request_response::ResponseChannel;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::bitswap::FetchAnswer;
 use super::task;
 use super::{
     BlockSource, Error, GossipId, MAX_MESSAGE, MAX_REQUEST, MAX_RESPONSE, NetworkConfig, NetworkEvent,
-    PeerInfo, REQUEST_TIMEOUT, SHUTDOWN_TIMEOUT, Topic, Verdict,
+    PeerInfo, REQUEST_TIMEOUT, SHUTDOWN_TIMEOUT, Topic, Until, Verdict,
 };
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, Error>>;
@@ -21,7 +21,7 @@ pub(super) enum Command {
     Publish { topic: Topic, data: Vec<u8> },
     Verdict { id: GossipId, from: PeerId, verdict: Verdict },
     Request { peer: PeerId, data: Vec<u8>, answer: Answer<Vec<u8>> },
-    Fetch { cid: Cid, likely: Vec<PeerId>, max_bytes: usize, deadline: Instant, answer: FetchAnswer },
+    Fetch { cid: Cid, likely: Vec<PeerId>, max_bytes: usize, until: Until, answer: FetchAnswer },
     Stored(Vec<Cid>),
     Reply { channel: ResponseChannel<Vec<u8>>, data: Vec<u8> },
     Dial { address: Multiaddr, answer: Answer<PeerId> },

@@ -24,7 +24,7 @@ mod task;
 mod tests;
 
 pub use bitswap::FetchError;
-pub use blocks::BlockSource;
+pub use blocks::{BlockSource, Until};
 pub use handle::{Network, ReplyHandle};
 
 /// Largest gossip message, in bytes of payload.

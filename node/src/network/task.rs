@@ -200,8 +200,8 @@ impl Task {
                     self.sync.asked.insert(id, answer);
                 }
             }
-            Command::Fetch { cid, likely, max_bytes, deadline, answer } => {
-                self.bitswap.fetch(cid, likely, max_bytes, deadline, answer);
+            Command::Fetch { cid, likely, max_bytes, until, answer } => {
+                self.bitswap.fetch(cid, likely, max_bytes, until, answer);
             }
             Command::Stored(cids) => self.bitswap.available(cids),
             Command::Reply { channel, data } => {

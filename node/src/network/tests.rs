@@ -117,8 +117,10 @@ fn cid_of(block: &[u8]) -> Cid {
     Cid::new_v1(0x55, Multihash::wrap(0x12, &Sha256::digest(block)).unwrap())
 }
 
-fn soon() -> Instant {
-    Instant::now() + PATIENCE
+/// A block that nobody has is not waited for.
+fn soon() -> Until {
+    let now = Instant::now();
+    Until { found: now, fetched: now + PATIENCE }
 }
 
 async fn exchange_on_each_topic(transport: &str) {
@@ -518,7 +520,8 @@ async fn a_fetch_ends_at_its_deadline() {
     let mut asker = Node::start(config(2, TCP, &[&server])).await;
     asker.meet(&[server.peer()]).await;
     let deadline = Instant::now() + Duration::from_millis(300);
-    let fetched = asker.network.fetch(&cid_of(b"x"), &[server.peer()], 10, deadline).await;
+    let until = Until { found: deadline, fetched: deadline };
+    let fetched = asker.network.fetch(&cid_of(b"x"), &[server.peer()], 10, until).await;
     assert!(matches!(fetched, Err(FetchError::Deadline(_))), "{fetched:?}");
     assert!(deadline.elapsed() < Duration::from_secs(2));
     release.send(()).unwrap();

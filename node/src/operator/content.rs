@@ -1,6 +1,6 @@
 //! Fetching what jobs and proofs name, and checking it, outside the sequencer.
 
-use crate::network::Network;
+use crate::network::{Network, Until};
 use crate::storage::blocks::{BlockError, BlockStore};
 use crate::storage::disk::DiskError;
 use crate::workload::Models;
@@ -13,8 +13,6 @@ use swarm_protocol::pool::{Examination, ExamineFault};
 use swarm_protocol::statement::{Input, MAX_INPUT_BYTES};
 use tokio::time::Instant;
 
-/// Between two tries to fetch content.
-const FETCH_PAUSE: Duration = Duration::from_millis(500);
 /// How long a proof's miner may be away while its content is asked for.
 const PROOF_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -30,35 +28,12 @@ pub struct Content {
 
 impl Content {
     /// Fetches a block of at most `bytes` that is not here yet.
-    async fn fetch(
-        &self,
-        cid: Cid,
-        bytes: u64,
-        from: &[PeerId],
-        deadline: Instant,
-    ) -> Result<Vec<u8>, String> {
+    async fn fetch(&self, cid: Cid, bytes: u64, from: &[PeerId], until: Until) -> Result<Vec<u8>, String> {
         if let Some(block) = self.blocks.block(&cid) {
             return Ok(block);
         }
         let max = usize::try_from(bytes).map_err(|_| "too long for this machine".to_owned())?;
-        self.network.fetch(&cid, from, max, deadline).await.map_err(|e| e.to_string())
-    }
-
-    /// Asks again until `patience` ends: a statement may come by gossip before the node that has its content is met.
-    async fn fetch_until(
-        &self,
-        patience: Instant,
-        cid: Cid,
-        bytes: u64,
-        from: &impl Fn() -> Vec<PeerId>,
-        deadline: Instant,
-    ) -> Result<Vec<u8>, String> {
-        loop {
-            match self.fetch(cid, bytes, &from(), deadline).await {
-                Err(_) if Instant::now() + FETCH_PAUSE < patience => tokio::time::sleep(FETCH_PAUSE).await,
-                outcome => return outcome,
-            }
-        }
+        self.network.fetch(&cid, from, max, until).await.map_err(|e| e.to_string())
     }
 
     /// Fetches, stores and pins a job's linked input, which must be text. `from` says who has it, as far as is known.
@@ -66,10 +41,12 @@ impl Content {
         &self,
         cid: Cid,
         bytes: u64,
-        from: impl Fn() -> Vec<PeerId>,
+        from: &[PeerId],
         deadline: Instant,
     ) -> Result<(), String> {
-        let block = self.fetch_until(deadline, cid, bytes.min(MAX_INPUT_BYTES), &from, deadline).await?;
+        let block = self
+            .fetch(cid, bytes.min(MAX_INPUT_BYTES), from, Until { found: deadline, fetched: deadline })
+            .await?;
         if block.len() as u64 != bytes {
             return Err(format!("the input has {} bytes, the job declares {bytes}", block.len()));
         }
@@ -83,13 +60,13 @@ impl Content {
     pub async fn examine(
         &self,
         exam: Examination,
-        from: impl Fn() -> Vec<PeerId>,
+        from: &[PeerId],
         deadline: Instant,
     ) -> Result<u64, ExamineFault> {
         let (transcript_cid, output_cid) = (exam.proof.transcript.cid(), exam.proof.output);
         let missing = ExamineFault::Unavailable;
-        let patience = deadline.min(Instant::now() + PROOF_PATIENCE);
-        let fetch = async |cid, bytes| self.fetch_until(patience, cid, bytes, &from, deadline).await;
+        let until = Until { found: deadline.min(Instant::now() + PROOF_PATIENCE), fetched: deadline };
+        let fetch = async |cid, bytes| self.fetch(cid, bytes, from, until).await;
         let transcript = fetch(transcript_cid, exam.proof.transcript_bytes).await.map_err(missing)?;
         let output = fetch(output_cid, exam.proof.output_bytes).await.map_err(missing)?;
         let (this, kept) = (self.clone(), (transcript.clone(), output.clone()));

@@ -197,7 +197,7 @@ impl OperatorShell {
         tokio::spawn(async move {
             let fetch = async {
                 let _permit = inputs.acquire_owned().await.map_err(|e| e.to_string())?;
-                content.input(cid, bytes, || peers.of(&client), deadline).await
+                content.input(cid, bytes, &peers.of(&client), deadline).await
             };
             let late = Err("it could not be fetched in time".to_owned());
             let outcome = timeout_at(deadline, fetch).await.unwrap_or(late);
@@ -214,7 +214,7 @@ impl OperatorShell {
             let examine = async {
                 let closed = |e: tokio::sync::AcquireError| ExamineFault::Unavailable(e.to_string());
                 let _permit = proofs.acquire_owned().await.map_err(closed)?;
-                content.examine(examination, || peers.of(&wallet), deadline).await
+                content.examine(examination, &peers.of(&wallet), deadline).await
             };
             let late = Err(ExamineFault::Unavailable("its content could not be fetched in time".to_owned()));
             let outcome = timeout_at(deadline, examine).await.unwrap_or(late);

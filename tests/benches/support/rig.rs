@@ -12,7 +12,7 @@ use swarm_inference::Registry;
 use swarm_node::cli::NodeArgs;
 use swarm_node::clock::Clock;
 use swarm_node::driver::{self, Flow, Input, MAX_INBOX, Shell};
-use swarm_node::network::{BlockSource, Network, NetworkConfig, NetworkEvent, Topic, Verdict};
+use swarm_node::network::{BlockSource, Network, NetworkConfig, NetworkEvent, Topic, Until, Verdict};
 use swarm_protocol::Millis;
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::query::{Answer, Fate, Query};
@@ -23,7 +23,7 @@ use swarm_protocol::statement::{
 use swarm_protocol::submission::{Effect, Event, Outcome, Submission};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 const POOL: &str = "bench.eth";
@@ -253,7 +253,7 @@ impl JobShell {
         let (network, operator, inbox) = (self.network.clone(), self.operator, self.inbox.clone());
         tokio::spawn(async move {
             let max = usize::try_from(bytes).unwrap_or(usize::MAX);
-            let fetched = network.fetch(&cid, &[operator], max, Instant::now() + FETCH_TIMEOUT).await;
+            let fetched = network.fetch(&cid, &[operator], max, Until::within(FETCH_TIMEOUT)).await;
             let bytes = fetched.map_err(|e| e.to_string());
             let _ = inbox.send(Input::Event(Event::OutputFetched { cid, bytes })).await;
         });

@@ -68,8 +68,10 @@ pub enum Effect {
     LookUp(Lookup),
     /// A fetch has ended.
     Deliver { id: u64, outcome: Result<Vec<u8>, FetchError> },
-    /// Close all streams with this peer and take no more until it has disconnected.
+    /// Close all streams with this peer and take no more until it has disconnected or is heard again.
     Shun(PeerId),
+    /// Take streams of this peer again.
+    Hear(PeerId),
 }
 
 /// The Bitswap of one node.
@@ -79,6 +81,8 @@ pub struct Core {
     fetching: Fetching,
     serving: Serving,
     offenders: BTreeMap<PeerId, Offender>,
+    /// Connected peers that are not heard, and until when.
+    shunned: BTreeMap<PeerId, Duration>,
     effects: VecDeque<Effect>,
 }
 
@@ -99,14 +103,20 @@ impl Core {
     pub fn handle(&mut self, event: Event, now: Duration) {
         match event {
             Event::Connected(peer) => self.connected(peer, now),
-            Event::Disconnected(peer) => self.disconnected(peer, now),
+            Event::Disconnected(peer) => {
+                self.shunned.remove(&peer);
+                self.disconnected(peer, now);
+            }
             Event::Received { peer, message } => self.received(peer, message, now),
             Event::Malformed(peer) => {
                 self.fetching.lied(peer, now);
                 self.offended(peer, 1, now);
             }
             Event::Progress(peer) => self.fetching.progress(peer, now),
-            Event::Sent(peer) => self.sent(peer),
+            Event::Sent(peer) => {
+                self.sent(peer);
+                self.serving.was_read(&peer);
+            }
             Event::NotSent { peer, reason } => self.not_sent(peer, reason, now),
             Event::Fetch(fetch) => self.fetching.fetch(fetch, now),
             Event::Cancel(id) => self.fetching.cancel(id, now),
@@ -119,12 +129,20 @@ impl Core {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Duration) {
         self.fetching.handle_timeout(now);
+        let forgiven: Vec<PeerId> =
+            self.shunned.iter().filter(|(_, until)| **until <= now).map(|(peer, _)| *peer).collect();
+        for peer in forgiven {
+            self.shunned.remove(&peer);
+            self.effects.push_back(Effect::Hear(peer));
+            self.connected(peer, now);
+        }
         self.act(now);
     }
 
     /// When [`Core::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        self.fetching.next_timeout().into_iter().chain(self.serving.next_timeout()).min()
+        let forgiven = self.shunned.values().copied().min();
+        self.fetching.next_timeout().into_iter().chain(self.serving.next_timeout()).chain(forgiven).min()
     }
 
     /// The next thing to do.
@@ -139,11 +157,11 @@ impl Core {
 
     fn connected(&mut self, peer: PeerId, now: Duration) {
         if self.is_shunned(&peer, now) {
-            return self.effects.push_back(Effect::Shun(peer));
+            return self.shun(peer);
         }
         let entries = Bucket::new(MAX_ENTRIES_PER_SECOND, MAX_ENTRIES_BURST, now);
         self.peers.insert(peer, Peer { is_sending: false, entries });
-        self.fetching.connected(peer);
+        self.fetching.connected(peer, now);
         self.serving.connected(peer, now);
     }
 
@@ -192,8 +210,10 @@ impl Core {
         self.sent(peer);
         self.serving.clear(peer);
         self.serving.drop_answers(peer);
+        if reason == NotSent::Stalled {
+            self.serving.stalled(&peer, now);
+        }
         self.fetching.unreachable(peer, reason == NotSent::Unsupported, now);
-        self.offended(peer, u32::from(reason == NotSent::Stalled), now);
     }
 
     fn is_shunned(&mut self, peer: &PeerId, now: Duration) -> bool {
@@ -218,8 +238,14 @@ impl Core {
         if offender.offences >= MAX_OFFENCES {
             tracing::warn!(%peer, "the peer sends blocks that nobody asked for, or too much; it is no longer heard");
             self.disconnected(peer, now);
-            self.effects.push_back(Effect::Shun(peer));
+            self.shun(peer);
         }
+    }
+
+    fn shun(&mut self, peer: PeerId) {
+        let last = self.offenders.get(&peer).map(|offender| offender.last).unwrap_or_default();
+        self.shunned.insert(peer, last + FORGIVEN_AFTER);
+        self.effects.push_back(Effect::Shun(peer));
     }
 
     /// Turns what the parts want into effects.

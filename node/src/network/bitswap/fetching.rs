@@ -1,5 +1,6 @@
 //! This node's wants: whom to ask for a block, and whom next.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use cid::Cid;
 use libp2p::PeerId;
 
 use super::message::{Block, Presence, Want, WantKind, is_checkable};
+use super::pursuit::{Answer, Attempt, Pursuit, Waiter};
 use super::{
-    ATTEMPT_TIMEOUT, FetchError, MAX_ASKED_BLOCKS, MAX_ASKED_BYTES, MAX_ASKED_PEERS, MAX_ATTEMPT,
-    MAX_ENTRIES, MAX_FETCHES, MAX_LATE_BLOCKS, MAX_LATENESS, MAX_SURVEYED,
+    ATTEMPT_TIMEOUT, FetchError, MAX_ASKED_BLOCKS, MAX_ASKED_BYTES, MAX_ENTRIES, MAX_FETCHES,
+    MAX_LATE_BLOCKS, MAX_LATENESS, MAX_SURVEYED,
 };
-use crate::network::MAX_BLOCK;
 
 #[derive(Debug, Default)]
 pub(super) struct Fetching {
@@ -40,36 +41,6 @@ struct Source {
     delivered: u64,
 }
 
-/// A block that somebody here waits for.
-#[derive(Debug, Default)]
-struct Pursuit {
-    waiters: Vec<Waiter>,
-    likely: VecDeque<PeerId>,
-    /// Who was asked for the block.
-    tried: BTreeSet<PeerId>,
-    /// Who was asked for the block or whether it is there.
-    asked: BTreeSet<PeerId>,
-    current: Option<Attempt>,
-    /// Who was asked whether it is there and has not answered.
-    surveyed: BTreeSet<PeerId>,
-    survey_ends: Duration,
-    liar: Option<PeerId>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Waiter {
-    id: u64,
-    max_bytes: usize,
-    deadline: Duration,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Attempt {
-    peer: PeerId,
-    /// Absent while the peer is asked for other blocks first.
-    asked_at: Option<Duration>,
-}
-
 /// A request for a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetch {
@@ -78,6 +49,8 @@ pub struct Fetch {
     pub cid: Cid,
     /// A longer block is refused.
     pub max_bytes: usize,
+    /// Until when to go on asking although nobody has it.
+    pub patience: Duration,
     pub deadline: Duration,
     /// Whom to ask first, in this order.
     pub likely: Vec<PeerId>,
@@ -95,8 +68,10 @@ impl Source {
 }
 
 impl Fetching {
-    pub(super) fn connected(&mut self, peer: PeerId) {
+    /// Whoever comes may have what others have not.
+    pub(super) fn connected(&mut self, peer: PeerId, now: Duration) {
         self.sources.entry(peer).or_default();
+        self.advance_all(now);
     }
 
     pub(super) fn disconnected(&mut self, peer: PeerId, now: Duration) {
@@ -115,7 +90,7 @@ impl Fetching {
     }
 
     pub(super) fn fetch(&mut self, fetch: Fetch, now: Duration) {
-        let Fetch { id, cid, max_bytes, deadline, likely } = fetch;
+        let Fetch { id, cid, max_bytes, patience, deadline, likely } = fetch;
         let refusal = if !is_checkable(&cid) {
             Some(FetchError::UnsupportedCid(cid))
         } else if self.fetches.len() >= MAX_FETCHES {
@@ -129,13 +104,8 @@ impl Fetching {
             return self.outcomes.push_back((id, Err(refusal)));
         }
         self.fetches.insert(id, cid);
-        let pursuit = self.pursuits.entry(cid).or_default();
-        pursuit.waiters.push(Waiter { id, max_bytes, deadline });
-        for peer in likely.into_iter().take(MAX_ASKED_PEERS) {
-            if pursuit.likely.len() < MAX_ASKED_PEERS {
-                pursuit.likely.push_back(peer);
-            }
-        }
+        let pursuit = self.pursuits.entry(cid).or_insert_with(|| Pursuit::new(cid, now));
+        pursuit.join(Waiter { id, max_bytes, patience, deadline }, likely);
         self.advance(cid, now);
     }
 
@@ -144,55 +114,52 @@ impl Fetching {
         let Some(cid) = self.fetches.remove(&id) else { return };
         let Some(pursuit) = self.pursuits.get_mut(&cid) else { return };
         pursuit.waiters.retain(|waiter| waiter.id != id);
-        if pursuit.waiters.is_empty() {
-            self.finish(&cid, None, now);
-        }
+        self.settle(cid, Vec::new(), now);
     }
 
     /// Whether the block was asked for.
     pub(super) fn block(&mut self, peer: PeerId, block: Block, now: Duration) -> bool {
         let Block { cid, data } = block;
         let Some(source) = self.sources.get_mut(&peer) else { return true };
-        let Some(pursuit) = self.pursuits.get(&cid) else {
+        let Some(pursuit) = self.pursuits.get_mut(&cid) else {
             return source.late.remove(&cid).is_some_and(|until| now <= until);
         };
         source.heard_at = now;
         source.delivered += 1;
-        for waiter in pursuit.waiters.clone() {
+        for waiter in std::mem::take(&mut pursuit.waiters) {
             let (length, max) = (data.len(), waiter.max_bytes);
             let outcome = if length > max {
                 Err(FetchError::TooLarge { cid, peer, length, max })
             } else {
                 Ok(data.clone())
             };
-            self.settle(waiter.id, outcome);
+            self.fetches.remove(&waiter.id);
+            self.outcomes.push_back((waiter.id, outcome));
         }
-        self.finish(&cid, Some(peer), now);
+        self.finish(cid, Some(peer), now);
         true
     }
 
     /// The peer has sent something else than it was asked for.
     pub(super) fn lied(&mut self, peer: PeerId, now: Duration) {
-        for cid in self.attempts(|attempt| attempt.peer == peer && attempt.asked_at.is_some()) {
-            if let Some(pursuit) = self.pursuits.get_mut(&cid) {
-                pursuit.liar = Some(peer);
-            }
-            self.leave(&cid, now);
-            self.advance(cid, now);
+        for cid in self.attempts(|attempt| attempt.peer == peer && attempt.asked.is_some()) {
+            self.leave(cid, Some(Answer::Lied), now);
         }
     }
 
     pub(super) fn presence(&mut self, peer: PeerId, presence: Presence, now: Duration) {
         let Presence { cid, has } = presence;
         let Some(pursuit) = self.pursuits.get_mut(&cid) else { return };
-        if pursuit.surveyed.remove(&peer) {
-            if has {
-                pursuit.likely.push_back(peer);
+        match pursuit.attempt() {
+            Some(attempt) if attempt.peer == peer && attempt.asked.is_some() && !has => {
+                self.leave(cid, Some(Answer::Lacks), now);
             }
-            self.advance(cid, now);
-        } else if !has && pursuit.current.is_some_and(|c| c.peer == peer && c.asked_at.is_some()) {
-            self.leave(&cid, now);
-            self.advance(cid, now);
+            // It says that the block comes.
+            Some(attempt) if attempt.peer == peer => {}
+            Some(_) | None => {
+                pursuit.answered(peer, has);
+                self.advance(cid, now);
+            }
         }
     }
 
@@ -204,35 +171,26 @@ impl Fetching {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Duration) {
-        for (cid, late) in self.late_waiters(now) {
-            let liar = self.pursuits.get(&cid).and_then(|p| p.liar);
-            let error = match liar {
-                Some(peer) => FetchError::WrongBlock { cid, peer },
-                None => FetchError::Deadline(cid),
-            };
-            self.settle(late, Err(error));
-            self.cancel_waiter(&cid, late, now);
+        for cid in self.pursuits.keys().copied().collect::<Vec<_>>() {
+            let Some(pursuit) = self.pursuits.get_mut(&cid) else { continue };
+            let ended = pursuit.take_ended(now);
+            self.settle(cid, ended, now);
         }
         let stalled: BTreeSet<PeerId> = self.stalled(now).map(|(_, peer)| peer).collect();
         let due: Vec<Cid> = self.stalled(now).map(|(cid, _)| cid).collect();
         // Behind what does not come nothing else comes either.
-        let queued = self.attempts(|a| a.asked_at.is_none() && stalled.contains(&a.peer));
+        let queued = self.attempts(|a| a.asked.is_none() && stalled.contains(&a.peer));
         for cid in queued.into_iter().chain(due) {
-            self.leave(&cid, now);
-            self.advance(cid, now);
+            self.leave(cid, Some(Answer::Silent), now);
         }
-        let over = |p: &Pursuit| p.current.is_none() && p.survey_ends <= now;
-        let surveys: Vec<Cid> = self.pursuits.iter().filter(|(_, p)| over(p)).map(|(cid, _)| *cid).collect();
-        surveys.into_iter().for_each(|cid| self.advance(cid, now));
+        self.pursuits.values_mut().for_each(|pursuit| pursuit.wake(now));
+        self.advance_all(now);
     }
 
     pub(super) fn next_timeout(&self) -> Option<Duration> {
         let of = |pursuit: &Pursuit| {
-            let attempt = match pursuit.current {
-                Some(attempt) => self.attempt_ends(&attempt),
-                None => Some(pursuit.survey_ends),
-            };
-            pursuit.waiters.iter().map(|w| w.deadline).chain(attempt).min()
+            let attempt = pursuit.attempt().and_then(|attempt| self.attempt_ends(&attempt));
+            pursuit.next_timeout().into_iter().chain(attempt).min()
         };
         self.pursuits.values().filter_map(of).min()
     }
@@ -253,130 +211,116 @@ impl Fetching {
         wants
     }
 
-    fn settle(&mut self, id: u64, outcome: Result<Vec<u8>, FetchError>) {
-        self.fetches.remove(&id);
-        self.outcomes.push_back((id, outcome));
-    }
-
-    fn cancel_waiter(&mut self, cid: &Cid, id: u64, now: Duration) {
-        let Some(pursuit) = self.pursuits.get_mut(cid) else { return };
-        pursuit.waiters.retain(|waiter| waiter.id != id);
-        if pursuit.waiters.is_empty() {
+    /// Tells those who wait no longer; nobody is asked for what nobody waits for.
+    fn settle(&mut self, cid: Cid, ended: Vec<(u64, FetchError)>, now: Duration) {
+        for (id, error) in ended {
+            self.fetches.remove(&id);
+            self.outcomes.push_back((id, Err(error)));
+        }
+        if self.pursuits.get(&cid).is_some_and(|pursuit| pursuit.waiters.is_empty()) {
             self.finish(cid, None, now);
         }
     }
 
-    fn late_waiters(&self, now: Duration) -> Vec<(Cid, u64)> {
-        let waiters = self.pursuits.iter().flat_map(|(cid, p)| p.waiters.iter().map(move |w| (*cid, w)));
-        waiters.filter(|(_, w)| w.deadline <= now).map(|(cid, w)| (cid, w.id)).collect()
-    }
-
     fn stalled(&self, now: Duration) -> impl Iterator<Item = (Cid, PeerId)> {
         self.pursuits.iter().filter_map(move |(cid, pursuit)| {
-            let attempt = pursuit.current?;
+            let attempt = pursuit.attempt()?;
             self.attempt_ends(&attempt).filter(|end| *end <= now).map(|_| (*cid, attempt.peer))
         })
     }
 
     fn attempt_ends(&self, attempt: &Attempt) -> Option<Duration> {
-        let asked_at = attempt.asked_at?;
-        let heard_at = self.sources.get(&attempt.peer).map_or(asked_at, |source| source.heard_at);
-        Some((asked_at.max(heard_at) + ATTEMPT_TIMEOUT).min(asked_at + MAX_ATTEMPT))
+        let asked = attempt.asked?;
+        let heard_at = self.sources.get(&attempt.peer).map_or(asked.at, |source| source.heard_at);
+        Some((asked.at.max(heard_at) + ATTEMPT_TIMEOUT).min(asked.until))
     }
 
     fn attempts(&self, which: impl Fn(&Attempt) -> bool) -> Vec<Cid> {
-        let chosen = |p: &Pursuit| p.current.is_some_and(|attempt| which(&attempt));
+        let chosen = |p: &Pursuit| p.attempt().is_some_and(|attempt| which(&attempt));
         self.pursuits.iter().filter(|(_, p)| chosen(p)).map(|(cid, _)| *cid).collect()
     }
 
     /// Nothing is to be expected from the peer.
     fn abandon(&mut self, peer: PeerId, now: Duration) {
-        let cids: Vec<Cid> = self.pursuits.keys().copied().collect();
-        for cid in cids {
-            let Some(pursuit) = self.pursuits.get_mut(&cid) else { continue };
-            let was_surveyed = pursuit.surveyed.remove(&peer);
-            if pursuit.current.is_some_and(|attempt| attempt.peer == peer) {
-                self.leave(&cid, now);
-                self.advance(cid, now);
-            } else if was_surveyed {
-                self.advance(cid, now);
-            }
+        for cid in self.attempts(|attempt| attempt.peer == peer) {
+            self.leave(cid, None, now);
         }
+        self.pursuits.values_mut().for_each(|pursuit| pursuit.forget(&peer));
+        self.advance_all(now);
     }
 
-    /// Asks the next peer, if none is being asked; gives up if none is left.
+    fn advance_all(&mut self, now: Duration) {
+        self.pursuits.keys().copied().collect::<Vec<_>>().into_iter().for_each(|cid| self.advance(cid, now));
+    }
+
+    /// Asks the next peer, if none is being asked; rests when all have been asked.
     fn advance(&mut self, cid: Cid, now: Duration) {
-        let Some(pursuit) = self.pursuits.get_mut(&cid) else { return };
-        if pursuit.current.is_some() {
+        let Some(pursuit) = self.pursuits.get_mut(&cid).filter(|pursuit| pursuit.attempt().is_none()) else {
+            return;
+        };
+        let sources = &mut self.sources;
+        let speaks = |peer: &PeerId| sources.get(peer).is_some_and(|source| !source.is_mute);
+        if let Some(peer) = pursuit.take_candidate(speaks) {
+            pursuit.queue(peer);
+            if let Some(source) = sources.get_mut(&peer) {
+                source.queue.push_back(cid);
+            }
+            return self.ask_queued(peer, now);
+        }
+        if pursuit.is_surveying(now) {
             return;
         }
-        while let Some(peer) = pursuit.likely.pop_front() {
-            let can_be_asked = self.sources.get(&peer).is_some_and(|source| !source.is_mute);
-            if can_be_asked && pursuit.tried.insert(peer) {
-                pursuit.asked.insert(peer);
-                pursuit.current = Some(Attempt { peer, asked_at: None });
-                if let Some(source) = self.sources.get_mut(&peer) {
-                    source.queue.push_back(cid);
-                }
-                return self.ask_queued(peer, now);
-            }
-        }
-        if pursuit.surveyed.is_empty() || pursuit.survey_ends <= now {
-            self.survey(cid, now);
-        }
-    }
-
-    /// Asks more peers whether they have the block, those first that have delivered most.
-    fn survey(&mut self, cid: Cid, now: Duration) {
+        let others = self.strangers(&cid);
         let Some(pursuit) = self.pursuits.get_mut(&cid) else { return };
-        let fresh = |(peer, source): &(&PeerId, &Source)| !source.is_mute && !pursuit.asked.contains(peer);
-        let mut others: Vec<_> = self.sources.iter().filter(fresh).map(|(p, s)| (s.delivered, *p)).collect();
-        others.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
-        others.truncate(MAX_SURVEYED.min(MAX_ASKED_PEERS.saturating_sub(pursuit.asked.len())));
         if others.is_empty() {
-            return self.give_up(&cid, now);
+            pursuit.rest(now);
+            let ended = pursuit.take_ended(now);
+            return self.settle(cid, ended, now);
         }
-        pursuit.surveyed = others.iter().map(|(_, peer)| *peer).collect();
-        pursuit.asked.extend(&pursuit.surveyed);
-        pursuit.survey_ends = now + ATTEMPT_TIMEOUT;
-        for (_, peer) in others {
+        pursuit.survey(&others, now);
+        for peer in others {
             self.tell(peer, Want::new(cid, WantKind::Have, false));
         }
     }
 
-    fn give_up(&mut self, cid: &Cid, now: Duration) {
-        let Some(pursuit) = self.pursuits.get(cid) else { return };
-        let (cid, asked, liar) = (*cid, pursuit.asked.len(), pursuit.liar);
-        for waiter in pursuit.waiters.clone() {
-            let error = match liar {
-                Some(peer) => FetchError::WrongBlock { cid, peer },
-                None if asked == 0 => FetchError::NoPeers(cid),
-                None => FetchError::Missing { cid, asked },
-            };
-            self.settle(waiter.id, Err(error));
-        }
-        self.finish(&cid, None, now);
+    /// Whom to ask whether they have the block: who was not asked yet, and of those who has delivered most.
+    fn strangers(&self, cid: &Cid) -> Vec<PeerId> {
+        let Some(pursuit) = self.pursuits.get(cid) else { return Vec::new() };
+        let speaking = self.sources.iter().filter(|(_, source)| !source.is_mute);
+        let of = |(peer, source): (&PeerId, &Source)| {
+            pursuit.is_stranger(peer).map(|is_new| (Reverse(is_new), Reverse(source.delivered), *peer))
+        };
+        let mut others: Vec<_> = speaking.filter_map(of).collect();
+        others.sort_unstable();
+        others.truncate(MAX_SURVEYED.min(pursuit.room()));
+        others.into_iter().map(|(_, _, peer)| peer).collect()
     }
 
     /// Ends a pursuit whose waiters have their outcome, and tells all who were asked.
-    fn finish(&mut self, cid: &Cid, deliverer: Option<PeerId>, now: Duration) {
-        let Some(pursuit) = self.pursuits.remove(cid) else { return };
-        for peer in pursuit.asked.iter().filter(|peer| Some(**peer) != deliverer) {
-            self.tell(*peer, Want::new(*cid, WantKind::Block, true));
+    fn finish(&mut self, cid: Cid, deliverer: Option<PeerId>, now: Duration) {
+        let Some(pursuit) = self.pursuits.remove(&cid) else { return };
+        for peer in pursuit.asked().filter(|peer| Some(*peer) != deliverer) {
+            self.tell(peer, Want::new(cid, WantKind::Block, true));
             // Nodes answer the question whether they have a small block by the block.
-            if let Some(source) = self.sources.get_mut(peer) {
-                source.expect_late(*cid, now);
+            if let Some(source) = self.sources.get_mut(&peer) {
+                source.expect_late(cid, now);
             }
         }
-        if let Some(attempt) = pursuit.current {
-            self.release(attempt.peer, cid, now);
+        if let Some(attempt) = pursuit.attempt() {
+            self.release(attempt.peer, &cid, now);
         }
     }
 
-    /// Ends the attempt under way.
-    fn leave(&mut self, cid: &Cid, now: Duration) {
-        let Some(attempt) = self.pursuits.get_mut(cid).and_then(|p| p.current.take()) else { return };
-        self.release(attempt.peer, cid, now);
+    /// Ends the attempt under way and goes on to the next peer.
+    fn leave(&mut self, cid: Cid, answer: Option<Answer>, now: Duration) {
+        let Some(pursuit) = self.pursuits.get_mut(&cid) else { return };
+        let Some(peer) = pursuit.leave() else { return };
+        match answer {
+            Some(answer) => pursuit.note(peer, answer),
+            None => pursuit.forget(&peer),
+        }
+        self.release(peer, &cid, now);
+        self.advance(cid, now);
     }
 
     fn release(&mut self, peer: PeerId, cid: &Cid, now: Duration) {
@@ -391,7 +335,7 @@ impl Fetching {
         let Some(source) = self.sources.get_mut(&peer) else { return };
         while let Some(cid) = source.queue.front().copied() {
             let Some(pursuit) = self.pursuits.get_mut(&cid) else { return };
-            let bytes = pursuit.waiters.iter().map(|w| w.max_bytes).max().unwrap_or(0).min(MAX_BLOCK);
+            let bytes = pursuit.max_bytes();
             let fits = source.asked_bytes + bytes <= MAX_ASKED_BYTES && source.asked.len() < MAX_ASKED_BLOCKS;
             if !fits && !source.asked.is_empty() {
                 return;
@@ -400,7 +344,7 @@ impl Fetching {
             source.asked.insert(cid, bytes);
             source.asked_bytes += bytes;
             source.news.insert(cid, Want::new(cid, WantKind::Block, false));
-            pursuit.current = Some(Attempt { peer, asked_at: Some(now) });
+            pursuit.ask(peer, now);
             self.changed.insert(peer);
         }
     }

@@ -5,7 +5,6 @@ use cid::{Cid, Version};
 use sha2::{Digest, Sha256};
 
 use super::{MAX_ENTRIES, MAX_MESSAGE_BLOCKS};
-use crate::network::MAX_BLOCK;
 use crate::protobuf::{Fields, WireError, put_bytes, put_number, put_varint, varint};
 
 const SHA2_256: u64 = 0x12;
@@ -13,6 +12,8 @@ const DIGEST_BYTES: usize = 32;
 const DAG_PB: u64 = 0x70;
 /// Longer ones hold digests that nobody here can check.
 const MAX_CID: usize = 96;
+/// Largest block that IPFS nodes exchange. One over our own limit is told as too large, not as a lie.
+const MAX_FOREIGN_BLOCK: usize = 2 << 20;
 /// What surrounds the CID of a want or of a presence, and a block, at most.
 const FRAMING: usize = 32;
 
@@ -162,7 +163,7 @@ impl Message {
                 _ => {}
             }
         }
-        if self.blocks.len() >= MAX_MESSAGE_BLOCKS || data.len() > MAX_BLOCK {
+        if self.blocks.len() >= MAX_MESSAGE_BLOCKS || data.len() > MAX_FOREIGN_BLOCK {
             self.unusable_blocks += 1;
             return Ok(());
         }

@@ -14,6 +14,7 @@ mod bucket;
 mod core;
 mod fetching;
 mod message;
+mod pursuit;
 mod reading;
 mod serving;
 mod shell;
@@ -25,7 +26,7 @@ mod writing;
 pub use self::core::{Core, Effect, Event, NotSent};
 pub use self::fetching::Fetch;
 pub use self::message::{Block, Message, Presence, Want, WantKind, is_checkable};
-pub use self::reading::{MAX_READ_BYTES, MAX_UNASKED_BYTES};
+pub use self::reading::{MAX_READ_BYTES, MAX_READ_BYTES_PER_PEER, MAX_UNASKED_BYTES};
 pub use self::serving::{Found, Lookup};
 pub(super) use self::shell::{FetchAnswer, Shell};
 pub(super) use self::streams::Behaviour;
@@ -50,12 +51,16 @@ pub const MAX_ASKED_BYTES: usize = (1 << 20) - (16 << 10);
 pub const MAX_ASKED_BLOCKS: usize = 256;
 /// Peers that are asked at once which of them has a block.
 pub const MAX_SURVEYED: usize = 16;
-/// Peers that are asked for one block in all.
+/// Peers that are asked for one block before there is a rest.
 pub const MAX_ASKED_PEERS: usize = 64;
 /// How long one peer may deliver nothing before the next is asked.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one peer may take for one block, whatever it delivers.
+/// How long one peer may take for one block, whatever it delivers. It has half of the time that is left before the
+/// deadline if that is less, but never less than [`ATTEMPT_TIMEOUT`].
 pub const MAX_ATTEMPT: Duration = Duration::from_secs(60);
+/// When all have been asked, how long until they are asked again: at first, and at most, doubling in between.
+pub const MIN_REST: Duration = Duration::from_secs(1);
+pub const MAX_REST: Duration = Duration::from_secs(8);
 /// Blocks remembered, for each peer, that it was asked for and may still send.
 pub const MAX_LATE_BLOCKS: usize = 1024;
 /// How long a block may come after it was no longer wanted.
@@ -77,6 +82,9 @@ pub const MAX_LOOKUPS: usize = 32;
 pub const MAX_SERVED_PER_SECOND: u64 = 64 << 20;
 /// What a peer is served at once after a pause, in bytes.
 pub const MAX_SERVED_BURST: u64 = 256 << 20;
+/// How long a peer that does not read what it asked for is not served: at first, and at most, doubling each time.
+pub const MIN_STALL_PAUSE: Duration = Duration::from_secs(10);
+pub const MAX_STALL_PAUSE: Duration = Duration::from_secs(600);
 /// What a lookup that finds nothing takes from that budget, in bytes.
 pub const LOOKUP_COST: u64 = 4 << 10;
 /// Entries that are read from one peer per second in the long run.

@@ -18,23 +18,42 @@ use crate::protobuf::varint;
 
 /// Largest message of a peer that has not been asked for a block.
 pub const MAX_UNASKED_BYTES: usize = 256 << 10;
-/// Bytes of messages that are being read from all peers that have been asked for blocks, and again from
-/// all that have not.
+/// Bytes of messages that are being read from all peers: of those up to [`MAX_UNASKED_BYTES`], and again of longer ones.
 pub const MAX_READ_BYTES: usize = 64 << 20;
+/// Bytes of messages that are being read from one peer, likewise: four short ones, and again one of full length.
+pub const MAX_READ_BYTES_PER_PEER: usize = MAX_MESSAGE_BYTES;
 const MAX_PIECE: usize = 16 << 10;
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where all readers get the right to take memory.
+/// The right to take memory for messages, short and long ones apart: what is long crowds out nothing that is short.
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
-    asked: Arc<Semaphore>,
-    unasked: Arc<Semaphore>,
+    short: Arc<Semaphore>,
+    long: Arc<Semaphore>,
 }
 
-impl Default for Memory {
-    fn default() -> Self {
-        let all = || Arc::new(Semaphore::new(MAX_READ_BYTES));
-        Self { asked: all(), unasked: all() }
+/// Memory taken for one message, from its peer's share and from the whole.
+pub(super) type Taken = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Memory {
+    /// For all peers.
+    pub(super) fn whole() -> Self {
+        Self::of(MAX_READ_BYTES, MAX_READ_BYTES)
+    }
+
+    /// For one peer.
+    pub(super) fn share() -> Self {
+        Self::of(4 * MAX_UNASKED_BYTES, MAX_READ_BYTES_PER_PEER)
+    }
+
+    fn of(short: usize, long: usize) -> Self {
+        Self { short: Arc::new(Semaphore::new(short)), long: Arc::new(Semaphore::new(long)) }
+    }
+
+    pub(super) async fn take(&self, length: usize) -> Result<OwnedSemaphorePermit, End> {
+        let pool = if length <= MAX_UNASKED_BYTES { &self.short } else { &self.long };
+        let permits = u32::try_from(length).map_err(|_| End::Malformed)?;
+        pool.clone().acquire_many_owned(permits).await.map_err(|_| End::Over)
     }
 }
 
@@ -60,7 +79,9 @@ impl Default for Patience {
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
     pub(super) peer: PeerId,
-    pub(super) memory: Memory,
+    /// What this peer may take, and what all may.
+    pub(super) share: Memory,
+    pub(super) whole: Memory,
     pub(super) started: Instant,
     /// Until when blocks are expected from this peer, in milliseconds since `started`.
     pub(super) expected_until: Arc<AtomicU64>,
@@ -70,7 +91,7 @@ pub(super) struct Reader {
 
 /// Why no more is read.
 #[derive(Debug)]
-enum End {
+pub(super) enum End {
     /// The stream ended, broke, or was too slow.
     Over,
     /// What came is no message, or one that is too long.
@@ -113,14 +134,14 @@ impl Reader {
         let length = timeout(self.patience.idle, read_length(stream)).await??;
         let is_expected =
             self.started.elapsed().as_millis() < u128::from(self.expected_until.load(Ordering::Relaxed));
-        let (max, memory) = match is_expected {
-            true => (MAX_MESSAGE_BYTES, &self.memory.asked),
-            false => (MAX_UNASKED_BYTES, &self.memory.unasked),
-        };
-        let length = usize::try_from(length).ok().filter(|l| *l <= max).ok_or(End::Malformed)?;
-        let permits = u32::try_from(length).map_err(|_| End::Malformed)?;
+        let length =
+            usize::try_from(length).ok().filter(|l| *l <= MAX_MESSAGE_BYTES).ok_or(End::Malformed)?;
+        if length > MAX_UNASKED_BYTES && !is_expected {
+            tracing::debug!(peer = %self.peer, length, "a long message that nobody asked for is not read");
+            return Err(End::Over);
+        }
         timeout(self.patience.message, async {
-            let taken = memory.clone().acquire_many_owned(permits).await.map_err(|_| End::Over)?;
+            let taken = (self.share.take(length).await?, self.whole.take(length).await?);
             let body = self.read_body(stream, length).await?;
             decode(self.peer, body, taken).await
         })
@@ -144,9 +165,10 @@ impl Reader {
     }
 }
 
-/// Hashing the blocks takes too long for a thread that drives others.
-async fn decode(peer: PeerId, body: Vec<u8>, memory: OwnedSemaphorePermit) -> Result<Report, End> {
-    let decoded = spawn_blocking(move || Message::decode(&body)).await.map_err(|_| End::Over)?;
+/// Hashing the blocks takes too long for a thread that drives others. The memory is given back by whoever has it last.
+async fn decode(peer: PeerId, body: Vec<u8>, memory: Taken) -> Result<Report, End> {
+    let decoding = spawn_blocking(move || (Message::decode(&body), memory));
+    let (decoded, memory) = decoding.await.map_err(|_| End::Over)?;
     let message = decoded.map_err(|error| {
         tracing::debug!(%peer, %error, "no Bitswap message");
         End::Malformed

@@ -12,7 +12,7 @@ use super::bucket::Bucket;
 use super::message::{Block, Presence, Want, WantKind};
 use super::{
     LOOKUP_COST, MAX_ANSWER_BYTES, MAX_HELD_BYTES, MAX_LOOKUPS, MAX_LOOKUPS_PER_PEER, MAX_SERVED_BURST,
-    MAX_SERVED_PER_SECOND, MAX_WANTS, MAX_WANTS_PER_PEER, MAX_WANTS_SPARED,
+    MAX_SERVED_PER_SECOND, MAX_STALL_PAUSE, MAX_WANTS, MAX_WANTS_PER_PEER, MAX_WANTS_SPARED, MIN_STALL_PAUSE,
 };
 
 /// A block to look for among this node's own, on behalf of a peer.
@@ -62,6 +62,9 @@ struct Asker {
     /// Bytes of answers that are on their way.
     leaving_bytes: usize,
     budget: Bucket,
+    /// Messages in a row that it has not read in time, and when it is served again after the last.
+    stalls: u32,
+    served_from: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +91,8 @@ impl Serving {
             answer_bytes: 0,
             leaving_bytes: 0,
             budget: Bucket::new(MAX_SERVED_PER_SECOND, MAX_SERVED_BURST, now),
+            stalls: 0,
+            served_from: now,
         });
     }
 
@@ -187,9 +192,13 @@ impl Serving {
         }
         let after = self.last_served.map_or(Unbounded, Excluded);
         let peers = self.hungry.range((after, Unbounded)).chain(&self.hungry);
+        let is_pressed = self.is_pressed();
         let askers = &mut self.askers;
         let peer = *peers.take(self.hungry.len()).find(|peer| {
-            askers.get_mut(peer).is_some_and(|asker| asker.may_look_up() && asker.budget.has_some(now))
+            let asker = askers.get_mut(peer);
+            asker.is_some_and(|asker| {
+                asker.may_look_up(is_pressed) && asker.served_from <= now && asker.budget.has_some(now)
+            })
         })?;
         let asker = self.askers.get_mut(&peer)?;
         let (_, cid) = asker.queue.pop_first()?;
@@ -212,7 +221,13 @@ impl Serving {
             return None;
         }
         let waiting = self.hungry.iter().filter_map(|peer| self.askers.get(peer));
-        waiting.filter(|asker| asker.may_look_up()).map(|asker| asker.budget.refilled_at()).min()
+        let may = waiting.filter(|asker| asker.may_look_up(self.is_pressed()));
+        may.map(|asker| asker.budget.refilled_at().max(asker.served_from)).min()
+    }
+
+    /// Half of the memory is left to those who read what they are sent.
+    fn is_pressed(&self) -> bool {
+        self.held_bytes >= MAX_HELD_BYTES / 2
     }
 
     fn is_full(&self) -> bool {
@@ -298,6 +313,22 @@ impl Serving {
         }
     }
 
+    /// The peer has read a message.
+    pub(super) fn was_read(&mut self, peer: &PeerId) {
+        if let Some(asker) = self.askers.get_mut(peer) {
+            asker.stalls = 0;
+        }
+    }
+
+    /// The peer has not read a message in time: it is left alone, the longer the more often it happens.
+    pub(super) fn stalled(&mut self, peer: &PeerId, now: Duration) {
+        if let Some(asker) = self.askers.get_mut(peer) {
+            let pause = MIN_STALL_PAUSE * (1 << asker.stalls.min(16));
+            asker.served_from = now + pause.min(MAX_STALL_PAUSE);
+            asker.stalls = asker.stalls.saturating_add(1);
+        }
+    }
+
     /// The message with the answers taken last has left, or never will.
     pub(super) fn sent(&mut self, peer: PeerId) {
         if let Some(asker) = self.askers.get_mut(&peer) {
@@ -313,8 +344,12 @@ impl Want {
 }
 
 impl Asker {
-    /// What is being looked up counts as if it filled its share, so that at most one block lies across.
-    fn may_look_up(&self) -> bool {
+    /// What is being looked up counts as if it filled its share, so that at most one block lies across. When memory
+    /// is scarce, one block at a time is looked up, and none for whoever has not read the last.
+    fn may_look_up(&self, is_pressed: bool) -> bool {
+        if is_pressed {
+            return self.lookups == 0 && self.answer_bytes + self.leaving_bytes == 0;
+        }
         self.lookups < MAX_LOOKUPS_PER_PEER
             && self.answer_bytes + self.lookups * (MAX_ANSWER_BYTES / MAX_LOOKUPS_PER_PEER) < MAX_ANSWER_BYTES
     }

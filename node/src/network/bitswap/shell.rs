@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use cid::Cid;
 use libp2p::{PeerId, Stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::reading::{Memory, Patience, Reader};
+use super::reading::{Memory, Patience, Reader, Taken};
 use super::streams::StreamEvent;
 use super::writing::Writer;
 use super::{Core, Effect, Event, Fetch, FetchError, Found, Lookup, Message, NotSent, WantKind};
-use crate::network::{BlockSource, MAX_BLOCK};
+use crate::network::{BlockSource, MAX_BLOCK, Until};
 
 /// Streams that one peer may have open towards this node.
 const MAX_INBOUND_STREAMS: usize = 16;
@@ -37,7 +37,7 @@ pub(in crate::network) enum Report {
     Received {
         peer: PeerId,
         message: Message,
-        memory: OwnedSemaphorePermit,
+        memory: Taken,
     },
     Written {
         peer: PeerId,
@@ -83,6 +83,7 @@ struct Link {
     generation: u64,
     outgoing: Outgoing,
     inbound: Arc<Semaphore>,
+    memory: Memory,
     expected_until: Arc<AtomicU64>,
     stop: CancellationToken,
 }
@@ -108,7 +109,7 @@ impl Shell {
             lookups: HashMap::new(),
             lookup_tasks: JoinSet::new(),
             stream_tasks: JoinSet::new(),
-            memory: Memory::default(),
+            memory: Memory::whole(),
             reports,
             received,
             opens: VecDeque::new(),
@@ -169,6 +170,7 @@ impl Shell {
             generation: self.generations,
             outgoing: Outgoing::Closed,
             inbound: Arc::new(Semaphore::new(MAX_INBOUND_STREAMS)),
+            memory: Memory::share(),
             expected_until: Arc::default(),
             stop: CancellationToken::new(),
         };
@@ -188,14 +190,15 @@ impl Shell {
         cid: Cid,
         likely: Vec<PeerId>,
         max_bytes: usize,
-        deadline: Instant,
+        until: Until,
         answer: FetchAnswer,
     ) {
         let id = self.next_fetch;
         self.next_fetch += 1;
         self.fetches.insert(id, answer);
-        let deadline = deadline.saturating_duration_since(self.started);
-        self.tell(Event::Fetch(Fetch { id, cid, max_bytes, deadline, likely }));
+        let since_start = |instant: Instant| instant.saturating_duration_since(self.started);
+        let (patience, deadline) = (since_start(until.found), since_start(until.fetched));
+        self.tell(Event::Fetch(Fetch { id, cid, max_bytes, patience, deadline, likely }));
     }
 
     pub(in crate::network) fn available(&mut self, cids: Vec<Cid>) {
@@ -241,7 +244,8 @@ impl Shell {
         };
         let reader = Reader {
             peer,
-            memory: self.memory.clone(),
+            share: link.memory.clone(),
+            whole: self.memory.clone(),
             started: self.started,
             expected_until: link.expected_until.clone(),
             reports: self.reports.clone(),
@@ -302,6 +306,11 @@ impl Shell {
                     if let Some(link) = self.links.get_mut(&peer) {
                         link.stop.cancel();
                         link.outgoing = Outgoing::Closed;
+                    }
+                }
+                Effect::Hear(peer) => {
+                    if let Some(link) = self.links.get_mut(&peer) {
+                        link.stop = CancellationToken::new();
                     }
                 }
             }

@@ -65,11 +65,80 @@ fn a_peer_that_answers_a_question_by_the_block_is_believed_however_late() {
 fn a_slow_peer_is_waited_for_while_bytes_come_but_not_for_ever() {
     let mut script = Script::new(1);
     script.fetches_within(1, "A", &[1], 1000, 100);
+    script.does(Event::Connected(peer(2)));
     for _ in 0..14 {
         assert_eq!(script.waits(4_000), [""; 0]);
         assert_eq!(script.does(Event::Progress(peer(1))), [""; 0]);
     }
-    assert_eq!(script.waits(4_000), ["to 1: cancel A", "fetch 1: missing at 1"]);
+    assert_eq!(script.waits(4_000), ["to 2: have A?"]);
+}
+
+#[test]
+fn a_slow_peer_gets_half_of_the_time_that_is_left_so_that_others_have_their_turn() {
+    let mut script = Script::new(3);
+    script.fetches_within(1, "A", &[1, 2, 3], 30, 100);
+    let mut drips = |seconds: u64, from: u8| {
+        let mut lines = Vec::new();
+        for _ in 0..seconds {
+            lines.extend(script.does(Event::Progress(peer(from))));
+            lines.extend(script.waits(1_000));
+        }
+        lines
+    };
+    assert_eq!(drips(15, 1), ["to 2: want A"]);
+    assert_eq!(drips(7, 2), [""; 0]);
+    assert_eq!(drips(1, 2), ["to 3: want A"]);
+    assert_eq!(drips(4, 3), [""; 0], "never less than five seconds");
+}
+
+#[test]
+fn a_block_that_nobody_has_yet_is_asked_for_again_until_patience_ends() {
+    let mut script = Script::new(1);
+    assert_eq!(script.fetches_patiently(1, "A", &[1], 10, 60, 100), ["to 1: want A"]);
+    assert_eq!(script.hears(1, presence("A", false)), [""; 0]);
+    assert_eq!(script.waits(1_000), ["to 1: want A"]);
+    assert_eq!(script.hears(1, presence("A", false)), [""; 0]);
+    assert_eq!(script.waits(2_000), ["to 1: want A"], "the rest is twice as long");
+    assert_eq!(script.hears(1, presence("A", false)), [""; 0]);
+    assert_eq!(script.waits(4_000), ["to 1: want A"]);
+    assert_eq!(script.hears(1, presence("A", false)), [""; 0]);
+    assert_eq!(script.waits(2_999), [""; 0]);
+    assert_eq!(script.waits(1), ["to 1: cancel A", "fetch 1: missing at 1"]);
+    assert_eq!(script.core.poll_timeout(), None);
+}
+
+#[test]
+fn who_comes_while_a_block_is_missing_is_asked_at_once() {
+    let mut script = Script::new(1);
+    script.fetches_patiently(1, "A", &[7], 60, 60, 100);
+    script.hears(1, presence("A", false));
+    assert_eq!(script.does(Event::Connected(peer(2))), ["to 2: have A?"]);
+    assert_eq!(script.hears(2, presence("A", false)), [""; 0]);
+    assert_eq!(script.does(Event::Connected(peer(7))), ["to 7: want A"], "it was named");
+    assert_eq!(script.does(Event::Disconnected(peer(7))), [""; 0]);
+    assert_eq!(script.does(Event::Connected(peer(7))), ["to 7: want A"]);
+    let told = ["to 1: cancel A", "to 2: cancel A", "fetch 1: 1 bytes"];
+    assert_eq!(script.hears(7, blocks(&["A"])), told);
+}
+
+#[test]
+fn a_have_counts_however_late_it_comes() {
+    let mut script = Script::new(2);
+    script.fetches_patiently(1, "A", &[], 60, 60, 100);
+    script.hears(1, presence("A", false));
+    assert_eq!(script.waits(5_500), [""; 0], "2 has not answered in time");
+    assert_eq!(script.hears(2, presence("A", true)), ["to 2: want A"]);
+    assert_eq!(script.hears(2, presence("A", false)), [""; 0]);
+    assert_eq!(script.hears(1, presence("A", true)), ["to 1: want A"], "it got the block meanwhile");
+}
+
+#[test]
+fn a_silent_peer_is_waited_for_until_the_deadline_if_nobody_else_has_the_block() {
+    let mut script = Script::new(1);
+    script.fetches_within(1, "A", &[1], 30, 100);
+    let lines = script.waits(29_999);
+    assert!(lines.iter().all(|line| line == "to 1: want A") && lines.len() >= 3, "{lines:?}");
+    assert_eq!(script.waits(1), ["to 1: cancel A", "fetch 1: too late"]);
 }
 
 #[test]
@@ -122,7 +191,7 @@ fn a_peer_that_leaves_or_cannot_be_told_is_not_waited_for() {
     script.hears(2, presence("A", true));
     let unsupported = Event::NotSent { peer: peer(2), reason: NotSent::Unsupported };
     assert_eq!(script.does(unsupported), [""; 0], "3 has not answered");
-    assert_eq!(script.does(Event::Disconnected(peer(3))), ["fetch 1: missing at 3"]);
+    assert_eq!(script.does(Event::Disconnected(peer(3))), ["fetch 1: no peers"], "all have left");
     assert_eq!(script.fetches(2, "B", &[2]), ["fetch 2: no peers"], "2 does not speak Bitswap");
     assert_eq!(script.does(Event::Disconnected(peer(2))), [""; 0]);
     assert_eq!(script.does(Event::Connected(peer(2))), [""; 0]);
@@ -161,7 +230,7 @@ fn only_what_can_be_checked_is_fetched_and_only_so_much_at_once() {
     let mut script = Script::new(1);
     let cid = cid::Cid::new_v1(0x55, cid::multihash::Multihash::wrap(0x1e, &[0; 32]).unwrap());
     let deadline = script.now + ATTEMPT_TIMEOUT;
-    let fetch = Fetch { id: 1, cid, max_bytes: 1, deadline, likely: vec![peer(1)] };
+    let fetch = Fetch { id: 1, cid, max_bytes: 1, patience: deadline, deadline, likely: vec![peer(1)] };
     assert_eq!(script.does(Event::Fetch(fetch)), ["fetch 1: unsupported"]);
     for id in 0..MAX_FETCHES as u64 {
         script.fetches(id, &format!("block {id}"), &[1]);

@@ -106,6 +106,54 @@ fn peers_that_never_read_hold_bounded_memory() {
 }
 
 #[test]
+fn who_reads_is_served_while_many_others_do_not() {
+    let mut script = Script::new(250);
+    let large = ["L".repeat(1 << 20), "M".repeat(1 << 20), "N".repeat(1 << 20), "O".repeat(1 << 20)];
+    script.kept = large.to_vec();
+    script.stuck = (1..=60).collect();
+    for number in 1..=60 {
+        let all: Vec<Want> = large.iter().map(|name| want(name, WantKind::Block)).collect();
+        script.hears(number, wants(&all));
+    }
+    script.sent.clear();
+    script.hears(250, wants(&[want(&large[0], WantKind::Block)]));
+    assert_eq!(script.sent.len(), 1);
+}
+
+#[test]
+fn who_does_not_read_is_left_alone_longer_each_time() {
+    let mut script = Script::new(1);
+    script.kept = vec!["A".to_owned()];
+    let stalls = |script: &mut Script| {
+        script.does(Event::NotSent { peer: peer(1), reason: NotSent::Stalled });
+        script.hears(1, wants(&[want("A", WantKind::Block)]))
+    };
+    script.stuck = vec![1];
+    assert_eq!(script.hears(1, wants(&[want("A", WantKind::Block)])), ["to 1: block A"]);
+    assert_eq!(stalls(&mut script), [""; 0]);
+    assert_eq!(script.waits(9_999), [""; 0]);
+    assert_eq!(script.waits(1), ["to 1: block A"]);
+    assert_eq!(stalls(&mut script), [""; 0]);
+    script.stuck.clear();
+    assert_eq!(script.waits(19_999), [""; 0]);
+    assert_eq!(script.waits(1), ["to 1: block A"]);
+    assert_eq!(script.hears(1, wants(&[want("A", WantKind::Block)])), ["to 1: block A"], "it reads again");
+}
+
+#[test]
+fn who_was_shunned_is_heard_again_after_ten_minutes_on_the_same_connection() {
+    let mut script = Script::new(1);
+    for _ in 0..MAX_OFFENCES - 1 {
+        assert_eq!(script.hears(1, blocks(&["Z"])), [""; 0]);
+    }
+    assert_eq!(script.hears(1, blocks(&["Z"])), ["shun 1"]);
+    assert_eq!(script.fetches(1, "A", &[1]), ["fetch 1: no peers"]);
+    assert_eq!(script.waits(599_999), [""; 0]);
+    assert_eq!(script.waits(1), ["hear 1"]);
+    assert_eq!(script.fetches(2, "A", &[1]), ["to 1: want A"]);
+}
+
+#[test]
 fn haves_and_lacks_about_nothing_are_ignored() {
     let mut script = Script::new(2);
     script.fetches(1, "A", &[1]);
@@ -123,7 +171,8 @@ fn presences_alone_do_not_keep_a_fetch_waiting() {
         script.waits(1_000);
         script.hears(1, presence("B", true));
     }
-    assert_eq!(script.waits(1_000), ["to 1: cancel A", "fetch 1: missing at 1"]);
+    script.does(Event::Connected(peer(2)));
+    assert_eq!(script.waits(1_000), ["to 2: have A?"]);
 }
 
 #[test]

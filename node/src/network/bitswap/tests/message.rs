@@ -235,10 +235,13 @@ fn blocks_whose_cid_cannot_be_checked_are_counted_and_dropped() {
     }
     let old = ForeignMessage { old_blocks: vec![b"x".to_vec()], ..Default::default() };
     assert_eq!(Message::decode(&old.encode_to_vec()).unwrap().unusable_blocks, 1);
-    let large =
-        ForeignBlock { prefix: vec![1, 0x55, 0x12, 32], data: vec![0; crate::network::MAX_BLOCK + 1] };
-    let large = ForeignMessage { payload: vec![large], ..Default::default() }.encode_to_vec();
-    assert_eq!(Message::decode(&large).unwrap().unusable_blocks, 1);
+    let of_bytes = |bytes| {
+        let block = ForeignBlock { prefix: vec![1, 0x55, 0x12, 32], data: vec![0; bytes] };
+        let message = ForeignMessage { payload: vec![block], ..Default::default() };
+        Message::decode(&message.encode_to_vec()).unwrap()
+    };
+    assert_eq!(of_bytes(2 << 20).blocks.len(), 1, "over what this node takes, but no lie");
+    assert_eq!(of_bytes((2 << 20) + 1).unusable_blocks, 1);
 }
 
 #[test]

@@ -89,7 +89,7 @@ impl Script {
         self.does(Event::Received { peer: peer(from), message })
     }
 
-    /// Fetches a block of at most 100 bytes within a minute.
+    /// Fetches a block of at most 100 bytes within a minute, without patience for one that nobody has.
     pub(super) fn fetches(&mut self, id: u64, name: &str, likely: &[u8]) -> Vec<String> {
         self.fetches_within(id, name, likely, 60, 100)
     }
@@ -102,11 +102,25 @@ impl Script {
         seconds: u64,
         max_bytes: usize,
     ) -> Vec<String> {
-        let deadline = self.now + Duration::from_secs(seconds);
+        self.fetches_patiently(id, name, likely, 0, seconds, max_bytes)
+    }
+
+    /// Goes on asking for `patience` seconds although nobody has it.
+    pub(super) fn fetches_patiently(
+        &mut self,
+        id: u64,
+        name: &str,
+        likely: &[u8],
+        patience: u64,
+        seconds: u64,
+        max_bytes: usize,
+    ) -> Vec<String> {
+        let after = |seconds| self.now + Duration::from_secs(seconds);
+        let (patience, deadline) = (after(patience), after(seconds));
         let likely = likely.iter().map(|number| peer(*number)).collect();
         let cid = cid_of(name.as_bytes());
         self.names.insert(cid, name.to_owned());
-        self.does(Event::Fetch(Fetch { id, cid, max_bytes, deadline, likely }))
+        self.does(Event::Fetch(Fetch { id, cid, max_bytes, patience, deadline, likely }))
     }
 
     /// Lets time pass, doing what is due when it is due.
@@ -147,6 +161,7 @@ impl Script {
                 Effect::Deliver { id, outcome: Err(error) } => {
                     lines.push(format!("fetch {id}: {}", failure(&error)));
                 }
+                Effect::Hear(peer) => lines.push(format!("hear {}", number(&peer))),
                 Effect::Shun(peer) => lines.push(format!("shun {}", number(&peer))),
             }
         }

@@ -11,7 +11,7 @@ use futures::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, interval, timeout};
 
-use super::super::reading::{Memory, Patience, Reader};
+use super::super::reading::{Memory, Patience, Reader, Taken};
 use super::super::shell::Report;
 use super::super::writing::Writer;
 use super::super::*;
@@ -69,7 +69,8 @@ async fn reads(wire: Wire, patience: Patience, expects_blocks: bool) -> Vec<Repo
     let until = if expects_blocks { u64::MAX } else { 0 };
     let reader = Reader {
         peer: peer(1),
-        memory: Memory::default(),
+        share: Memory::share(),
+        whole: Memory::whole(),
         started: Instant::now(),
         expected_until: Arc::new(AtomicU64::new(until)),
         reports,
@@ -108,14 +109,17 @@ async fn messages_are_read_until_the_peer_is_silent() {
 
 #[tokio::test]
 async fn a_declared_length_of_2_to_the_40_or_over_the_limit_ends_the_stream_at_once() {
-    for (length, expects_blocks) in
-        [(1u64 << 40, true), (MAX_MESSAGE_BYTES as u64 + 1, true), (MAX_UNASKED_BYTES as u64 + 1, false)]
-    {
+    let announced = async |length: u64, expects_blocks| {
         let mut bytes = Vec::new();
         crate::protobuf::put_varint(&mut bytes, length);
-        let patience = Patience { idle: LONG, ..idle() };
-        assert!(is_malformed(&reads(Wire::of(bytes), patience, expects_blocks).await), "{length}");
+        reads(Wire::of(bytes), Patience { idle: LONG, ..idle() }, expects_blocks).await
+    };
+    for length in [1 << 40, MAX_MESSAGE_BYTES as u64 + 1] {
+        assert!(is_malformed(&announced(length, true).await), "{length}");
+        assert!(is_malformed(&announced(length, false).await), "{length}");
     }
+    let unasked = announced(MAX_UNASKED_BYTES as u64 + 1, false).await;
+    assert!(unasked.is_empty(), "what nobody asked for is left unread, but is no offence");
     let endless = Wire::of(vec![0xff; 11]);
     assert!(is_malformed(&reads(endless, idle(), true).await));
     let nonsense = Wire::of(vec![3, 0x0b, 0x0b, 0x0b]);
@@ -152,4 +156,24 @@ async fn a_writer_gives_up_a_peer_that_never_reads() {
     let report = received.recv().await;
     let stalled = Report::NotWritten { peer: peer(1), generation: 3, reason: NotSent::Stalled };
     assert_eq!(format!("{report:?}"), format!("{:?}", Some(stalled)));
+}
+
+#[tokio::test]
+async fn one_peer_takes_no_memory_that_others_need() {
+    let (whole, share) = (Memory::whole(), Memory::share());
+    let mut taken = Vec::new();
+    while let Ok(one) = timeout(SHORT, take(&share, &whole, MAX_MESSAGE_BYTES)).await {
+        taken.push(one);
+    }
+    assert_eq!(taken.len(), 1, "a second long message of the same peer waits");
+    assert!(timeout(SHORT, take(&share, &whole, MAX_UNASKED_BYTES)).await.is_ok(), "a short one does not");
+    assert!(
+        timeout(SHORT, take(&Memory::share(), &whole, MAX_MESSAGE_BYTES)).await.is_ok(),
+        "nor another peer's"
+    );
+}
+
+async fn take(share: &Memory, whole: &Memory, length: usize) -> Taken {
+    let share = share.take(length).await.expect("the pool is open");
+    (share, whole.take(length).await.expect("the pool is open"))
 }
