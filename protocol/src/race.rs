@@ -136,6 +136,12 @@ pub fn last_step(free_weight: u64) -> u32 {
     step(&Digest([0xff; 32]), free_weight)
 }
 
+/// How many windows a race among so much free weight of both classes has, until all have had their turn.
+pub fn windows((first, second): (u64, u64)) -> u32 {
+    let late = if second == 0 { 0 } else { last_step(second) + 1 + CLASS_2_DELAY };
+    late.max(last_step(first) + 1)
+}
+
 /// How long after the listing a claimant speaks.
 pub fn claim_delay(rank: &Rank, free: (u64, u64), registered_later: bool, window: Millis) -> Millis {
     let free_weight = if rank.class == 1 { free.0 } else { free.1 };
@@ -207,6 +213,15 @@ mod tests {
         assert_eq!(step(&digest(u64::MAX / 1024), 4096), 0);
         assert_eq!(step(&digest(u64::MAX / 1024 + 2), 4096), 1);
         assert_eq!(last_step(4096), 10);
+    }
+
+    #[test]
+    fn a_race_has_a_window_for_every_step_of_either_class() {
+        for (free, expected) in
+            [((0, 0), 1), ((1, 0), 1), ((4096, 0), 11), ((4, 1), 3), ((4096, 4), 11), ((4, 4096), 13)]
+        {
+            assert_eq!(windows(free), expected, "{free:?}");
+        }
     }
 
     #[test]

@@ -105,6 +105,7 @@ impl MinerShell {
                 Ok(bytes) => match codec::decode::<Roster>(&bytes) {
                     Ok(roster) => {
                         link.know(roster.0.iter().map(|entry| entry.wallet));
+                        let roster = roster.into();
                         let _ = inbox.send(Input::Event(Event::RosterLearned { epoch, roster })).await;
                     }
                     Err(error) => tracing::warn!("the roster of epoch {epoch} is unreadable: {error}"),

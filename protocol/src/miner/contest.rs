@@ -349,10 +349,13 @@ impl Miner {
     fn lose_to(&mut self, job: JobId, term: u32, to: Address, now: Timestamp) {
         self.drop_earlier(job, term);
         self.lose_earlier_task(job, term, now);
-        if self.contests.get(&job).is_some_and(|contest| contest.entry.attempt <= term) {
-            self.contests.remove(&job);
+        let over = self.contests.get(&job).is_some_and(|contest| contest.entry.attempt <= term);
+        if let Some(contest) = over.then(|| self.contests.remove(&job)).flatten() {
             self.tell(Story::Lost { job, to });
-            self.ask_now(now);
+            // All others had a free slot before and have asked: a whole pool must not ask after each lease.
+            if contest.is_claimed() {
+                self.ask_now(now);
+            }
         }
     }
 

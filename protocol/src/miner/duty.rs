@@ -6,6 +6,7 @@ use crate::race::Roster;
 use crate::statement::{Beacon, EpochOpened, Heartbeat, ModelOffer, Topic};
 use crate::{Millis, Posted, Timestamp};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Rosters kept: the open epoch's and those before it, for attempts listed then.
 pub const MAX_ROSTERS: usize = 3;
@@ -29,7 +30,7 @@ pub(super) struct Duty {
     /// When the first heartbeat went out, as the listings date it.
     pub(super) registered_at: Option<Timestamp>,
     epoch: Option<u64>,
-    rosters: BTreeMap<u64, Roster>,
+    rosters: BTreeMap<u64, Arc<Roster>>,
     wanted: Option<Wanted>,
     pool_asked_at: Option<Timestamp>,
     heartbeat_at: Option<Timestamp>,
@@ -66,7 +67,7 @@ impl Duty {
     }
 
     pub(super) fn roster(&self, epoch: u64) -> Option<&Roster> {
-        self.rosters.get(&epoch)
+        self.rosters.get(&epoch).map(Arc::as_ref)
     }
 }
 
@@ -114,11 +115,11 @@ impl Miner {
         self.take_posted(posted, now);
         self.duty.wanted = Some(Wanted { epoch, roster, again_at: now });
         if roster == Roster::default().link() {
-            self.learn_roster(epoch, Roster::default());
+            self.learn_roster(epoch, Arc::default());
         }
     }
 
-    pub(super) fn learn_roster(&mut self, epoch: u64, roster: Roster) {
+    pub(super) fn learn_roster(&mut self, epoch: u64, roster: Arc<Roster>) {
         let Some(wanted) = &self.duty.wanted else { return };
         if wanted.epoch != epoch || wanted.roster != roster.link() {
             return;
@@ -198,7 +199,9 @@ impl Miner {
     }
 
     fn ask_open_jobs(&mut self, now: Timestamp) {
-        let longest = if self.duty.pending > 0 { MAX_ASK_PENDING } else { MAX_ASK };
+        let (longest, share) = if self.duty.pending > 0 { (MAX_ASK_PENDING, 16) } else { (MAX_ASK, 8) };
+        // In large pools questions grow rarer together with heartbeats.
+        let longest = longest.max(Millis(self.duty.posted.heartbeat.0 / share));
         let pause = self.duty.ask_pause.max(FIRST_ASK).min(longest);
         self.duty.ask_at = now + pause;
         self.duty.ask_pause = pause.times(2);

@@ -7,6 +7,7 @@ use crate::statement::{
 };
 use crate::{Millis, Timestamp};
 use cid::Cid;
+use std::sync::Arc;
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
 
@@ -65,7 +66,7 @@ pub enum Event {
         /// The epoch it was fetched for.
         epoch: u64,
         /// The roster.
-        roster: Roster,
+        roster: Arc<Roster>,
     },
     /// What [`Effect::Prepare`] led to.
     JobReady {

@@ -336,7 +336,8 @@ impl Pool {
             || count(&|(wallet, cause)| cause.loss_halves() >= 2 && established(wallet))
     }
 
-    /// Jobs that `wallet` could claim at once: past their windows, from its own place in the queue on.
+    /// Jobs that `wallet` could claim at once: past all windows of their race, or everybody who asks meanwhile would
+    /// claim them; from its own place in the queue on.
     pub fn open_jobs(
         &self,
         wallet: &Address,
@@ -371,6 +372,8 @@ impl Pool {
         let (first, last) = (first.0.1, last.0.1);
         let turn = self.state.epoch.number.wrapping_add(now.0 / QUEUE_TURN.0);
         let start = first + race::queue_start(wallet, turn, last - first + 1);
+        let windows = self.live.windows.get(&model).copied().unwrap_or(1);
+        let race = self.state.posted.window.times(u64::from(windows));
         let turn =
             queue.range((model, start)..(model, u64::MAX)).chain(queue.range((model, 0)..(model, start)));
         for (_, id) in turn.take(most * 16) {
@@ -378,7 +381,7 @@ impl Pool {
                 return;
             }
             let entry = &self.state.jobs[id];
-            let past = now.since(entry.listed_at) >= self.state.posted.window;
+            let past = now.since(entry.listed_at) >= race;
             if past && !entry.barred.iter().any(|(barred, _)| barred == wallet) {
                 found.extend(self.listing_entry(id));
             }

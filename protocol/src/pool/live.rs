@@ -112,6 +112,8 @@ pub(super) struct Live {
     pub examined: BTreeMap<JobId, Examined>,
     pub awaited_inputs: BTreeMap<JobId, Verified>,
     pub to_list: BTreeSet<JobId>,
+    /// How many windows the race of a model's latest listing has.
+    pub windows: BTreeMap<u32, u32>,
     /// Jobs that were refused, and why.
     pub refused: BTreeMap<JobId, (Reason, String)>,
     refused_order: VecDeque<JobId>,

@@ -319,6 +319,9 @@ impl Pool {
         let ids: Vec<JobId> = std::mem::take(&mut self.live.to_list).into_iter().collect();
         for chunk in ids.chunks(MAX_LISTING_ENTRIES) {
             let entries: Vec<ListingEntry> = chunk.iter().filter_map(|id| self.listing_entry(id)).collect();
+            for entry in &entries {
+                self.live.windows.insert(self.state.jobs[&entry.job].model, race::windows(entry.free));
+            }
             if !entries.is_empty() {
                 self.say(Topic::Jobs, now, crate::statement::Listing { entries });
             }

@@ -196,6 +196,24 @@ fn the_least_draw_wins_at_the_close_of_the_window() {
 }
 
 #[test]
+fn an_open_job_is_offered_once_all_have_had_their_turn_in_its_race() {
+    for (miners, windows) in [(1, 1), (4, 1), (33, 5)] {
+        let mut table = Table::new();
+        (0..miners).for_each(|n| table.miner(100 + n));
+        let job = table.job(9, 100);
+        let offered = |table: &Table| {
+            let now = table.now;
+            let open = table.pool.open_jobs(&key(50).address(), &[MODEL.to_owned()], 4, now);
+            open.iter().any(|entry| entry.job == job)
+        };
+        table.wait(Millis(windows * 400 - 1));
+        assert!(!offered(&table), "{miners} miners still race");
+        table.wait(Millis(1));
+        assert!(offered(&table), "the race of {miners} miners is over");
+    }
+}
+
+#[test]
 fn a_late_proof_counts_until_somebody_else_has_the_lease() {
     let mut table = Table::new();
     table.miner(2);

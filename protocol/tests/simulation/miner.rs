@@ -75,7 +75,7 @@ impl MinerShell {
                 let cut = world.network.is_cut(node, OPERATOR);
                 let roster = block.filter(|_| !cut).map(|b| swarm_protocol::codec::decode::<Roster>(&b));
                 if let Some(Ok(roster)) = roster {
-                    self.tell(Event::RosterLearned { epoch, roster }, now);
+                    self.tell(Event::RosterLearned { epoch, roster: roster.into() }, now);
                 }
             }
             ActorEvent::Drain => self.tell(Event::Drain { grace: Millis(2_000) }, now),

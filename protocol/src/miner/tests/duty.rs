@@ -59,9 +59,9 @@ fn rosters_are_fetched_until_they_come_checked_and_few_are_kept() {
     script.does(Event::Connected);
     assert_eq!(script.hears(OPERATOR, opened(3, &known)), ["fetch roster 3"]);
     assert_eq!(script.wait(5000), ["fetch roster 3"]);
-    script.does(Event::RosterLearned { epoch: 3, roster: roster(vec![in_roster(5, true)]) });
+    script.does(Event::RosterLearned { epoch: 3, roster: roster(vec![in_roster(5, true)]).into() });
     assert!(script.miner.duty.roster(3).is_none(), "not what the link names");
-    script.does(Event::RosterLearned { epoch: 3, roster: known.clone() });
+    script.does(Event::RosterLearned { epoch: 3, roster: known.clone().into() });
     assert!(script.miner.duty.roster(3).is_some());
     assert_eq!(script.wait(20_000), [""; 0]);
     script.hears(OPERATOR, opened(2, &Roster::default()));

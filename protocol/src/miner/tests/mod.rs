@@ -139,7 +139,7 @@ impl Script {
         let mut script = Self::new(config(slots));
         script.does(Event::Connected);
         script.hears(OPERATOR, opened(3, &roster));
-        script.does(Event::RosterLearned { epoch: 3, roster });
+        script.does(Event::RosterLearned { epoch: 3, roster: roster.into() });
         script.wait(1);
         script
     }

@@ -110,6 +110,11 @@ fn the_silent_and_the_beaten_hear_who_won() {
     assert_eq!(script.hears(OPERATOR, won), [""; 0]);
     let again = ListingEntry { attempt: 2, ..entry(1) };
     assert_eq!(script.hears(OPERATOR, listing(again)), CLAIMS_AT_ONCE, "a lost race is no lost lease");
+    let mut script = Script::established(1);
+    let crowded = ListingEntry { free: (100_000, 0), ..entry(at_step(13, 100_000)) };
+    script.hears(OPERATOR, listing(crowded.clone()));
+    let won = lease(&crowded, 5, script.now + Millis::from_secs(60));
+    assert_eq!(script.hears(OPERATOR, won), ["lost to 5"], "who has not claimed has nothing to ask");
 }
 
 #[test]

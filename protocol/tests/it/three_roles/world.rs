@@ -6,6 +6,7 @@ use swarm_protocol::miner::{self, Miner, Story};
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::pool::{JobFate, Pool, PoolConfig, PoolEffect, PoolEvent, Replay, Stage};
 use swarm_protocol::query::{Fate, MAX_OPEN_JOBS, Query};
+use swarm_protocol::race::Roster;
 use swarm_protocol::statement::{
     Assurance, Body, Identified, Input, Intake, Job, JobType, Listing, Params, PayoutMode, Reason, Signed,
     Statement, Topic, Verified,
@@ -301,7 +302,7 @@ impl World {
                 Effect::Ask(query) => self.answer_miner(n, &query),
                 Effect::FetchRoster { epoch, roster } => {
                     if let Some(block) = self.blocks.get(&roster) {
-                        let roster = codec::decode(block).unwrap();
+                        let roster = codec::decode::<Roster>(block).unwrap().into();
                         self.send(n, Arrival::Miner(Event::RosterLearned { epoch, roster }));
                     }
                 }
