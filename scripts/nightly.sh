@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The long runs: the simulation, the operator's crashes, the churn; arguments name some of them, none means all.
+# The long runs: the simulation, gossip among 10,000 nodes, the operator's crashes, the churn; arguments name some
+# of them, none means all.
 # Each leaves a report in docs/nightly, to be committed. SIM_SEEDS, OPERATOR_KILLS and CHURN_SECONDS say how much;
 # the tests print the seeds that repeat a run. A million seeds take an hour on two cores: scribbles stand for
 # signatures there (SIM_VOUCH), and nowhere else.
@@ -12,7 +13,7 @@ export OPERATOR_KILLS=${OPERATOR_KILLS:-300}
 export CHURN_SECONDS=${CHURN_SECONDS:-1800}
 
 parts=("$@")
-[ $# -gt 0 ] || parts=(simulation crashes churn)
+[ $# -gt 0 ] || parts=(simulation gossip crashes churn)
 
 scripts/setup.sh
 cargo build --locked --workspace --bins --tests
@@ -42,11 +43,12 @@ failed=0
 for part in "${parts[@]}"; do
     case $part in
         simulation) run simulation simulation simulation_ || failed=1 ;;
+        gossip) run gossip gossip gossip_ || failed=1 ;;
         crashes) run crashes e2e crashes || failed=1 ;;
         churn) run churn e2e churn || failed=1 ;;
         *)
             echo "error: there is no part named $part" >&2
-            echo "  → name simulation, crashes or churn" >&2
+            echo "  → name simulation, gossip, crashes or churn" >&2
             exit 2
             ;;
     esac
