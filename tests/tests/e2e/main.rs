@@ -11,6 +11,7 @@ mod harness;
 mod helia;
 mod hostile;
 mod many_jobs;
+mod metrics;
 mod miners;
 mod mistakes;
 #[allow(dead_code, reason = "what one module needs, another does not")]
