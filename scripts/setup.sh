@@ -20,7 +20,7 @@ fi
 cargo fetch --locked --quiet
 
 # Prometheus' own checker, for the tests of metrics: taken out of Debian's package, whose server nobody needs here.
-promtool() {
+fetch_promtool() {
     local folder
     folder=$(mktemp -d)
     # shellcheck disable=SC2064 # the folder of now
@@ -32,5 +32,5 @@ promtool() {
 
 if ! command -v promtool >/dev/null && [ ! -x target/tools/promtool ]; then
     echo "setup: fetching promtool, which checks metrics in the tests" >&2
-    promtool >/dev/null 2>&1 || echo "setup: no promtool here: the tests will say what they do not check" >&2
+    fetch_promtool >/dev/null 2>&1 || echo "setup: no promtool here: the tests will say what they do not check" >&2
 fi
