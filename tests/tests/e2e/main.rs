@@ -6,6 +6,7 @@ mod backup;
 mod churn;
 mod crashes;
 mod demo;
+mod floods;
 mod forgeries;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod harness;
