@@ -242,10 +242,7 @@ impl Shell<Miner> for MinerShell {
                         fetch.cancel();
                     }
                 }
-                Effect::Story(story) => {
-                    self.engines.metrics().note(&story);
-                    story::tell(&story);
-                }
+                Effect::Story(story) => story::tell(&story),
                 Effect::Finished => return Ok(Flow::Stop),
             }
         }

@@ -13,7 +13,7 @@ use swarm_crypto::digest::Digest;
 
 /// A lease given back within this time costs nothing.
 const FREE_RELEASE: Millis = Millis::from_secs(2);
-/// With more live miners than this for a model, a race is never closed early.
+/// With more live miners than this that serve a model and could beat a claim, its race is not closed early.
 const MAX_EARLY_CLOSE: usize = 16;
 /// How long a miner that asks reads the queue from one place; a miner that declines what it finds comes to the rest.
 const QUEUE_TURN: Millis = Millis::from_secs(2);
@@ -124,9 +124,13 @@ impl Pool {
             return;
         }
         let (listed_at, window) = (entry.listed_at, self.state.posted.window);
-        let better_left = self.better_left(&claim.job, entry, &job, wallet, now);
+        let all = self.all_class_1(entry, &job.model);
+        let better_left = self.better_left(&claim.job, entry, &job, wallet, all, now);
         let rostered = self.rank(&claim.job, entry, wallet, false);
-        self.live.note_claim_time(now.since(listed_at));
+        let elapsed = now.since(listed_at);
+        if elapsed <= race::MAX_WINDOW && self.was_due_at_once(&claim.job, entry, wallet, all) {
+            self.live.note_claim_time(elapsed);
+        }
         let claims = self.live.claims.entry(claim.job).or_default();
         claims.insert(rostered, verified.signed().clone());
         if claims.len() > MAX_CLAIMS_PER_JOB {
@@ -143,27 +147,42 @@ impl Pool {
         Rank::of(&entry.seed, id, wallet, self.roster(entry).get(&wallet), all_class_1)
     }
 
-    /// Whether somebody eligible could still beat `claimant`; assumed so in large pools.
+    /// Whether a claim came in the race's first window because it was due then, so that its delay is the network's.
+    /// In a pool with established miners only theirs count.
+    fn was_due_at_once(&self, id: &JobId, entry: &JobEntry, wallet: Address, all: bool) -> bool {
+        let established = self.roster(entry).get(&wallet).is_some_and(|e| e.established);
+        if race::opens_class_1(&entry.seed) || !(established || all) {
+            return false;
+        }
+        let free = self.live.free.get(&entry.model).map_or(1, |free| free.0);
+        race::step(&self.rank(id, entry, wallet, all).draw, free) == 0
+    }
+
+    /// Whether somebody eligible could still beat `claimant`; assumed so if there are many who might.
     fn better_left(
         &self,
         id: &JobId,
         entry: &JobEntry,
         job: &Job,
         claimant: Address,
+        all: bool,
         now: Timestamp,
     ) -> bool {
-        let all = self.all_class_1(entry, &job.model);
         let rank = self.rank(id, entry, claimant, all);
+        let established = || self.roster(entry).0.iter().filter(|e| e.established).map(|e| e.wallet);
+        let rivals: &mut dyn Iterator<Item = Address> =
+            if rank.class == 1 && !all { &mut established() } else { &mut self.live.miners.keys().copied() };
         let mut serving = 0;
-        for (wallet, miner) in &self.live.miners {
-            if *wallet == claimant || !miner.serves(&job.model) {
+        for wallet in rivals {
+            let serves = self.live.miners.get(&wallet).is_some_and(|miner| miner.serves(&job.model));
+            if wallet == claimant || !serves {
                 continue;
             }
             serving += 1;
             if serving > MAX_EARLY_CLOSE {
                 return true;
             }
-            if self.is_eligible(wallet, entry, job, now) && self.rank(id, entry, *wallet, all) < rank {
+            if self.is_eligible(&wallet, entry, job, now) && self.rank(id, entry, wallet, all) < rank {
                 return true;
             }
         }
@@ -372,7 +391,7 @@ impl Pool {
         let (first, last) = (first.0.1, last.0.1);
         let turn = self.state.epoch.number.wrapping_add(now.0 / QUEUE_TURN.0);
         let start = first + race::queue_start(wallet, turn, last - first + 1);
-        let windows = self.live.windows.get(&model).copied().unwrap_or(1);
+        let windows = self.live.free.get(&model).map_or(1, |free| race::windows(*free));
         let race = self.state.posted.window.times(u64::from(windows));
         let turn =
             queue.range((model, start)..(model, u64::MAX)).chain(queue.range((model, 0)..(model, start)));

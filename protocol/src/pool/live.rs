@@ -112,8 +112,8 @@ pub(super) struct Live {
     pub examined: BTreeMap<JobId, Examined>,
     pub awaited_inputs: BTreeMap<JobId, Verified>,
     pub to_list: BTreeSet<JobId>,
-    /// How many windows the race of a model's latest listing has.
-    pub windows: BTreeMap<u32, u32>,
+    /// Free weights by class of each model's latest listing.
+    pub free: BTreeMap<u32, (u64, u64)>,
     /// Jobs that were refused, and why.
     pub refused: BTreeMap<JobId, (Reason, String)>,
     refused_order: VecDeque<JobId>,
@@ -273,7 +273,7 @@ impl Live {
         self.claim_times.push_back(span);
     }
 
-    /// The p99 of the listing-to-claim times seen.
+    /// The p99 of the listing-to-claim times noted.
     pub fn claim_p99(&self) -> Millis {
         let mut times: Vec<Millis> = self.claim_times.iter().copied().collect();
         times.sort_unstable();

@@ -320,7 +320,7 @@ impl Pool {
         for chunk in ids.chunks(MAX_LISTING_ENTRIES) {
             let entries: Vec<ListingEntry> = chunk.iter().filter_map(|id| self.listing_entry(id)).collect();
             for entry in &entries {
-                self.live.windows.insert(self.state.jobs[&entry.job].model, race::windows(entry.free));
+                self.live.free.insert(self.state.jobs[&entry.job].model, entry.free);
             }
             if !entries.is_empty() {
                 self.say(Topic::Jobs, now, crate::statement::Listing { entries });

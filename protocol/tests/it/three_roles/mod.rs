@@ -1,5 +1,6 @@
 //! The three machines play the whole game with each other, over a network that loses, doubles and reorders.
 
+mod sybils;
 mod world;
 
 use swarm_crypto::address::Address;
@@ -42,7 +43,7 @@ fn every_job_is_answered_once_over_a_bad_network() {
 fn operators_and_miners_may_die_at_any_time() {
     for seed in 0..3 {
         let mut world = World::new(3, 5, seed + 10);
-        for round in 0..8u8 {
+        for round in 0..8 {
             (0..3).for_each(|n| {
                 world.submit(FIRST_CLIENT + round * 3 + n, 0);
             });

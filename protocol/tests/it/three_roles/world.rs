@@ -1,3 +1,4 @@
+use super::sybils::Sybils;
 use std::collections::BTreeMap;
 use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
@@ -15,14 +16,21 @@ use swarm_protocol::submission::{self, Outcome, Submission};
 use swarm_protocol::{Machine, Millis, Posted, Timestamp};
 
 const START: Timestamp = Timestamp(1_800_000_000_000);
-const MODEL: &str = "queenbee-nano";
+pub(super) const MODEL: &str = "queenbee-nano";
 const OUTPUT: &[u8] = b"upon a time";
-const OPERATOR: u8 = 1;
-pub(super) const FIRST_MINER: u8 = 2;
-pub(super) const FIRST_CLIENT: u8 = 100;
+pub(super) const OPERATOR: Id = 1;
+pub(super) const FIRST_MINER: Id = 2;
+pub(super) const FIRST_CLIENT: Id = 100;
 
-pub(super) fn key(n: u8) -> SecretKey {
-    SecretKey::from_bytes(&[n; 32]).unwrap()
+/// A node and its key.
+pub(super) type Id = u16;
+
+pub(super) fn key(n: Id) -> SecretKey {
+    let [high, low] = n.to_be_bytes();
+    let mut bytes = [low; 32];
+    // Keys are below the order of the curve.
+    bytes[0] = low.wrapping_add(high) & 0x7f;
+    SecretKey::from_bytes(&bytes).unwrap()
 }
 
 #[derive(Clone)]
@@ -35,16 +43,16 @@ pub(super) enum Arrival {
 }
 
 pub(super) struct Node<M> {
-    machine: M,
+    pub(super) machine: M,
     intake: Intake,
 }
 
 pub(super) struct World {
     pub(super) now: Timestamp,
-    pool: Node<Pool>,
-    pub(super) miners: BTreeMap<u8, Node<Miner>>,
-    clients: BTreeMap<u8, Node<Submission>>,
-    arrivals: BTreeMap<(Timestamp, u64), (u8, Arrival)>,
+    pub(super) pool: Node<Pool>,
+    pub(super) miners: BTreeMap<Id, Node<Miner>>,
+    clients: BTreeMap<Id, Node<Submission>>,
+    arrivals: BTreeMap<(Timestamp, u64), (Id, Arrival)>,
     sent: u64,
     dice: u64,
     lost_percent: u64,
@@ -52,12 +60,16 @@ pub(super) struct World {
     pub(super) rows: Vec<Vec<u8>>,
     blocks: BTreeMap<Link, Vec<u8>>,
     jobs: BTreeMap<JobId, Signed>,
-    pub(super) stories: Vec<(u8, Story)>,
-    pub(super) outcomes: BTreeMap<u8, Outcome>,
+    pub(super) stories: Vec<(Id, Story)>,
+    pub(super) outcomes: BTreeMap<Id, Outcome>,
+    /// When each client had its outcome.
+    pub(super) ended_at: BTreeMap<Id, Timestamp>,
+    pub(super) sybils: Option<Sybils>,
 }
 
-fn pool_config() -> PoolConfig {
-    let posted = Posted {
+/// Short times, so that a game is short too.
+pub(super) fn posted() -> Posted {
+    Posted {
         epoch: Millis::from_secs(20),
         first_progress: Millis::from_secs(5),
         progress: Millis::from_secs(5),
@@ -65,7 +77,10 @@ fn pool_config() -> PoolConfig {
         heartbeat: Millis::from_secs(3),
         cooldown: Millis::from_secs(1),
         ..Posted::default()
-    };
+    }
+}
+
+fn pool_config(posted: Posted) -> PoolConfig {
     let models = [MODEL.to_owned()].into();
     PoolConfig {
         name: "swarmpool.eth".into(),
@@ -86,8 +101,12 @@ fn heard(intake: &mut Intake, said: Arrival, now: Timestamp) -> Option<Verified>
 }
 
 impl World {
-    pub(super) fn new(miners: u8, lost_percent: u64, seed: u64) -> Self {
-        let pool = Pool::create(pool_config(), START);
+    pub(super) fn new(miners: Id, lost_percent: u64, seed: u64) -> Self {
+        Self::with(posted(), miners, lost_percent, seed)
+    }
+
+    pub(super) fn with(posted: Posted, miners: Id, lost_percent: u64, seed: u64) -> Self {
+        let pool = Pool::create(pool_config(posted), START);
         let intake = Intake::new(pool.id(), key(OPERATOR).address());
         let mut world = Self {
             now: START,
@@ -104,6 +123,8 @@ impl World {
             jobs: BTreeMap::new(),
             stories: vec![],
             outcomes: BTreeMap::new(),
+            ended_at: BTreeMap::new(),
+            sybils: None,
         };
         world.settle_pool();
         (0..miners).for_each(|n| world.start_miner(FIRST_MINER + n, 1 + u32::from(n % 2)));
@@ -115,7 +136,7 @@ impl World {
         Intake::new(self.pool.machine.id(), key(OPERATOR).address())
     }
 
-    pub(super) fn start_miner(&mut self, n: u8, slots: u32) {
+    pub(super) fn start_miner(&mut self, n: Id, slots: u32) {
         let config = miner::Config {
             pool: self.pool.machine.id(),
             wallet: key(n).address(),
@@ -136,7 +157,7 @@ impl World {
         self.to(n, Arrival::Miner(miner::Event::Connected));
     }
 
-    pub(super) fn submit(&mut self, n: u8, nonce: u64) -> JobId {
+    pub(super) fn submit(&mut self, n: Id, nonce: u64) -> JobId {
         let job = Job {
             job_type: JobType::LlmGen,
             model: MODEL.into(),
@@ -166,17 +187,17 @@ impl World {
         self.dice % sides
     }
 
-    pub(super) fn to(&mut self, n: u8, arrival: Arrival) {
+    pub(super) fn to(&mut self, n: Id, arrival: Arrival) {
         self.after(Millis(0), n, arrival);
     }
 
-    fn after(&mut self, delay: Millis, n: u8, arrival: Arrival) {
+    fn after(&mut self, delay: Millis, n: Id, arrival: Arrival) {
         self.sent += 1;
         self.arrivals.insert((self.now + delay, self.sent), (n, arrival));
     }
 
     /// Over the network: late, and sometimes never or twice.
-    fn send(&mut self, n: u8, arrival: Arrival) {
+    pub(super) fn send(&mut self, n: Id, arrival: Arrival) {
         let copies = if self.roll(100) < self.lost_percent { 0 } else { 1 + self.roll(100) / 95 };
         for _ in 0..copies {
             let delay = Millis(5 + self.roll(60));
@@ -184,15 +205,19 @@ impl World {
         }
     }
 
-    fn gossip(&mut self, from: u8, topic: Topic, statement: &Statement) {
+    fn gossip(&mut self, from: Id, topic: Topic, statement: &Statement) {
         let signed = statement.sign(&key(from));
-        let all: Vec<u8> = [OPERATOR]
+        let all: Vec<Id> = [OPERATOR]
             .into_iter()
             .chain(self.miners.keys().copied())
-            .chain(self.clients.keys().copied())
+            .chain(self.clients.keys().filter(|n| !self.outcomes.contains_key(n)).copied())
             .collect();
         for n in all.into_iter().filter(|n| *n != from) {
             self.send(n, Arrival::Gossip(topic, signed.clone()));
+        }
+        if let Some(mut sybils) = self.sybils.take() {
+            sybils.hear(self, statement);
+            self.sybils = Some(sybils);
         }
     }
 
@@ -211,7 +236,7 @@ impl World {
     }
 
     fn step(&mut self, end: Timestamp) -> bool {
-        let mut due: Vec<(Timestamp, u8)> = vec![];
+        let mut due: Vec<(Timestamp, Id)> = vec![];
         due.extend(self.pool.machine.poll_timeout().map(|at| (at, OPERATOR)));
         due.extend(self.miners.iter().filter_map(|(n, node)| Some((node.machine.poll_timeout()?, *n))));
         due.extend(self.clients.iter().filter_map(|(n, node)| Some((node.machine.poll_timeout()?, *n))));
@@ -232,7 +257,7 @@ impl World {
         true
     }
 
-    fn wake(&mut self, n: u8) {
+    fn wake(&mut self, n: Id) {
         let now = self.now;
         if n == OPERATOR {
             self.pool.machine.handle_timeout(now);
@@ -246,7 +271,7 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, n: u8, arrival: Arrival) {
+    fn deliver(&mut self, n: Id, arrival: Arrival) {
         let now = self.now;
         if n == OPERATOR {
             let event = match arrival {
@@ -293,7 +318,7 @@ impl World {
         }
     }
 
-    fn settle_miner(&mut self, n: u8) {
+    fn settle_miner(&mut self, n: Id) {
         use miner::{Effect, Event};
         while let Some(effect) = self.miners.get_mut(&n).and_then(|node| node.machine.poll_effect()) {
             match effect {
@@ -319,7 +344,7 @@ impl World {
         }
     }
 
-    fn infer(&mut self, n: u8, lease: Digest) {
+    fn infer(&mut self, n: Id, lease: Digest) {
         use miner::Event;
         for units in 1..5 {
             let progress = Event::EngineProgress { lease, units, prefix: Digest::ZERO };
@@ -334,7 +359,7 @@ impl World {
         self.after(self.work, n, Arrival::Miner(Event::EngineDone { lease, outcome: Ok(delivered) }));
     }
 
-    fn answer_miner(&mut self, n: u8, query: &Query) {
+    fn answer_miner(&mut self, n: Id, query: &Query) {
         match query {
             Query::OpenJobs { wallet, models } => {
                 let entries = self.pool.machine.open_jobs(wallet, models, MAX_OPEN_JOBS, self.now);
@@ -352,7 +377,7 @@ impl World {
         }
     }
 
-    fn answer_beacon(&mut self, n: u8) {
+    fn answer_beacon(&mut self, n: Id) {
         for statement in
             [self.pool.machine.beacon_statement(self.now), self.pool.machine.epoch_opened(self.now)]
         {
@@ -385,7 +410,7 @@ impl World {
         }
     }
 
-    fn settle_client(&mut self, n: u8) {
+    fn settle_client(&mut self, n: Id) {
         use submission::{Effect, Event};
         while let Some(effect) = self.clients.get_mut(&n).and_then(|node| node.machine.poll_effect()) {
             match effect {
@@ -403,6 +428,7 @@ impl World {
                 Effect::Stage(_) | Effect::NoMiner { .. } => {}
                 Effect::Done(outcome) => {
                     assert!(self.outcomes.insert(n, *outcome).is_none(), "done once");
+                    self.ended_at.insert(n, self.now);
                 }
             }
         }
@@ -415,7 +441,7 @@ impl World {
             replay.row(seq as u64, row).unwrap();
         }
         let state = replay.finish().unwrap();
-        let machine = Pool::restore(pool_config(), state, self.now).unwrap();
+        let machine = Pool::restore(pool_config(posted()), state, self.now).unwrap();
         self.pool = Node { machine, intake: self.intake() };
         self.arrivals.retain(|_, (n, _)| *n != OPERATOR);
         self.settle_pool();
@@ -453,7 +479,7 @@ impl World {
         self.assert_settled(self.clients.len());
     }
 
-    pub(super) fn told(&self, pick: impl Fn(&Story) -> bool) -> Vec<u8> {
+    pub(super) fn told(&self, pick: impl Fn(&Story) -> bool) -> Vec<Id> {
         self.stories.iter().filter(|(_, story)| pick(story)).map(|(n, _)| *n).collect()
     }
 }
