@@ -18,3 +18,19 @@ if ! command -v cc >/dev/null; then
 fi
 
 cargo fetch --locked --quiet
+
+# Prometheus' own checker, for the tests of metrics: taken out of Debian's package, whose server nobody needs here.
+fetch_promtool() {
+    local folder
+    folder=$(mktemp -d)
+    # shellcheck disable=SC2064 # the folder of now
+    trap "rm -rf '$folder'" RETURN
+    (cd "$folder" && apt-get download -q prometheus && dpkg-deb --fsys-tarfile ./*.deb | tar -x ./usr/bin/promtool) || return
+    mkdir -p target/tools
+    mv "$folder/usr/bin/promtool" target/tools/promtool
+}
+
+if ! command -v promtool >/dev/null && [ ! -x target/tools/promtool ]; then
+    echo "setup: fetching promtool, which checks metrics in the tests" >&2
+    fetch_promtool >/dev/null 2>&1 || echo "setup: no promtool here: the tests will say what they do not check" >&2
+fi

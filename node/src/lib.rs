@@ -10,6 +10,7 @@ mod home;
 pub mod job_file;
 mod known;
 mod link;
+pub mod metrics;
 pub mod miner;
 pub mod network;
 pub mod operator;

@@ -95,11 +95,13 @@ impl Link {
             NetworkEvent::Gossip { topic, id, from, data } => {
                 let heard = self.take(&from, wire::rules_topic(topic), &data);
                 let verdict = heard.as_ref().map_or_else(|e| wire::verdict(e.verdict()), |_| Verdict::Accept);
+                self.network.metrics().judged(topic, verdict);
                 // A network that is closing needs no verdicts.
                 let _ = self.network.verdict(id, from, verdict).await;
                 match heard {
                     Ok(verified) => Heard::Statement(Box::new(verified)),
                     Err(rejection) => {
+                        self.network.metrics().refused(&rejection);
                         note(&rejection);
                         Heard::Nothing
                     }

@@ -164,7 +164,10 @@ pub async fn join(
         tokio::select! {
             event = events.recv() => match event {
                 Some(NetworkEvent::Connected { peer, agent, .. }) => ask_if_operator(network, peer, &agent, &sender),
-                Some(NetworkEvent::Gossip { id, from, .. }) => network.verdict(id, from, Verdict::Ignore).await?,
+                Some(NetworkEvent::Gossip { topic, id, from, .. }) => {
+                    network.metrics().judged(topic, Verdict::Ignore);
+                    network.verdict(id, from, Verdict::Ignore).await?;
+                }
                 Some(_) => {}
                 None => return Err(network::Error::Closed.into()),
             },

@@ -19,7 +19,7 @@ mod values;
 pub use client::{ClientArgs, ClientCommand, GetArgs, OutputArgs, SubmitArgs};
 pub(crate) use error::clap_message;
 pub use error::{Exit, UserError, report};
-pub use node::{LedgerKind, MinerArgs, NodeArgs, NodeRole, OperatorArgs, Payout};
+pub use node::{LedgerKind, LimitArgs, MetricsArgs, MinerArgs, NodeArgs, NodeRole, OperatorArgs, Payout};
 pub use shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
 pub use values::Subject;
 pub(crate) use values::nearest;

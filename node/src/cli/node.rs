@@ -1,5 +1,6 @@
 //! What `swarm-node` takes.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, CommandFactory, Parser, ValueEnum, parser::ValueSource};
@@ -8,7 +9,9 @@ use swarm_protocol::{Millis, Posted};
 
 use super::UserError;
 use super::shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
-use super::values::{duration, ens_name, positive_duration, window};
+use super::values::{duration, ens_name, listener, positive_duration, window};
+use crate::metrics::DEFAULT_ADDRESS;
+use crate::network::NetworkConfig;
 
 const HELP: &str = "\
 {about}
@@ -48,6 +51,10 @@ pub struct NodeArgs {
     #[command(flatten)]
     pub network: NetworkArgs,
     #[command(flatten)]
+    pub limits: LimitArgs,
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
+    #[command(flatten)]
     pub files: FileArgs,
     #[command(flatten)]
     pub log: LogArgs,
@@ -68,6 +75,62 @@ impl NodeRole {
             NodeRole::Miner => "miner",
         }
     }
+}
+
+/// How many connections others may open.
+#[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Connections at once; a quarter of them are kept for those that this node opens itself
+    #[arg(long, env = "SWARMPOOL_MAX_CONNECTIONS", default_value = "1024", value_name = "N", hide_short_help = true,
+          value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    pub max_connections: u32,
+
+    /// Connections at once from one address, or from one /64 of IPv6; a home or a farm may share one
+    #[arg(long, env = "SWARMPOOL_MAX_CONNECTIONS_PER_IP", default_value = "32", value_name = "N",
+          hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_connections_per_ip: u32,
+
+    /// Connections at once from one /24 of IPv4, or from one /56 of IPv6
+    #[arg(long, env = "SWARMPOOL_MAX_CONNECTIONS_PER_SUBNET", default_value = "128", value_name = "N",
+          hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_connections_per_subnet: u32,
+}
+
+impl LimitArgs {
+    /// Puts them in force.
+    pub fn apply(&self, config: NetworkConfig) -> NetworkConfig {
+        NetworkConfig {
+            max_connections: self.max_connections,
+            max_connections_per_ip: self.max_connections_per_ip,
+            max_connections_per_subnet: self.max_connections_per_subnet,
+            ..config
+        }
+    }
+
+    /// Refuses limits of which one can never be reached.
+    fn check(&self) -> Result<(), UserError> {
+        let limits = [
+            ("max-connections-per-ip", self.max_connections_per_ip),
+            ("max-connections-per-subnet", self.max_connections_per_subnet),
+            ("max-connections", self.max_connections),
+        ];
+        let is_odd = |pair: &&[(&str, u32)]| pair[0].1 > pair[1].1;
+        let Some([(inner, n), (outer, m)]) = limits.windows(2).find(is_odd) else { return Ok(()) };
+        Err(UserError::misuse(format!("--{inner} {n} can never be reached: --{outer} is {m}"))
+            .hint(format!("raise --{outer}, or lower --{inner}")))
+    }
+}
+
+/// What is shown to Prometheus.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Metrics")]
+pub struct MetricsArgs {
+    /// Show metrics to Prometheus over HTTP at this address, or at this port of the loopback; without a value at
+    /// 127.0.0.1:9477 [default: none are shown]
+    #[arg(long = "metrics", env = "SWARMPOOL_METRICS", value_name = "ADDR", num_args = 0..=1,
+          default_missing_value = DEFAULT_ADDRESS, value_parser = listener)]
+    pub address: Option<SocketAddr>,
 }
 
 /// What only a miner takes.
@@ -247,7 +310,7 @@ impl NodeArgs {
                 UserError::misuse("--payout pps is not built in this version").hint("use --payout solo")
             );
         }
-        Ok(())
+        self.limits.check()
     }
 }
 

@@ -1,5 +1,6 @@
 //! How values on the command line are written.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -39,6 +40,14 @@ pub(super) fn positive_duration(text: &str) -> Result<Millis, String> {
 pub(super) fn window(text: &str) -> Result<Millis, String> {
     let window = duration(text)?;
     if window > MAX_WINDOW { Err("2s is the longest window".to_owned()) } else { Ok(window) }
+}
+
+/// An address and port such as `127.0.0.1:9477`, or a port of the loopback.
+pub(super) fn listener(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse() {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    text.parse().map_err(|_| "write an address like 127.0.0.1:9477, or a port".to_owned())
 }
 
 /// A dotted name in lower case, such as `alice.eth`.
@@ -128,6 +137,19 @@ mod tests {
         }
         assert!(positive_duration("0ms").is_err() && positive_duration("1ms").is_ok());
         assert!(window("2s").is_ok() && window("0").is_ok() && window("2001ms").is_err());
+    }
+
+    #[test]
+    fn a_port_alone_is_one_of_the_loopback() {
+        for (text, address) in
+            [("9477", "127.0.0.1:9477"), ("0.0.0.0:1", "0.0.0.0:1"), ("[::1]:9477", "[::1]:9477")]
+        {
+            assert_eq!(listener(text).map(|a| a.to_string()).as_deref(), Ok(address));
+        }
+        for text in ["", "localhost", "127.0.0.1", "65536", "localhost:9477", "http://127.0.0.1:9477/metrics"]
+        {
+            assert!(listener(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The miner's engines: one for each slot and model, each busy with one job at a time.
 
+use crate::metrics::MinerMetrics;
 use crate::workload::{KnownModel, Models, NormativeSampler, step, stop_reason};
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ pub struct Engines {
     idle: Idle,
     freed: Arc<Condvar>,
     models: Arc<Vec<String>>,
+    metrics: MinerMetrics,
 }
 
 /// What a run left behind.
@@ -42,12 +44,19 @@ impl Engines {
             }
         }
         let models = Arc::new(idle.keys().cloned().collect());
-        Ok(Self { idle: Arc::new(Mutex::new(idle)), freed: Arc::default(), models })
+        let metrics = MinerMetrics::default();
+        metrics.has_engines(slots);
+        Ok(Self { idle: Arc::new(Mutex::new(idle)), freed: Arc::default(), models, metrics })
     }
 
     /// The models they run.
     pub fn models(&self) -> impl Iterator<Item = &String> {
         self.models.iter()
+    }
+
+    /// What they, and the miner around them, count.
+    pub fn metrics(&self) -> &MinerMetrics {
+        &self.metrics
     }
 
     /// Runs one job on an idle engine; blocks until it is done. `progress` hears of every token.
@@ -60,7 +69,12 @@ impl Engines {
         progress: &mut dyn FnMut(u64, swarm_crypto::digest::Digest),
     ) -> Result<Made> {
         let mut engine = self.take(&run.job.model)?;
-        let generate = || generate(engine.as_mut(), run, model, within, cancel, progress);
+        let _work = self.metrics.work();
+        let mut progress = |units, prefix| {
+            self.metrics.token();
+            progress(units, prefix);
+        };
+        let generate = || generate(engine.as_mut(), run, model, within, cancel, &mut progress);
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(generate));
         // What panicked is in no known state: another takes its place.
         let next = if made.is_ok() { engine } else { model.start(&Registry::standard())? };

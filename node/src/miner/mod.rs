@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::driver::{self, Input, MAX_INBOX};
 use crate::home::{data_dir, home_root, network_config, wallet};
 use crate::link::{Heard, Link};
+use crate::metrics::{Exporter, MinerMetrics, Server};
 use crate::network::{Network, NetworkEvent};
 use crate::session::{JoinTerms, join};
 use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
@@ -42,7 +43,16 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     let engines = Engines::start(&models, args.miner.slots, providers)?;
     let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
     let network = network_config(&args.network, &directory, &args.pool.pool, "miner", "miner")?;
-    let (network, mut events) = Network::start(network, blocks.clone()).await?;
+    let (network, mut events) = Network::start(args.limits.apply(network), blocks.clone()).await?;
+    let metrics = engines.metrics().clone();
+    let _shown = match args.metrics.address {
+        Some(address) => {
+            let mut exporter = Exporter::of_node("miner", network.clone(), blocks.clone(), directory.path());
+            exporter.show(&metrics);
+            Some(Server::start(address, exporter).await?)
+        }
+        None => None,
+    };
     tracing::info!(
         "miner {} ready with {}",
         key.address(),
@@ -71,7 +81,8 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     for statement in first {
         inbox.send(Input::Event(Event::Heard(Box::new(statement)))).await?;
     }
-    let listener = tokio::spawn(listen(link.clone(), events, inbox.clone(), stop));
+    metrics.operator_is_there(true);
+    let listener = tokio::spawn(listen(link.clone(), events, inbox.clone(), metrics.clone(), stop));
     let mut shell = MinerShell::new(key, link, blocks, models, engines, inbox, clock);
     let outcome = driver::run(&mut miner, &mut shell, &mut inputs, clock, &CancellationToken::new()).await;
     listener.abort();
@@ -110,6 +121,7 @@ async fn listen(
     link: Link,
     mut events: mpsc::Receiver<NetworkEvent>,
     inbox: mpsc::Sender<Input<Event, ()>>,
+    metrics: MinerMetrics,
     stop: CancellationToken,
 ) {
     let mut draining = false;
@@ -124,9 +136,10 @@ async fn listen(
                 Some(event) => match link.hear(event).await {
                     Heard::Statement(verified) => Event::Heard(verified),
                     Heard::MaybeOperator(peer) => {
-                        let (link, inbox) = (link.clone(), inbox.clone());
+                        let (link, inbox, metrics) = (link.clone(), inbox.clone(), metrics.clone());
                         tokio::spawn(async move {
                             if link.recognise(peer).await {
+                                metrics.operator_is_there(true);
                                 tracing::info!("connected to the operator");
                                 // The inbox is gone only when the process is.
                                 let _ = inbox.send(Input::Event(Event::Connected)).await;
@@ -135,6 +148,7 @@ async fn listen(
                         continue;
                     }
                     Heard::Disconnected => {
+                        metrics.operator_is_there(false);
                         tracing::info!("the operator is away; going on as soon as it is back");
                         Event::Disconnected
                     }

@@ -242,7 +242,10 @@ impl Shell<Miner> for MinerShell {
                         fetch.cancel();
                     }
                 }
-                Effect::Story(story) => story::tell(&story),
+                Effect::Story(story) => {
+                    self.engines.metrics().note(&story);
+                    story::tell(&story);
+                }
                 Effect::Finished => return Ok(Flow::Stop),
             }
         }

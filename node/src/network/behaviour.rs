@@ -20,8 +20,8 @@ use libp2p::{
 use super::codec::LengthPrefixed;
 use super::crowd::{Crowd, CrowdLimits};
 use super::{
-    Error, GossipId, HANDSHAKE_TIMEOUT, MAX_MESSAGE, MAX_POOL_NAME, MAX_REQUEST, MAX_RESPONSE, NetworkConfig,
-    REQUEST_TIMEOUT, Topic, bitswap,
+    Error, GOSSIP_THRESHOLD, GRAYLIST_THRESHOLD, GossipId, HANDSHAKE_TIMEOUT, MAX_MESSAGE, MAX_POOL_NAME,
+    MAX_REQUEST, MAX_RESPONSE, NetworkConfig, PUBLISH_THRESHOLD, REQUEST_TIMEOUT, Topic, bitswap,
 };
 
 const SYNC_PROTOCOL: StreamProtocol = StreamProtocol::new("/swarmpool/sync/1");
@@ -272,9 +272,9 @@ fn score_params(topics: &[IdentTopic]) -> PeerScoreParams {
 
 fn score_thresholds() -> PeerScoreThresholds {
     PeerScoreThresholds {
-        gossip_threshold: -4000.0,
-        publish_threshold: -8000.0,
-        graylist_threshold: -16000.0,
+        gossip_threshold: GOSSIP_THRESHOLD,
+        publish_threshold: PUBLISH_THRESHOLD,
+        graylist_threshold: GRAYLIST_THRESHOLD,
         accept_px_threshold: 1000.0,
         opportunistic_graft_threshold: 5.0,
     }

@@ -19,6 +19,8 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
+use crate::metrics::Refused;
+
 /// Handshakes under way from one address: who opens connections and is silent leaves room for others.
 const MAX_HANDSHAKES_PER_HOST: u32 = 16;
 /// The same for the nodes of one machine, which start together.
@@ -38,6 +40,7 @@ pub(super) struct CrowdLimits {
 pub(super) struct Crowded {
     place: IpAddr,
     count: u32,
+    pub(super) refused: Refused,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,10 +82,10 @@ impl Crowd {
         let (open, under_way) = known.map_or((0, 0), |count| (count.open, count.handshakes));
         let near = self.subnets.get(&subnet).copied().unwrap_or(0);
         if open >= per_host || under_way >= handshakes {
-            return Err(Crowded { place: host, count: open });
+            return Err(Crowded { place: host, count: open, refused: Refused::Address });
         }
         if near >= per_subnet {
-            return Err(Crowded { place: subnet, count: near });
+            return Err(Crowded { place: subnet, count: near, refused: Refused::Subnet });
         }
         self.connections.insert(id, Origin { host, subnet, established: false });
         let count = self.hosts.entry(host).or_default();

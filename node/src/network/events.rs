@@ -4,11 +4,14 @@ use std::collections::hash_map::Entry;
 
 use libp2p::gossipsub;
 use libp2p::request_response::{Event as ExchangeEvent, Message, OutboundFailure};
-use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, identify, mdns, ping};
+use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, connection_limits, identify, mdns, memory_connection_limits, ping};
 use tokio::time::Instant;
 
+use crate::metrics::Refused;
+
 use super::behaviour::{BehaviourEvent, START_MARK, gossip_id};
+use super::crowd::Crowded;
 use super::handle::ReplyHandle;
 use super::task::{Exchange, Peer, Task, respond};
 use super::{
@@ -45,7 +48,10 @@ impl Task {
                 self.publish_addresses();
             }
             SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "listener"),
-            SwarmEvent::IncomingConnectionError { error, .. } => tracing::debug!(%error, "refused"),
+            SwarmEvent::IncomingConnectionError { error, .. } => {
+                tracing::debug!(%error, "refused");
+                self.metrics.connection_refused(why_refused(&error));
+            }
             // The enum is not ours and not exhaustive; the rest is no change that anybody waits for.
             _ => {}
         }
@@ -139,7 +145,8 @@ impl Task {
             gossipsub::Event::Message { propagation_source, message, .. } => {
                 let id = gossip_id(&message.topic, &message.data);
                 match self.topics.get(&message.topic).copied() {
-                    Some(_) if message.data.len() > MAX_MESSAGE => {
+                    Some(topic) if message.data.len() > MAX_MESSAGE => {
+                        self.metrics.judged(topic, Verdict::Reject);
                         self.report(id, propagation_source, Verdict::Reject);
                     }
                     Some(topic) => self.deliver(topic, id, propagation_source, message.data),
@@ -164,6 +171,7 @@ impl Task {
             self.tell(NetworkEvent::Gossip { topic, id, from, data });
         } else {
             self.count_dropped();
+            self.metrics.judged(topic, Verdict::Ignore);
             self.report(id, from, Verdict::Ignore);
         }
     }
@@ -205,6 +213,7 @@ impl Task {
     }
 
     fn count_dropped(&mut self) {
+        self.metrics.dropped();
         self.dropped_events += 1;
         if self.dropped_events.is_power_of_two() {
             tracing::warn!(count = self.dropped_events, "events are dropped: the node does not keep up");
@@ -241,5 +250,18 @@ fn failure(error: OutboundFailure) -> Error {
         OutboundFailure::ConnectionClosed => Error::Broken("the connection closed".to_owned()),
         OutboundFailure::UnsupportedProtocols => Error::Unsupported,
         OutboundFailure::Io(error) => Error::Broken(error.to_string()),
+    }
+}
+
+fn why_refused(error: &ListenError) -> Refused {
+    let ListenError::Denied { cause } = error else { return Refused::Handshake };
+    if let Some(crowded) = cause.downcast_ref::<Crowded>() {
+        crowded.refused
+    } else if cause.downcast_ref::<connection_limits::Exceeded>().is_some() {
+        Refused::Total
+    } else if cause.downcast_ref::<memory_connection_limits::MemoryUsageLimitExceeded>().is_some() {
+        Refused::Memory
+    } else {
+        Refused::Handshake
     }
 }

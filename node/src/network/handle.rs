@@ -10,6 +10,8 @@ use tokio::time::timeout;
 
 use super::bitswap::FetchAnswer;
 use super::task;
+use crate::metrics::NetworkMetrics;
+
 use super::{
     BlockSource, Error, GossipId, MAX_MESSAGE, MAX_REQUEST, MAX_RESPONSE, NetworkConfig, NetworkEvent,
     PeerInfo, REQUEST_TIMEOUT, SHUTDOWN_TIMEOUT, Topic, Until, Verdict,
@@ -37,6 +39,7 @@ pub struct Network {
     commands: mpsc::Sender<Command>,
     closed: watch::Receiver<bool>,
     peer_id: PeerId,
+    metrics: NetworkMetrics,
 }
 
 impl Network {
@@ -48,8 +51,14 @@ impl Network {
     ) -> Result<(Network, mpsc::Receiver<NetworkEvent>), Error> {
         let (commands, receiver) = mpsc::channel(super::MAX_COMMANDS);
         let (closed_sender, closed) = watch::channel(false);
+        let metrics = config.metrics.clone();
         let (peer_id, events) = task::spawn(config, blocks, receiver, commands.downgrade(), closed_sender)?;
-        Ok((Network { commands, closed, peer_id }, events))
+        Ok((Network { commands, closed, peer_id, metrics }, events))
+    }
+
+    /// What is counted here.
+    pub fn metrics(&self) -> &NetworkMetrics {
+        &self.metrics
     }
 
     /// This node's own peer id.

@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use libp2p::{Multiaddr, PeerId};
 
+use crate::metrics::NetworkMetrics;
+
 pub mod addresses;
 mod behaviour;
 pub mod bitswap;
@@ -49,6 +51,13 @@ pub const MAX_PEERS_SHOWN: usize = 4096;
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest pool name, the limit that DNS sets for names.
 pub const MAX_POOL_NAME: usize = 253;
+
+/// Below this score a peer is neither told of messages nor asked for those that it tells of.
+pub const GOSSIP_THRESHOLD: f64 = -4000.0;
+/// Below this score a peer gets nothing that is published here.
+pub const PUBLISH_THRESHOLD: f64 = -8000.0;
+/// Below this score a peer is not listened to.
+pub const GRAYLIST_THRESHOLD: f64 = -16_000.0;
 
 const MAX_COMMANDS: usize = 1024;
 const MAX_EVENTS: usize = 4096;
@@ -137,6 +146,8 @@ pub struct NetworkConfig {
     pub max_connections_per_loopback: u32,
     /// Resident memory of this process above which no connection is taken; 80 % of the machine's if absent.
     pub max_memory_bytes: Option<usize>,
+    /// What the network counts.
+    pub metrics: NetworkMetrics,
 }
 
 /// Where and as what a node writes its address file.
@@ -164,6 +175,7 @@ impl NetworkConfig {
             max_connections_per_subnet: 128,
             max_connections_per_loopback: 512,
             max_memory_bytes: None,
+            metrics: NetworkMetrics::default(),
         }
     }
 }
@@ -224,7 +236,7 @@ pub struct PeerInfo {
     pub topics: Vec<Topic>,
     pub route: Route,
     /// What gossipsub thinks of it: 0 at first, at most 100 for what it brings and 4000 more for the peer that is
-    /// [`Network::favour`]ed; below −4000 it gets no gossip, below −8000 nothing, below −16000 it is not listened to.
+    /// [`Network::favour`]ed; see [`GOSSIP_THRESHOLD`], [`PUBLISH_THRESHOLD`], [`GRAYLIST_THRESHOLD`].
     pub score: f64,
     /// The last round trip; absent until there was one.
     pub latency: Option<Duration>,

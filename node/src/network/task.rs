@@ -17,6 +17,8 @@ use libp2p::{Multiaddr, PeerId, Swarm};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use crate::metrics::NetworkMetrics;
+
 use super::addresses::{Found, Watcher};
 use super::behaviour::{self, Behaviour};
 use super::dialer::{Dialer, peer_in};
@@ -43,6 +45,7 @@ pub(super) struct Task {
     pub(super) bitswap: bitswap::Shell,
     pub(super) watcher: Option<Watcher>,
     pub(super) dropped_events: u64,
+    pub(super) metrics: NetworkMetrics,
     favourite: Option<PeerId>,
     waiting: VecDeque<Waiting>,
     listeners: Vec<ListenerId>,
@@ -106,9 +109,10 @@ pub(super) fn spawn(
         dialer: Dialer::new(peer_id, &config.bootstrap, Instant::now()),
         dials: HashMap::new(),
         sync: Exchange::default(),
-        bitswap: bitswap::Shell::new(source),
+        bitswap: bitswap::Shell::new(source, config.metrics.bitswap.clone()),
         watcher,
         dropped_events: 0,
+        metrics: config.metrics,
         favourite: None,
         waiting: VecDeque::new(),
         listeners,

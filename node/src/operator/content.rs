@@ -27,6 +27,11 @@ pub struct Content {
 }
 
 impl Content {
+    /// Over this network, into this store.
+    pub fn new(network: Network, blocks: Arc<BlockStore>, models: Arc<Models>) -> Self {
+        Self { network, blocks, models, broken: Arc::default() }
+    }
+
     /// Fetches a block of at most `bytes` that is not here yet.
     async fn fetch(&self, cid: Cid, bytes: u64, from: &[PeerId], until: Until) -> Result<Vec<u8>, String> {
         if let Some(block) = self.blocks.block(&cid) {

@@ -43,6 +43,7 @@ impl Ingress {
                     let heard = self.take(&from, Some(wire::rules_topic(topic)), &data);
                     let verdict =
                         heard.as_ref().map_or_else(|e| wire::verdict(e.verdict()), |_| Verdict::Accept);
+                    self.network.metrics().judged(topic, verdict);
                     let told = self.network.verdict(id, from, verdict).await.is_ok();
                     told && self.pass(heard).await
                 }
@@ -83,8 +84,9 @@ impl Ingress {
                 self.pass(heard).await
             }
             Ok(query) => match self.intake.question(wire::peer(&peer), self.clock.now()) {
-                Ok(()) => self.inbox.send(Input::Ask(OperatorAsk { query, reply })).await.is_ok(),
+                Ok(()) => self.inbox.send(Input::Ask(OperatorAsk::Peer { query, reply })).await.is_ok(),
                 Err(rejection) => {
+                    self.network.metrics().refused(&rejection);
                     // The peer may be gone, and nothing is owed to it.
                     let _ = reply.send(Answer::Error(rejection.to_string()).encode()).await;
                     true
@@ -104,6 +106,7 @@ impl Ingress {
                 self.inbox.send(Input::Event(event)).await.is_ok()
             }
             Err(rejection) => {
+                self.network.metrics().refused(&rejection);
                 tracing::debug!("not taken: {rejection}");
                 true
             }

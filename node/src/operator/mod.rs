@@ -7,8 +7,11 @@ mod story;
 
 use crate::cli::NodeArgs;
 use crate::clock::Clock;
-use crate::driver::{self, MAX_INBOX};
+use crate::driver::{self, Input, MAX_INBOX};
 use crate::home;
+use crate::metrics::{
+    Exporter, LedgerMetrics, LedgerSource, MeasuredLedger, PoolMetrics, PoolSource, Server,
+};
 use crate::network::Network;
 use crate::session::OPERATOR_AGENT;
 use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
@@ -19,7 +22,9 @@ use crate::storage::ledger::{Ledger, LedgerError, MemoryLedger, RedbLedger};
 use crate::storage::sequencer::LedgerWriter;
 use crate::workload::Models;
 use anyhow::{Context, Result, anyhow};
-use shell::OperatorShell;
+use content::Content;
+use shell::{OperatorAsk, OperatorInput, OperatorShell};
+use std::path::PathBuf;
 use std::sync::Arc;
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::key::SecretKey;
@@ -37,17 +42,29 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
     let id = PoolId::derive(&args.pool.pool, key.address(), 0, Address::ZERO);
     let ledger = open_ledger(&args, &directory, &id)?;
     let (mut pool, high_water) = open_pool(&args, &directory, &key, &models, ledger.as_ref(), clock)?;
+    let (metrics, ledger_metrics) = (PoolMetrics::default(), LedgerMetrics::default());
+    let ledger = Box::new(MeasuredLedger { ledger, metrics: ledger_metrics.clone() });
     let (writer, thread) = LedgerWriter::spawn(ledger).context("cannot start the ledger's thread")?;
 
     let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
     let config =
         home::network_config(&args.network, &directory, &args.pool.pool, "operator", OPERATOR_AGENT)?;
+    let config = args.limits.apply(config);
     let (network, events) = Network::start(config, blocks.clone()).await?;
     tracing::info!("operator {} of pool {} ({})", key.address(), args.pool.pool, id);
 
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
-    let mut shell =
-        OperatorShell::new(key, network.clone(), writer, blocks, models, high_water, clock, inbox.clone());
+    let shown = match args.metrics.address {
+        Some(address) => {
+            let mut exporter =
+                Exporter::of_node("operator", network.clone(), blocks.clone(), directory.path());
+            show(&mut exporter, &metrics, ledger_metrics, directory.file("ledger.redb"), inbox.clone());
+            Some(Server::start(address, exporter).await?)
+        }
+        None => None,
+    };
+    let content = Content::new(network.clone(), blocks, models);
+    let mut shell = OperatorShell::new(key, content, writer, high_water, clock, inbox.clone(), metrics);
     let (peers, known) = (shell.peers(), shell.known());
     known.replace(pool.state().known_wallets());
     let ingress = ingress::Ingress::new(network.clone(), inbox, id, shell.operator(), peers, known, clock);
@@ -57,6 +74,7 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
         _ = &mut ingress => Err(anyhow!("the network's events ended; start the operator again")),
     };
     ingress.abort();
+    drop(shown);
     if outcome.is_ok() {
         shell.checkpoint(pool.state()).await?;
     }
@@ -65,6 +83,25 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
     // The ledger's thread ends with its last handle; joining it means that the file is closed.
     let _ = tokio::task::spawn_blocking(move || thread.join().is_ok()).await;
     outcome
+}
+
+/// What an operator shows beside what every node does.
+fn show(
+    exporter: &mut Exporter,
+    pool: &PoolMetrics,
+    ledger: LedgerMetrics,
+    file: PathBuf,
+    inbox: mpsc::Sender<OperatorInput>,
+) {
+    exporter.show(pool);
+    exporter.show(&ledger);
+    exporter.read(LedgerSource { metrics: ledger, file });
+    let ask = move |answer| {
+        let inbox = inbox.clone();
+        // The inbox is gone only when the process is.
+        async move { _ = inbox.send(Input::Ask(OperatorAsk::Figures(answer))).await }
+    };
+    exporter.read(PoolSource { metrics: pool.clone(), ask });
 }
 
 fn open_ledger(args: &NodeArgs, directory: &DataDir, id: &PoolId) -> Result<Box<dyn Ledger>> {

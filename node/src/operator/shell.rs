@@ -3,14 +3,14 @@ use super::story;
 use crate::clock::Clock;
 use crate::driver::{Flow, Input, Shell};
 use crate::known::Known;
-use crate::network::{Network, ReplyHandle};
-use crate::storage::blocks::{BlockError, BlockStore};
+use crate::metrics::{Figures, PoolMetrics};
+use crate::network::ReplyHandle;
+use crate::storage::blocks::BlockError;
 use crate::storage::crash::crash_point;
 use crate::storage::high_water::HighWater;
 use crate::storage::ledger::LedgerError;
 use crate::storage::sequencer::LedgerWriter;
 use crate::wire;
-use crate::workload::Models;
 use anyhow::Result;
 use libp2p::PeerId;
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ use swarm_protocol::pool::{
 };
 use swarm_protocol::query::{Answer, Fate, MAX_OPEN_JOBS, Query};
 use swarm_protocol::statement::{Body, Listing, Signed, Statement, Topic};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 /// Records between two checkpoints; more in a large pool, whose checkpoint costs more.
@@ -38,11 +38,13 @@ const MAX_PEERS: usize = 65_536;
 
 pub type OperatorInput = Input<PoolEvent, OperatorAsk>;
 
-/// A peer's question.
+/// A question.
 #[derive(Debug)]
-pub struct OperatorAsk {
-    pub query: Query,
-    pub reply: ReplyHandle,
+pub enum OperatorAsk {
+    /// Of a peer.
+    Peer { query: Query, reply: ReplyHandle },
+    /// Of whoever reads the metrics.
+    Figures(oneshot::Sender<Figures>),
 }
 
 /// Which nodes a wallet was last heard from, directly.
@@ -85,21 +87,19 @@ pub struct OperatorShell {
     inputs: Arc<Semaphore>,
     proofs: Arc<Semaphore>,
     since_checkpoint: u64,
+    metrics: PoolMetrics,
 }
 
 impl OperatorShell {
-    #[expect(clippy::too_many_arguments, reason = "the parts of a process, put together once")]
     pub fn new(
         key: SecretKey,
-        network: Network,
+        content: Content,
         writer: LedgerWriter,
-        blocks: Arc<BlockStore>,
-        models: Arc<Models>,
         high_water: HighWater,
         clock: Clock,
         inbox: mpsc::Sender<OperatorInput>,
+        metrics: PoolMetrics,
     ) -> Self {
-        let content = Content { network, blocks, models, broken: Arc::default() };
         let fetches = || Arc::new(Semaphore::new(MAX_FETCHES));
         let (peers, known, inputs, proofs) = (Peers::default(), Known::default(), fetches(), fetches());
         let since_checkpoint = 0;
@@ -115,6 +115,7 @@ impl OperatorShell {
             inputs,
             proofs,
             since_checkpoint,
+            metrics,
         }
     }
 
@@ -304,6 +305,7 @@ impl Shell<Pool> for OperatorShell {
                 PoolEffect::Examine(examination) => self.examine(*examination, deadline),
                 PoolEffect::Story(story) => {
                     self.learn(pool, &story);
+                    self.metrics.note(&story);
                     story::tell(&story);
                 }
                 PoolEffect::Record(_) | PoolEffect::Store(_) => {}
@@ -319,9 +321,15 @@ impl Shell<Pool> for OperatorShell {
     }
 
     async fn answer(&mut self, pool: &Pool, ask: OperatorAsk) {
-        let answer = self.reply(pool, ask.query);
-        if let Err(error) = ask.reply.send(answer.encode()).await {
-            tracing::debug!("an answer did not arrive: {error}");
+        match ask {
+            OperatorAsk::Peer { query, reply } => {
+                let answer = self.reply(pool, query);
+                if let Err(error) = reply.send(answer.encode()).await {
+                    tracing::debug!("an answer did not arrive: {error}");
+                }
+            }
+            // Whoever asked may have given up.
+            OperatorAsk::Figures(answer) => _ = answer.send(Figures::of(pool, self.clock.now())),
         }
     }
 }

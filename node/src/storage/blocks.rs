@@ -68,6 +68,15 @@ pub struct BlockStore {
     index: Mutex<Index>,
 }
 
+/// What a store holds, in bytes of content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    pub bytes: u64,
+    pub pinned_bytes: u64,
+    pub quota_bytes: u64,
+    pub blocks: usize,
+}
+
 /// Sizes, pins and ages of all blocks; ages since the store was opened live only here.
 #[derive(Debug, Default)]
 struct Index {
@@ -195,6 +204,13 @@ impl BlockStore {
     /// Bytes of content held, pinned or not.
     pub fn bytes(&self) -> u64 {
         self.lock().bytes
+    }
+
+    /// How full it is.
+    pub fn usage(&self) -> Usage {
+        let index = self.lock();
+        let (bytes, pinned_bytes) = (index.bytes, index.pinned_bytes);
+        Usage { bytes, pinned_bytes, quota_bytes: self.quota, blocks: index.blocks.len() }
     }
 
     fn insert(&self, blocks: &[(Cid, &[u8])], pinned: bool) -> Result<(), BlockError> {

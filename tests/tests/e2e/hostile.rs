@@ -17,8 +17,8 @@ use swarm_protocol::query::{Answer, Query};
 use swarm_protocol::statement::*;
 
 const KEYS: u64 = 1000;
-const HONEST_JOBS: usize = 10;
-const OPERATOR: [&str; 16] = [
+pub const HONEST_JOBS: usize = 10;
+pub const OPERATOR: [&str; 16] = [
     "--log",
     "info,swarm_node::operator=debug",
     "--epoch",
@@ -118,7 +118,7 @@ async fn flood(mut peer: Peer, stop: Arc<AtomicBool>) -> Flood {
 }
 
 /// Times of honest jobs, one after the other, shortest first.
-fn honest(site: &Site, job: &str) -> Vec<Duration> {
+pub fn honest(site: &Site, job: &str) -> Vec<Duration> {
     let one = |_| {
         let begun = Instant::now();
         site.client(&["submit", "--json", job]).good();

@@ -2,15 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod backup;
 mod churn;
 mod crashes;
 mod demo;
+mod floods;
 mod forgeries;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod harness;
 mod helia;
 mod hostile;
 mod many_jobs;
+mod metrics;
 mod miners;
 mod mistakes;
 #[allow(dead_code, reason = "what one module needs, another does not")]

@@ -88,13 +88,18 @@ fn normal_word<'a>(word: &'a str, before: &str) -> &'a str {
         "<digest>"
     } else if word.len() > 40 && (word.starts_with("bafy") || word.starts_with("bafk")) {
         "<cid>"
-    } else if number && before.ends_with("/tcp/") && word.len() > 3 {
+    } else if number && is_port(word, before) {
         "<port>"
     } else if number && before.ends_with("process ") {
         "<pid>"
     } else {
         word
     }
+}
+
+/// Ports that were given out, and those of multiaddrs.
+fn is_port(word: &str, before: &str) -> bool {
+    (before.ends_with("/tcp/") && word.len() > 3) || (before.ends_with("127.0.0.1:") && word.len() > 4)
 }
 
 fn client(site: &Site, args: &[&str]) -> Finished {
@@ -192,6 +197,13 @@ fn on_the_command_line() {
         ("malformed price", "--role miner --min-price 1e-3"),
         ("missing settings", "--role miner --config none.toml"),
         ("malformed filter", "--role miner --log swarm_node=loud"),
+        ("metrics at a name", "--role miner --metrics localhost"),
+        ("metrics at a URL", "--role operator --metrics http://127.0.0.1:9477/metrics"),
+        ("too few connections", "--role operator --max-connections 4"),
+        ("too many connections", "--role operator --max-connections 1000000"),
+        ("no connections from an address", "--role operator --max-connections-per-ip 0"),
+        ("more from an address than from its network", "--role miner --max-connections-per-ip 200"),
+        ("more from a network than in all", "--role miner --max-connections 100"),
     ] {
         table.add(mistake, &node(&site, &args.split(' ').collect::<Vec<_>>()).finish());
     }
@@ -406,6 +418,8 @@ fn on_this_machine() {
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("/ip4/127.0.0.1/tcp/{}", busy.local_addr().unwrap().port());
     table.add("busy port", &node(&site, &["--role", "operator", "--listen", &address]).finish());
+    let address = busy.local_addr().unwrap().to_string();
+    table.add("busy port for metrics", &node(&site, &["--role", "operator", "--metrics", &address]).finish());
     let foreign = "/ip4/192.0.2.1/tcp/4001";
     table.add(
         "an address of another machine",

@@ -155,6 +155,11 @@ impl Core {
         self.serving.wants_held(peer)
     }
 
+    /// How many wants of all peers are held.
+    pub fn all_wants_held(&self) -> usize {
+        self.serving.all_wants_held()
+    }
+
     fn connected(&mut self, peer: PeerId, now: Duration) {
         if self.is_shunned(&peer, now) {
             return self.shun(peer);

@@ -108,6 +108,10 @@ impl Serving {
         self.askers.get(peer).map_or(0, |asker| asker.wants.len())
     }
 
+    pub(super) fn all_wants_held(&self) -> usize {
+        self.wants
+    }
+
     /// Forgets all that the peer wants.
     pub(super) fn clear(&mut self, peer: PeerId) {
         let Some(asker) = self.askers.get(&peer) else { return };

@@ -17,6 +17,7 @@ use super::reading::{Memory, Patience, Reader, Taken};
 use super::streams::StreamEvent;
 use super::writing::Writer;
 use super::{Core, Effect, Event, Fetch, FetchError, Found, Lookup, Message, NotSent, WantKind};
+use crate::metrics::BitswapMetrics;
 use crate::network::{BlockSource, MAX_BLOCK, Until};
 
 /// Streams that one peer may have open towards this node.
@@ -64,6 +65,7 @@ pub(in crate::network) enum Report {
 pub(in crate::network) struct Shell {
     core: Core,
     source: Arc<dyn BlockSource>,
+    metrics: BitswapMetrics,
     started: Instant,
     links: HashMap<PeerId, Link>,
     generations: u64,
@@ -96,11 +98,12 @@ enum Outgoing {
 }
 
 impl Shell {
-    pub(in crate::network) fn new(source: Arc<dyn BlockSource>) -> Self {
+    pub(in crate::network) fn new(source: Arc<dyn BlockSource>, metrics: BitswapMetrics) -> Self {
         let (reports, received) = mpsc::channel(MAX_REPORTS);
         Self {
             core: Core::default(),
             source,
+            metrics,
             started: Instant::now(),
             links: HashMap::new(),
             generations: 0,
@@ -138,6 +141,8 @@ impl Shell {
         match report {
             Report::Event(event) => self.tell(event),
             Report::Received { peer, message, memory } => {
+                let blocks = message.blocks.iter().map(|block| block.data.len());
+                self.metrics.received(message.wants.len() + message.skipped, blocks);
                 self.tell(Event::Received { peer, message });
                 drop(memory);
             }
@@ -207,6 +212,7 @@ impl Shell {
 
     /// Gives up what nobody waits for any more, and streams that do not open.
     pub(in crate::network) fn handle_tick(&mut self) {
+        self.metrics.hold(self.core.all_wants_held());
         let gone: Vec<u64> = self.fetches.iter().filter(|(_, a)| a.is_closed()).map(|(id, _)| *id).collect();
         for id in gone {
             self.fetches.remove(&id);
@@ -319,6 +325,7 @@ impl Shell {
 
     fn send(&mut self, peer: PeerId, message: &Message) {
         let Some(link) = self.links.get_mut(&peer) else { return };
+        self.metrics.sent(message.wants.len(), message.blocks.iter().map(|block| block.data.len()));
         if message.wants.iter().any(|want| want.kind == WantKind::Block && !want.cancel) {
             let until = (self.started.elapsed() + EXPECTED_FOR).as_millis();
             link.expected_until.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);

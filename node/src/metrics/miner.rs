@@ -1,0 +1,137 @@
+//! The miner: races, jobs, engines, earnings.
+
+use super::{Counters, RealCounter, Subsystem, counters, whole};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use std::time::Instant;
+use swarm_protocol::miner::Story;
+
+const OUTCOMES: [&str; 5] = ["accepted", "refused", "lease_lost", "released", "underpaid"];
+
+/// What a miner counts. Counters begin at 0 with the process; money is in millionths of a USDC.
+#[derive(Debug, Clone)]
+pub struct MinerMetrics {
+    claims: Counter,
+    races: Counters<1>,
+    declined: Counter,
+    runs: Counter,
+    jobs: Counters<1>,
+    tokens: Counter,
+    engines: Gauge,
+    engines_busy: Gauge,
+    busy_seconds: RealCounter,
+    earned: Counter,
+    operator_connected: Gauge,
+}
+
+impl Default for MinerMetrics {
+    fn default() -> Self {
+        let [claims, declined, runs, tokens, earned] = Default::default();
+        let [engines, engines_busy, operator_connected] = Default::default();
+        let races = counters(["won", "lost"].map(|outcome| [("outcome", outcome)]));
+        let jobs = counters(OUTCOMES.map(|outcome| [("outcome", outcome)]));
+        let busy_seconds = RealCounter::default();
+        Self {
+            claims,
+            races,
+            declined,
+            runs,
+            jobs,
+            tokens,
+            engines,
+            engines_busy,
+            busy_seconds,
+            earned,
+            operator_connected,
+        }
+    }
+}
+
+impl MinerMetrics {
+    /// Something has happened.
+    pub fn note(&self, story: &Story) {
+        match story {
+            Story::Claiming { .. } => _ = self.claims.inc(),
+            Story::Won { .. } => self.raced("won"),
+            Story::Lost { .. } => self.raced("lost"),
+            Story::Declined { .. } => _ = self.declined.inc(),
+            Story::Executing { .. } => _ = self.runs.inc(),
+            Story::Earned { amount, .. } => {
+                self.earned.inc_by(amount.0);
+                self.came_to("accepted");
+            }
+            Story::Underpaid { .. } => self.came_to("underpaid"),
+            Story::Refused { .. } => self.came_to("refused"),
+            Story::LeaseLost { .. } => self.came_to("lease_lost"),
+            Story::Released { .. } => self.came_to("released"),
+            Story::NewJob { .. } | Story::ProofSubmitted { .. } | Story::Draining { .. } => {}
+        }
+    }
+
+    fn raced(&self, outcome: &'static str) {
+        self.races.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    fn came_to(&self, outcome: &'static str) {
+        self.jobs.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// A token was made.
+    pub fn token(&self) {
+        self.tokens.inc();
+    }
+
+    /// So many jobs can run at once.
+    pub fn has_engines(&self, engines: u32) {
+        self.engines.set(whole(engines));
+    }
+
+    /// The operator is connected, or is not.
+    pub fn operator_is_there(&self, is_there: bool) {
+        self.operator_connected.set(i64::from(is_there));
+    }
+
+    /// An engine is at work until the value is dropped.
+    pub fn work(&self) -> Work {
+        self.engines_busy.inc();
+        Work { metrics: self.clone(), begun: Instant::now() }
+    }
+}
+
+/// An engine at work.
+#[derive(Debug)]
+pub struct Work {
+    metrics: MinerMetrics,
+    begun: Instant,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.metrics.engines_busy.dec();
+        self.metrics.busy_seconds.inc_by(self.begun.elapsed().as_secs_f64());
+    }
+}
+
+impl Subsystem for MinerMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let miner = registry.sub_registry_with_prefix("swarmpool_miner");
+        miner.register("claims", "Claims made", self.claims.clone());
+        miner.register(
+            "races",
+            "Races in which this miner claimed, by who got the lease",
+            self.races.clone(),
+        );
+        miner.register("jobs_declined", "Jobs that were not for this miner", self.declined.clone());
+        miner.register("runs", "Jobs begun on an engine", self.runs.clone());
+        miner.register("jobs", "Leases that are over, by what came of them", self.jobs.clone());
+        miner.register("tokens", "Tokens made", self.tokens.clone());
+        miner.register("engines", "Jobs that can run at once", self.engines.clone());
+        miner.register("engines_busy", "Jobs that run now", self.engines_busy.clone());
+        miner.register("engine_busy_seconds", "Time that engines have worked", self.busy_seconds.clone());
+        let help = "What receipts promise, in millionths of a USDC";
+        miner.register("earned_microusdc", help, self.earned.clone());
+        let help = "1 while the operator is connected";
+        miner.register("operator_connected", help, self.operator_connected.clone());
+    }
+}
