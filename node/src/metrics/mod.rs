@@ -144,3 +144,27 @@ fn counters<const N: usize>(labels: impl IntoIterator<Item = Label<N>>) -> Count
     labels.into_iter().for_each(|label| drop(family.get_or_create(&label)));
     family
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Hangs;
+
+    #[async_trait]
+    impl Source for Hangs {
+        async fn sample(&self) {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_that_hangs_is_counted_and_the_others_are_shown() {
+        let mut exporter = Exporter::new("miner");
+        exporter.read(Hangs);
+        let shown = timeout(2 * MAX_SAMPLE_TIME, exporter.text()).await.expect("it does not wait for ever");
+        let shown = shown.unwrap();
+        assert!(shown.contains("swarmpool_metrics_late_total 1\n"), "{shown}");
+        assert!(!shown.contains("\nprocess_resident_memory_bytes 0\n"), "{shown}");
+    }
+}
