@@ -14,9 +14,10 @@ pub mod metrics;
 pub mod miner;
 pub mod network;
 pub mod operator;
-mod protobuf;
 mod session;
 pub mod storage;
 mod wire;
 mod words;
 pub mod workload;
+
+use swarm_protocol::protobuf;

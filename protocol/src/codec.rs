@@ -1,15 +1,21 @@
 //! The one room that knows about CBOR: canonical DAG-CBOR for what is signed or linked, plain CBOR for what is neither.
 
 use cid::Cid;
+use cid::multibase::Base;
+use ipld_core::codec::Links;
+use ipld_core::ipld::Ipld;
 use multihash::Multihash;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_ipld_dagcbor::codec::DagCborCodec;
+use serde_json::json;
 use std::fmt;
 use std::str::FromStr;
 use swarm_crypto::digest::{self, Context, Digest};
 
 const SHA2_256: u64 = 0x12;
 const DAG_CBOR: u64 = 0x71;
+const DAG_PB: u64 = 0x70;
 const RAW: u64 = 0x55;
 
 /// Why bytes are not what they claim to be.
@@ -65,6 +71,80 @@ pub fn keyed<T: Serialize>(key: &[u8; 32], values: &T) -> Digest {
 /// CIDv1 (raw, sha2-256) of content bytes.
 pub fn raw_cid(bytes: &[u8]) -> Cid {
     Cid::new_v1(RAW, multihash(digest::sha2_256(bytes)))
+}
+
+/// CIDv1 (dag-pb, sha2-256) of a DAG-PB block.
+pub fn dag_pb_cid(block: &[u8]) -> Cid {
+    Cid::new_v1(DAG_PB, multihash(digest::sha2_256(block)))
+}
+
+/// True for a CIDv1 of a DAG-PB block hashed with sha2-256.
+pub fn is_dag_pb(cid: &Cid) -> bool {
+    cid.version() == cid::Version::V1
+        && cid.codec() == DAG_PB
+        && cid.hash().code() == SHA2_256
+        && cid.hash().size() == 32
+}
+
+/// All links in a block of canonical DAG-CBOR, in the order in which they lie there.
+pub fn links(block: &[u8]) -> Result<Vec<Cid>, CodecError> {
+    let links = DagCborCodec::links(block).map_err(|e| CodecError::Malformed(e.to_string()))?;
+    Ok(links.collect())
+}
+
+/// Where a path through a block leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Followed {
+    /// To a link, with so many names of the path before it.
+    Link(Cid, usize),
+    /// To a value that is no link.
+    Value,
+    /// Nowhere.
+    Nothing,
+}
+
+/// Follows fields of maps and places of lists in a DAG-CBOR block, up to the first link.
+pub fn follow(block: &[u8], path: &[String]) -> Result<Followed, CodecError> {
+    let value: Ipld = read(block)?;
+    let mut at = &value;
+    for (passed, name) in (0..).zip(path) {
+        let next = match at {
+            Ipld::Link(cid) => return Ok(Followed::Link(*cid, passed)),
+            Ipld::Map(map) => map.get(name),
+            Ipld::List(list) => name.parse::<usize>().ok().and_then(|place| list.get(place)),
+            _ => None,
+        };
+        let Some(next) = next else { return Ok(Followed::Nothing) };
+        at = next;
+    }
+    match at {
+        Ipld::Link(cid) => Ok(Followed::Link(*cid, path.len())),
+        _ => Ok(Followed::Value),
+    }
+}
+
+/// A DAG-CBOR block as [DAG-JSON](https://ipld.io/specs/codecs/dag-json/spec/).
+pub fn to_dag_json(block: &[u8]) -> Result<serde_json::Value, CodecError> {
+    Ok(dag_json(&read(block)?))
+}
+
+fn dag_json(value: &Ipld) -> serde_json::Value {
+    match value {
+        Ipld::Null => serde_json::Value::Null,
+        Ipld::Bool(value) => (*value).into(),
+        Ipld::Integer(value) => i64::try_from(*value).map_or_else(
+            |_| u64::try_from(*value).map_or_else(|_| value.to_string().into(), serde_json::Value::from),
+            serde_json::Value::from,
+        ),
+        Ipld::Float(value) => (*value).into(),
+        Ipld::String(text) => text.as_str().into(),
+        Ipld::Bytes(bytes) => json!({ "/": { "bytes": Base::Base64.encode(bytes) } }),
+        Ipld::List(values) => values.iter().map(dag_json).collect(),
+        Ipld::Map(map) => serde_json::Value::Object(
+            map.iter().map(|(name, value)| (name.clone(), dag_json(value))).collect(),
+        ),
+        Ipld::Link(cid) => json!({ "/": cid.to_string() }),
+    }
 }
 
 /// True if `bytes` are what `cid` names; false for every hash function but sha2-256.

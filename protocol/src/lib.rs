@@ -14,6 +14,7 @@ pub mod money;
 pub mod planted;
 pub mod pool;
 mod posted;
+pub mod protobuf;
 pub mod query;
 pub mod race;
 pub mod rejection;
@@ -22,6 +23,7 @@ pub mod statement;
 pub mod submission;
 mod time;
 pub mod transcript;
+pub mod tree;
 pub mod view;
 
 pub use machine::Machine;

@@ -124,8 +124,9 @@ fn pool_text(beacon: &Beacon, operator: &str, wallet: &str, balances: &Balances)
         .iter()
         .map(|supply| format!("{} ({} live miners)", supply.model, supply.miners))
         .collect();
+    let tree = beacon.tree.map_or_else(|| "none yet".to_owned(), |root| root.to_string());
     format!(
-        "pool      {}\noperator  {operator}\nepoch     {}\njobs      {} pending, {} leased\nmodels    {}\n\
+        "pool      {}\noperator  {operator}\nepoch     {}\njobs      {} pending, {} leased\nmodels    {}\ntree      {tree}\n\
          you       {wallet}\nbalance   {} USDC free, {} reserved\nearned    {} USDC held, {} payable",
         beacon.name,
         beacon.epoch,
@@ -147,7 +148,7 @@ fn pool_json(beacon: &Beacon, operator: &str, wallet: &str, balances: &Balances)
         .collect();
     json!({
         "pool": beacon.name, "operator": operator, "epoch": beacon.epoch, "pending": beacon.pending,
-        "leased": beacon.leased, "models": models, "wallet": wallet, "free_usdc": balances.free.to_string(),
+        "leased": beacon.leased, "models": models, "tree": beacon.tree.map(|root| root.to_string()), "wallet": wallet, "free_usdc": balances.free.to_string(),
         "reserved_usdc": balances.reserved.to_string(), "held_usdc": balances.held.to_string(),
         "payable_usdc": balances.payable.to_string(),
     })

@@ -4,6 +4,17 @@
 use super::{DAG_PB, RAW, UnixFsError};
 use crate::protobuf::{Fields, put_bytes, put_number};
 use cid::Cid;
+use swarm_protocol::tree::{FANOUT, MURMUR3, PLAIN_FOLDER, SHARDED_FOLDER};
+
+/// What may lie in a folder's node.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Folder {
+    /// Whether its names are spread over several nodes by their hashes.
+    pub is_sharded: bool,
+    /// Names and what they stand for; in a sharded folder names begin with two digits, and those that are no longer
+    /// stand for nodes.
+    pub links: Vec<(String, Cid)>,
+}
 
 /// What UnixFS calls a file, and a piece of one.
 const FILE: u64 = 2;
@@ -63,6 +74,63 @@ pub fn decode(block: &[u8], max_children: usize) -> Result<Node<'_>, UnixFsError
         return Err(UnixFsError::Lengths);
     }
     Ok(Node { data, children: links.into_iter().zip(lengths).collect() })
+}
+
+/// Reads a node of a folder, whole or sharded as most are; takes memory for at most `max_links`.
+pub fn decode_folder(block: &[u8], max_links: usize) -> Result<Folder, UnixFsError> {
+    let (mut links, mut about) = (Vec::new(), &[][..]);
+    for field in Fields(block) {
+        match field? {
+            (1, value) => about = value.bytes()?,
+            (2, _) if links.len() == max_links => return Err(UnixFsError::TooManyLinks),
+            (2, value) => links.push(decode_entry(value.bytes()?)?),
+            _ => return Err(UnixFsError::NotAFolder),
+        }
+    }
+    let (mut kind, mut hash, mut fanout) = (None, None, None);
+    for field in Fields(about) {
+        match field? {
+            (1, value) => kind = Some(value.number()?),
+            (5, value) => hash = Some(value.number()?),
+            (6, value) => fanout = Some(value.number()?),
+            _ => {}
+        }
+    }
+    let is_sharded = match (kind, hash, fanout) {
+        (Some(PLAIN_FOLDER), ..) => false,
+        (Some(SHARDED_FOLDER), Some(MURMUR3), Some(FANOUT)) => true,
+        _ => return Err(UnixFsError::NotAFolder),
+    };
+    let is_short = |(name, _): &(String, Cid)| !name.is_char_boundary(2);
+    if is_sharded && links.iter().any(is_short) {
+        return Err(UnixFsError::NotAFolder);
+    }
+    Ok(Folder { is_sharded, links })
+}
+
+/// All links of a node, a file's or a folder's.
+pub fn links(block: &[u8], max_links: usize) -> Result<Vec<Cid>, UnixFsError> {
+    let mut links = Vec::new();
+    for field in Fields(block) {
+        match field? {
+            (2, _) if links.len() == max_links => return Err(UnixFsError::TooManyLinks),
+            (2, value) => links.push(decode_entry(value.bytes()?)?.1),
+            _ => {}
+        }
+    }
+    Ok(links)
+}
+
+fn decode_entry(bytes: &[u8]) -> Result<(String, Cid), UnixFsError> {
+    let (mut name, mut cid) = (Some(String::new()), None);
+    for field in Fields(bytes) {
+        match field? {
+            (1, value) => cid = Cid::try_from(value.bytes()?).ok(),
+            (2, value) => name = String::from_utf8(value.bytes()?.to_vec()).ok(),
+            _ => {}
+        }
+    }
+    name.zip(cid).ok_or(UnixFsError::NotAFolder)
 }
 
 fn decode_link(bytes: &[u8]) -> Result<Cid, UnixFsError> {

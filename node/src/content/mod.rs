@@ -1,14 +1,19 @@
-//! Content in the formats of IPFS: files of any length as UnixFS, blocks in CAR archives. Nothing here does IO.
+//! Content in the formats of IPFS: files of any length and folders as UnixFS, whole DAGs, blocks in CAR archives. Only
+//! archives do IO.
 
 pub mod car;
 mod dag_pb;
+mod path;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod walk;
 mod writer;
 
-pub use dag_pb::Child;
+pub use dag_pb::{Child, Folder, decode_folder};
+pub use path::{MAX_PATH_BYTES, PathError, Resolver};
 pub use reader::Reader;
+pub use walk::{Listing, MAX_WALK_BLOCKS, Walk, WalkError};
 pub use writer::{Shape, Writer};
 
 use crate::protobuf::WireError;
@@ -30,12 +35,15 @@ pub const MAX_SPARE_BLOCKS: u64 = 256;
 
 const RAW: u64 = 0x55;
 const DAG_PB: u64 = 0x70;
+const DAG_CBOR: u64 = 0x71;
 
 /// Why a file cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnixFsError {
     #[error("the block is not part of a UnixFS file")]
     NotAFile,
+    #[error("the block is not part of a UnixFS folder")]
+    NotAFolder,
     #[error("the block is not the one that was asked for")]
     OtherBlock,
     #[error("lengths in the file's nodes contradict one another")]

@@ -1,9 +1,17 @@
 use super::car::{CarError, CarReader, CarWriter};
 use super::*;
+use crate::protobuf::{put_bytes, put_number};
 use cid::Cid;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use swarm_crypto::address::Address;
+use swarm_crypto::key::Signature;
+use swarm_protocol::codec::{self, Link};
+use swarm_protocol::pool::{Pool, PoolConfig};
+use swarm_protocol::statement::Signed;
+use swarm_protocol::tree::{Change, Entry, Place, Tree};
+use swarm_protocol::{Posted, Timestamp};
 
 type Blocks = BTreeMap<Cid, Vec<u8>>;
 
@@ -132,6 +140,145 @@ fn a_section_of_a_terabyte_takes_no_memory() {
     assert!(matches!(reader.next_block(), Err(CarError::TooLarge { size, .. }) if size == 1 << 40));
 }
 
+/// A tree of a pool with so many pending jobs: its root and its blocks.
+fn tree(jobs: u64) -> (Cid, Blocks) {
+    let config = PoolConfig {
+        name: "swarmpool.eth".into(),
+        operator: Address::ZERO,
+        models: BTreeSet::new(),
+        posted: Posted::default(),
+        secret: [7; 32],
+    };
+    let mut tree = Tree::new();
+    for n in 0..jobs {
+        let job = Signed { payload: n.to_be_bytes().to_vec(), signature: Signature([0; 65]) };
+        let name = format!("job-{n}");
+        tree.apply(&Change { place: Place::Pending, name, entry: Some(Entry::Job(job)) });
+    }
+    let published = tree.publish(&Pool::create(config, Timestamp(0)).summary());
+    (published.root, published.fresh.into_iter().collect())
+}
+
+fn resolve(root: Cid, path: &str, blocks: &Blocks) -> Result<Cid, PathError> {
+    let mut resolver = Resolver::new(root, path.split('/').map(str::to_owned));
+    while let Some(wanted) = resolver.wanted() {
+        resolver.supply(&blocks[&wanted])?;
+    }
+    Ok(resolver.at())
+}
+
+fn list(folder: Cid, blocks: &Blocks) -> BTreeMap<String, Cid> {
+    let (mut listing, mut names) = (Listing::new(folder), BTreeMap::new());
+    while let Some(wanted) = listing.wanted() {
+        names.extend(listing.supply(&blocks[&wanted]).unwrap());
+    }
+    names
+}
+
+#[test]
+fn a_tree_is_listed_walked_and_read_by_its_paths() {
+    let (root, blocks) = tree(3000);
+    let top: Vec<String> = list(root, &blocks).into_keys().collect();
+    assert_eq!(top, ["epochs", "jobs", "miners", "proofs", "state.json"]);
+    let pending = resolve(root, "jobs/pending", &blocks).unwrap();
+    let jobs = list(pending, &blocks);
+    assert_eq!(jobs.len(), 3000);
+    for (name, cid) in &jobs {
+        assert_eq!(resolve(root, &format!("jobs/pending/{name}"), &blocks), Ok(*cid));
+    }
+    let state = resolve(root, "state.json", &blocks).unwrap();
+    assert!(serde_json::from_slice::<serde_json::Value>(&blocks[&state]).is_ok());
+    for nowhere in ["jobs/pending/job-3000", "jobs/elsewhere", "nothing"] {
+        assert!(matches!(resolve(root, nowhere, &blocks), Err(PathError::Absent { .. })), "{nowhere}");
+    }
+    assert_eq!(resolve(root, "state.json/x", &blocks), Err(PathError::NoFolder(state)));
+    let job = resolve(root, "jobs/pending/job-7", &blocks).unwrap();
+    let inside = resolve(root, "jobs/pending/job-7/payload", &blocks);
+    assert_eq!(inside, Err(PathError::Value { name: "payload".into(), at: job }));
+
+    let (mut walk, mut found) = (Walk::new(root, 1 << 30), Blocks::new());
+    while let Some(wanted) = walk.wanted() {
+        walk.supply(&wanted, &blocks[&wanted]).unwrap();
+        assert_eq!(found.insert(wanted, blocks[&wanted].clone()), None, "each once");
+    }
+    assert!(walk.is_done());
+    assert_eq!(found, blocks);
+}
+
+#[test]
+fn a_walk_goes_through_dag_cbor_and_no_further_than_it_may() {
+    let leaf = codec::encode(&"leaf");
+    let leaf_cid = Link::of(&leaf).cid();
+    let top = codec::encode(&BTreeMap::from([("below", vec![leaf_cid, codec::raw_cid(b"raw"), leaf_cid])]));
+    let cid = Link::of(&top).cid();
+    let mut walk = Walk::new(cid, 1000);
+    assert_eq!(walk.supply(&cid, &top), Err(WalkError::NotAsked(cid)));
+    assert_eq!((walk.wanted(), walk.wanted()), (Some(cid), None));
+    assert!(!walk.is_done());
+    walk.supply(&cid, &top).unwrap();
+    assert_eq!(
+        (walk.wanted(), walk.wanted(), walk.wanted()),
+        (Some(leaf_cid), Some(codec::raw_cid(b"raw")), None)
+    );
+    assert_eq!(walk.supply(&leaf_cid, b"other"), Err(WalkError::OtherBlock(leaf_cid)));
+    assert_eq!(walk.supply(&codec::raw_cid(b"raw"), b"raw"), Ok(()));
+    let mut short = Walk::new(cid, top.len() as u64 - 1);
+    short.wanted();
+    assert_eq!(short.supply(&cid, &top), Err(WalkError::TooLong(top.len() as u64 - 1)));
+    let many = codec::encode(
+        &(0..=MAX_FOREIGN_LINKS as u32).map(|n| codec::raw_cid(&n.to_be_bytes())).collect::<Vec<_>>(),
+    );
+    let cid = Link::of(&many).cid();
+    let mut walk = Walk::new(cid, 1 << 30);
+    walk.wanted();
+    assert_eq!(walk.supply(&cid, &many), Err(WalkError::TooManyLinks(cid)));
+}
+
+#[test]
+fn a_tower_of_folders_and_nested_lists_are_refused() {
+    let level = |below: Cid| {
+        let mut folder = Vec::new();
+        [(1, 5), (5, 0x22), (6, 256)]
+            .iter()
+            .for_each(|(field, value)| put_number(&mut folder, *field, *value));
+        let (mut link, mut block) = (Vec::new(), Vec::new());
+        put_bytes(&mut link, 1, &below.to_bytes());
+        put_bytes(&mut link, 2, b"00");
+        put_bytes(&mut block, 2, &link);
+        put_bytes(&mut block, 1, &folder);
+        (codec::dag_pb_cid(&block), block)
+    };
+    let (mut top, mut blocks) = (codec::raw_cid(b"x"), Blocks::new());
+    for _ in 0..20 {
+        let (cid, block) = level(top);
+        blocks.insert(cid, block);
+        top = cid;
+    }
+    let mut listing = Listing::new(top);
+    let outcome = std::iter::from_fn(|| listing.wanted().map(|cid| listing.supply(&blocks[&cid])))
+        .find_map(Result::err);
+    assert_eq!(outcome, Some(UnixFsError::TooDeep));
+    assert!(matches!(resolve(top, "name", &blocks), Err(PathError::Absent { .. })));
+    assert!(codec::links(&[0x81; 100_000]).is_err());
+    assert!(codec::to_dag_json(&[0x81; 100_000]).is_err());
+}
+
+#[test]
+fn dag_json_is_as_its_specification_has_it() {
+    let block = codec::encode(&(
+        BTreeMap::from([("b", serde_bytes::ByteBuf::from(vec![1, 2]))]),
+        -3i64,
+        u64::MAX,
+        Link([7; 32]),
+    ));
+    let json = codec::to_dag_json(&block).unwrap().to_string();
+    let cid = Link([7; 32]);
+    assert_eq!(
+        json,
+        format!(r#"[{{"b":{{"/":{{"bytes":"AQI"}}}}}},-3,18446744073709551615,{{"/":"{cid}"}}]"#)
+    );
+}
+
 proptest! {
     #[test]
     fn what_is_written_is_read(length in 0usize..3000, chunk in 30usize..200, links in 2usize..5, piece in 1usize..4000) {
@@ -147,6 +294,10 @@ proptest! {
         if let Ok(node) = dag_pb::decode(&bytes, 16) {
             prop_assert!(node.children.len() <= 16);
         }
+        if let Ok(folder) = decode_folder(&bytes, 16) {
+            prop_assert!(folder.links.len() <= 16);
+        }
+        let _ = (codec::links(&bytes), codec::to_dag_json(&bytes));
         if let Ok(mut reader) = CarReader::new(bytes.as_slice()) {
             while let Ok(Some(_)) = reader.next_block() {}
         }

@@ -4,6 +4,7 @@ mod content;
 mod ingress;
 mod shell;
 mod story;
+mod tree;
 
 use crate::cli::NodeArgs;
 use crate::clock::Clock;
@@ -31,6 +32,7 @@ use swarm_crypto::key::SecretKey;
 use swarm_protocol::pool::{Pool, PoolConfig, Replay, State};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tree::Garden;
 
 /// Runs an operator until it is told to stop.
 pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
@@ -63,8 +65,12 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
         }
         None => None,
     };
+    let garden = Garden::plant(&pool, &blocks);
     let content = Content::new(network.clone(), blocks, models);
     let mut shell = OperatorShell::new(key, content, writer, high_water, clock, inbox.clone(), metrics);
+    let growing = stop.child_token();
+    let every = tree::interval(pool.state().posted());
+    let gardener = tree::spawn(garden, shell.feed(), every, inbox.clone(), growing.clone());
     let (peers, known) = (shell.peers(), shell.known());
     known.replace(pool.state().known_wallets());
     let ingress = ingress::Ingress::new(network.clone(), inbox, id, shell.operator(), peers, known, clock);
@@ -75,6 +81,12 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
     };
     ingress.abort();
     drop(shown);
+    growing.cancel();
+    // Nobody is to wait for a place in it any more.
+    drop(inputs);
+    if let Some(gardener) = gardener {
+        let _ = gardener.await;
+    }
     if outcome.is_ok() {
         shell.checkpoint(pool.state()).await?;
     }

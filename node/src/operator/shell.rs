@@ -1,5 +1,6 @@
 use super::content::Content;
 use super::story;
+use super::tree::Feed;
 use crate::clock::Clock;
 use crate::driver::{Flow, Input, Shell};
 use crate::known::Known;
@@ -86,6 +87,7 @@ pub struct OperatorShell {
     known: Known,
     inputs: Arc<Semaphore>,
     proofs: Arc<Semaphore>,
+    tree: Feed,
     since_checkpoint: u64,
     metrics: PoolMetrics,
 }
@@ -100,6 +102,7 @@ impl OperatorShell {
         inbox: mpsc::Sender<OperatorInput>,
         metrics: PoolMetrics,
     ) -> Self {
+        let tree = Feed::new(content.broken.clone());
         let fetches = || Arc::new(Semaphore::new(MAX_FETCHES));
         let (peers, known, inputs, proofs) = (Peers::default(), Known::default(), fetches(), fetches());
         let since_checkpoint = 0;
@@ -114,6 +117,7 @@ impl OperatorShell {
             known,
             inputs,
             proofs,
+            tree,
             since_checkpoint,
             metrics,
         }
@@ -125,6 +129,11 @@ impl OperatorShell {
 
     pub fn peers(&self) -> Peers {
         self.peers.clone()
+    }
+
+    /// Where the changes of the tree are noted.
+    pub fn feed(&self) -> Feed {
+        self.tree.clone()
     }
 
     pub fn known(&self) -> Known {
@@ -308,6 +317,7 @@ impl Shell<Pool> for OperatorShell {
                     self.metrics.note(&story);
                     story::tell(&story);
                 }
+                PoolEffect::Tree(changes) => self.tree.note(*changes),
                 PoolEffect::Record(_) | PoolEffect::Store(_) => {}
             }
         }

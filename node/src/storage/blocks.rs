@@ -1,7 +1,13 @@
 //! Content by CID, within a quota: what is pinned stays, of the rest the least recently used goes first.
 //!
+//! The blocks of the pool's tree are kept beside them, see `kept.rs`.
+//!
 //! A block that is only `put` is a cached copy and may be gone after a power cut; `pin` and `put_pinned` are
 //! durable when they return.
+
+mod kept;
+
+pub use kept::{MAX_KEPT_BLOCKS, MAX_KEPT_BYTES};
 
 use super::disk::{DiskError, open_database, survive_damage};
 use cid::Cid;
@@ -30,6 +36,7 @@ const BLOCKS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("blocks")
 /// A block's number in order of arrival and its size.
 const ARRIVALS: TableDefinition<'_, &[u8], (u64, u64)> = TableDefinition::new("block-arrivals");
 const PINS: TableDefinition<'_, &[u8], ()> = TableDefinition::new("block-pins");
+const TREE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("block-tree");
 
 /// Why the store refused or failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -48,6 +55,8 @@ pub enum BlockError {
         "no room for {needed} bytes: {pinned} of the {quota} bytes allowed are pinned; unpin what is no longer needed or raise the quota"
     )]
     QuotaFull { needed: u64, pinned: u64, quota: u64 },
+    #[error("the pool's tree is too large: {blocks} blocks and {bytes} bytes are kept for it")]
+    TreeFull { blocks: usize, bytes: u64 },
     #[error(transparent)]
     Disk(#[from] DiskError),
 }
@@ -84,6 +93,9 @@ struct Index {
     evictable: BTreeMap<u64, Cid>,
     bytes: u64,
     pinned_bytes: u64,
+    /// Of blocks that are kept for the tree and not pinned.
+    kept_bytes: u64,
+    kept_blocks: usize,
     next_use: u64,
     unsynced_puts: u32,
 }
@@ -93,6 +105,8 @@ struct Entry {
     bytes: u64,
     used: u64,
     pinned: bool,
+    /// For the tree.
+    kept: bool,
 }
 
 impl BlockStore {
@@ -166,7 +180,7 @@ impl BlockStore {
 
     /// Whether the block is in the store and will stay.
     pub fn is_pinned(&self, cid: &Cid) -> bool {
-        self.lock().blocks.get(cid).is_some_and(|entry| entry.pinned)
+        self.lock().blocks.get(cid).is_some_and(|entry| entry.pinned || entry.kept)
     }
 
     /// Keeps a stored block until it is unpinned, however often it was pinned; durable when it returns.
@@ -232,7 +246,7 @@ impl BlockStore {
             index.remove(cid);
         }
         for (cid, bytes) in &plan.fresh {
-            index.add(*cid, bytes.len() as u64, false);
+            index.add(*cid, bytes.len() as u64, false, false);
         }
         for (cid, _) in blocks {
             index.touch(cid);
@@ -282,6 +296,7 @@ impl BlockStore {
             let transaction = store.begin()?;
             transaction.open_table(BLOCKS)?.remove(cid.to_bytes().as_slice())?;
             transaction.open_table(PINS)?.remove(cid.to_bytes().as_slice())?;
+            transaction.open_table(TREE)?.remove(cid.to_bytes().as_slice())?;
             Ok(transaction.commit()?)
         })?;
         index.remove(cid);
@@ -324,8 +339,8 @@ impl Index {
 
     fn make_room(&self, plan: &mut Plan<'_>, quota: u64) -> Result<(), BlockError> {
         let needed: u64 = plan.fresh.values().map(|bytes| bytes.len() as u64).sum();
-        let mut bytes = self.bytes + needed;
-        let mut count = self.blocks.len() + plan.fresh.len();
+        let mut bytes = self.bytes - self.kept_bytes + needed;
+        let mut count = self.blocks.len() - self.kept_blocks + plan.fresh.len();
         let mut oldest = self.evictable.values().filter(|cid| !plan.kept.contains(cid));
         while bytes > quota || count > MAX_BLOCKS {
             let Some(cid) = oldest.next() else {
@@ -339,17 +354,19 @@ impl Index {
         Ok(())
     }
 
-    fn add(&mut self, cid: Cid, bytes: u64, pinned: bool) {
-        let used = self.next_use;
-        self.next_use += 1;
-        self.insert(cid, Entry { bytes, used, pinned });
+    fn add(&mut self, cid: Cid, bytes: u64, pinned: bool, kept: bool) {
+        self.use_again(cid, Entry { bytes, used: 0, pinned, kept });
     }
 
     fn insert(&mut self, cid: Cid, entry: Entry) {
         self.bytes += entry.bytes;
-        match entry.pinned {
-            true => self.pinned_bytes += entry.bytes,
-            false => _ = self.evictable.insert(entry.used, cid),
+        match entry {
+            Entry { pinned: true, .. } => self.pinned_bytes += entry.bytes,
+            Entry { kept: true, .. } => {
+                self.kept_bytes += entry.bytes;
+                self.kept_blocks += 1;
+            }
+            _ => _ = self.evictable.insert(entry.used, cid),
         }
         self.blocks.insert(cid, entry);
     }
@@ -357,16 +374,20 @@ impl Index {
     fn remove(&mut self, cid: &Cid) -> Option<Entry> {
         let entry = self.blocks.remove(cid)?;
         self.bytes -= entry.bytes;
-        match entry.pinned {
-            true => self.pinned_bytes -= entry.bytes,
-            false => _ = self.evictable.remove(&entry.used),
+        match entry {
+            Entry { pinned: true, .. } => self.pinned_bytes -= entry.bytes,
+            Entry { kept: true, .. } => {
+                self.kept_bytes -= entry.bytes;
+                self.kept_blocks -= 1;
+            }
+            _ => _ = self.evictable.remove(&entry.used),
         }
         Some(entry)
     }
 
     fn set_pinned(&mut self, cid: &Cid, pinned: bool) {
         if let Some(entry) = self.remove(cid) {
-            self.add(*cid, entry.bytes, pinned);
+            self.use_again(*cid, Entry { pinned, ..entry });
         }
     }
 
@@ -374,8 +395,14 @@ impl Index {
         let Some(entry) = self.remove(cid) else {
             return false;
         };
-        self.add(*cid, entry.bytes, entry.pinned);
+        self.use_again(*cid, entry);
         true
+    }
+
+    fn use_again(&mut self, cid: Cid, entry: Entry) {
+        let used = self.next_use;
+        self.next_use += 1;
+        self.insert(cid, Entry { used, ..entry });
     }
 }
 
@@ -400,20 +427,21 @@ fn read_index(database: &Database) -> Result<Index, redb::Error> {
         transaction.open_table(BLOCKS)?;
         let arrivals = transaction.open_table(ARRIVALS)?;
         let pins = transaction.open_table(PINS)?;
+        let tree = transaction.open_table(TREE)?;
         for row in arrivals.iter()? {
             let (key, value) = row?;
             let cid =
                 Cid::try_from(key.value()).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
-            let pinned = pins.get(key.value())?.is_some();
-            rows.push((value.value(), cid, pinned));
+            let (pinned, kept) = (pins.get(key.value())?.is_some(), tree.get(key.value())?.is_some());
+            rows.push((value.value(), cid, pinned, kept));
         }
     }
     transaction.commit()?;
     rows.sort_by_key(|((number, _), ..)| *number);
     let mut index = Index::default();
-    for ((number, bytes), cid, pinned) in rows {
+    for ((number, bytes), cid, pinned, kept) in rows {
         index.next_use = index.next_use.max(number);
-        index.add(cid, bytes, pinned);
+        index.add(cid, bytes, pinned, kept);
     }
     Ok(index)
 }

@@ -249,6 +249,7 @@ impl Pool {
             leased: self.live.leased,
             models: models.map(|(model, miners)| ModelSupply { model, miners }).collect(),
             posted: self.state.posted.clone(),
+            tree: self.live.tree,
         }
     }
 

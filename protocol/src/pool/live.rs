@@ -127,6 +127,8 @@ pub(super) struct Live {
     claim_times: VecDeque<Millis>,
     pub pending: u64,
     pub leased: u64,
+    /// Root of the last tree that was published.
+    pub tree: Option<cid::Cid>,
 }
 
 impl Live {

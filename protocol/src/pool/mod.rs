@@ -11,6 +11,7 @@ mod record;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod wallet;
 
 pub use arbitration::expected_lease;
@@ -34,6 +35,7 @@ use live::Live;
 use std::collections::{BTreeSet, VecDeque};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::{Digest, blake3};
+use tree::Touched;
 
 /// Timers handled in one turn; the rest follow in the next, so that no turn's records outgrow one append.
 const MAX_TIMERS_PER_TURN: usize = 4096;
@@ -81,6 +83,11 @@ pub enum PoolEvent {
         /// Work units, or why not.
         outcome: Result<u64, ExamineFault>,
     },
+    /// A tree of the pool is published: its blocks are durable.
+    TreePublished {
+        /// Its root; none if there will be no tree any more.
+        root: Option<cid::Cid>,
+    },
 }
 
 /// Why a proof was not found good.
@@ -118,6 +125,8 @@ pub enum PoolEffect {
     },
     /// Fetch, store, pin and check a proof's content; answered by [`PoolEvent::Examined`].
     Examine(Box<Examination>),
+    /// The pool's tree has changed: by what the records of this turn did, once they are durable.
+    Tree(Box<crate::tree::Changes>),
     /// For the log.
     Story(PoolStory),
 }
@@ -208,6 +217,7 @@ pub struct Pool {
     config: PoolConfig,
     state: State,
     live: Live,
+    touched: Touched,
     effects: VecDeque<PoolEffect>,
 }
 
@@ -246,7 +256,7 @@ impl Pool {
 
     fn with_state(config: PoolConfig, state: State) -> Self {
         let live = Live::of(&state);
-        Self { config, state, live, effects: VecDeque::new() }
+        Self { config, state, live, touched: Touched::default(), effects: VecDeque::new() }
     }
 
     /// The pool's id.
@@ -268,6 +278,7 @@ impl Pool {
         let transfers = self.state.transfers(&record);
         let entry = Entry { at, record, transfers };
         let row = entry.encode();
+        self.touched.note(&self.state, at, &entry.record);
         self.state.apply(&entry, &row);
         self.effects.push_back(PoolEffect::Record(row));
     }
@@ -442,6 +453,7 @@ impl Machine for Pool {
             PoolEvent::Statement(identified) => self.handle_statement(&identified, now),
             PoolEvent::InputFetched { job, outcome } => self.handle_input(job, outcome, now),
             PoolEvent::Examined { job, proof, outcome } => self.handle_examined(job, proof, outcome, now),
+            PoolEvent::TreePublished { root } => self.live.tree = root,
         }
     }
 
@@ -467,7 +479,7 @@ impl Machine for Pool {
         if self.effects.is_empty() && !self.live.to_list.is_empty() {
             self.flush_listings();
         }
-        self.effects.pop_front()
+        self.effects.pop_front().or_else(|| self.tree_effect())
     }
 }
 

@@ -51,7 +51,10 @@ impl Table {
                 PoolEffect::Record(row) => self.rows.push(row),
                 PoolEffect::Publish(_, statement) => self.said.push(statement),
                 PoolEffect::Examine(examination) => self.examine.push(*examination),
-                PoolEffect::Store(_) | PoolEffect::FetchInput { .. } | PoolEffect::Story(_) => {}
+                PoolEffect::Store(_)
+                | PoolEffect::FetchInput { .. }
+                | PoolEffect::Tree(_)
+                | PoolEffect::Story(_) => {}
             }
         }
     }

@@ -441,6 +441,9 @@ pub struct Beacon {
     pub models: Vec<ModelSupply>,
     /// Numbers in force.
     pub posted: Posted,
+    /// Root of the pool's tree: CIDv1, dag-pb, sha2-256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<Cid>,
 }
 
 /// How many live miners serve a model.

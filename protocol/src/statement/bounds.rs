@@ -1,5 +1,5 @@
 use super::body::*;
-use crate::Rejection;
+use crate::{Rejection, codec};
 
 /// Most entries of one listing.
 pub const MAX_LISTING_ENTRIES: usize = 16;
@@ -57,7 +57,8 @@ impl Body {
             Body::Beacon(beacon) => {
                 name("name", &beacon.name)?;
                 within("models", beacon.models.len() <= MAX_MODELS)?;
-                beacon.models.iter().try_for_each(|supply| name("model", &supply.model))
+                beacon.models.iter().try_for_each(|supply| name("model", &supply.model))?;
+                within("tree", beacon.tree.as_ref().is_none_or(codec::is_dag_pb))
             }
             Body::Cancel(_)
             | Body::Admitted(_)

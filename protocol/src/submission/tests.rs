@@ -137,6 +137,7 @@ fn beacon(models: &[(&str, u64)]) -> Beacon {
         leased: 0,
         models: models.iter().map(supply).collect(),
         posted: Posted::default(),
+        tree: None,
     }
 }
 

@@ -83,7 +83,7 @@ impl World {
                     self.after(delay, Due::Pool(Box::new(event)));
                 }
                 PoolEffect::Story(story) => self.learn(&story),
-                PoolEffect::Record(_) | PoolEffect::FetchInput { .. } => {}
+                PoolEffect::Record(_) | PoolEffect::FetchInput { .. } | PoolEffect::Tree(_) => {}
             }
         }
         if let Some(at) = self.operator.pool.poll_timeout() {

@@ -12,6 +12,7 @@ use swarm_protocol::pool::{
     Entry, Examination, ExamineFault, Pool, PoolConfig, PoolEffect, PoolEvent, Replay, Stage, State,
 };
 use swarm_protocol::statement::*;
+use swarm_protocol::tree::{Change, Changes, Place, Summary, Tree};
 use swarm_protocol::{Machine, Millis, Posted, Timestamp};
 
 const MODEL: &str = "queenbee-nano";
@@ -60,6 +61,26 @@ fn key(n: u8) -> SecretKey {
     SecretKey::from_bytes(&[n; 32]).unwrap()
 }
 
+fn config() -> PoolConfig {
+    let posted = Posted {
+        epoch: Millis(8_000),
+        first_progress: Millis(3_000),
+        lease: Millis(6_000),
+        cooldown: Millis(500),
+        established: MicroUsdc(150),
+        fee_unit: MicroUsdc(40),
+        test_credit: MicroUsdc(CREDIT),
+        ..Posted::default()
+    };
+    PoolConfig {
+        name: "swarmpool.eth".into(),
+        operator: key(1).address(),
+        models: [MODEL.to_owned()].into(),
+        posted,
+        secret: [7; 32],
+    }
+}
+
 /// A pool, what it wrote, and everybody else.
 struct Table {
     pool: Pool,
@@ -69,31 +90,51 @@ struct Table {
     jobs: Vec<JobId>,
     asked: Vec<Examination>,
     beats: u64,
+    published: Published,
+}
+
+/// The tree as its shell keeps it.
+#[derive(Default)]
+struct Published {
+    tree: Tree,
+    stored: BTreeMap<cid::Cid, Vec<u8>>,
+    headers: Vec<Change>,
+    turns: usize,
+}
+
+impl Published {
+    fn take(&mut self, changes: &Changes) {
+        changes.changes.iter().for_each(|change| self.tree.apply(change));
+        let headers = changes.changes.iter().filter(|change| change.place == Place::Epochs);
+        self.headers.extend(headers.cloned());
+        self.turns += 1;
+        if self.turns.is_multiple_of(5) {
+            self.publish(&changes.summary);
+        }
+    }
+
+    fn publish(&mut self, summary: &Summary) -> cid::Cid {
+        let published = self.tree.publish(summary);
+        self.stored.extend(published.fresh);
+        published.gone.iter().for_each(|cid| assert!(self.stored.remove(cid).is_some(), "{cid}"));
+        published.root
+    }
+
+    /// A tree made at once of all that a pool holds.
+    fn of(pool: &Pool, headers: &[Change]) -> Self {
+        let mut made = Self::default();
+        headers.iter().cloned().chain(pool.tree()).for_each(|change| made.tree.apply(&change));
+        made
+    }
 }
 
 impl Table {
     fn new() -> Self {
-        let posted = Posted {
-            epoch: Millis(8_000),
-            first_progress: Millis(3_000),
-            lease: Millis(6_000),
-            cooldown: Millis(500),
-            established: MicroUsdc(150),
-            fee_unit: MicroUsdc(40),
-            test_credit: MicroUsdc(CREDIT),
-            ..Posted::default()
-        };
-        let config = PoolConfig {
-            name: "swarmpool.eth".into(),
-            operator: key(1).address(),
-            models: [MODEL.to_owned()].into(),
-            posted,
-            secret: [7; 32],
-        };
-        let pool = Pool::create(config, START);
+        let pool = Pool::create(config(), START);
         let intake = Intake::new(pool.id(), key(1).address());
         let (rows, jobs, asked) = (Vec::new(), Vec::new(), Vec::new());
-        let mut table = Self { pool, intake, now: START, rows, jobs, asked, beats: 0 };
+        let published = Published::of(&pool, &[]);
+        let mut table = Self { pool, intake, now: START, rows, jobs, asked, beats: 0, published };
         table.settle();
         table
     }
@@ -103,6 +144,7 @@ impl Table {
             match effect {
                 PoolEffect::Record(row) => self.rows.push(row),
                 PoolEffect::Examine(asked) => self.asked.push(*asked),
+                PoolEffect::Tree(changes) => self.published.take(&changes),
                 _ => {}
             }
         }
@@ -273,5 +315,21 @@ proptest! {
                 + accounts.balance(&Account::ClientReserved(client));
             prop_assert_eq!(left + spent, i128::from(CREDIT));
         }
+    }
+    #[test]
+    fn the_tree_kept_by_changes_is_the_tree_made_at_once_also_after_a_restart(steps in steps()) {
+        let mut table = Table::new();
+        for step in &steps {
+            table.take(step);
+        }
+        let summary = table.pool.summary();
+        let root = table.published.publish(&summary);
+        let mut scratch = Published::of(&table.pool, &table.published.headers);
+        prop_assert_eq!(scratch.publish(&summary), root);
+        prop_assert_eq!(&scratch.stored, &table.published.stored);
+        let state = fold(None, &table.rows).unwrap();
+        let restored = Pool::restore(config(), state, table.now + Millis(5)).unwrap();
+        prop_assert_eq!(restored.summary(), summary.clone());
+        prop_assert_eq!(Published::of(&restored, &table.published.headers).publish(&summary), root);
     }
 }

@@ -8,7 +8,7 @@ use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
 use swarm_protocol::allowance::{Allowance, Class, Meter};
-use swarm_protocol::codec::{Link, raw_cid};
+use swarm_protocol::codec::{Link, dag_pb_cid, raw_cid};
 use swarm_protocol::money::{Account, Accounts, FeeSplit, MicroUsdc, Transfer};
 use swarm_protocol::statement::*;
 use swarm_protocol::{Millis, Posted, Timestamp};
@@ -159,10 +159,11 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
 fn beacon() -> impl Strategy<Value = Beacon> {
     let supply = (name(), any::<u64>()).prop_map(|(model, miners)| ModelSupply { model, miners });
     let head = (name(), asset(), any::<u64>(), address(), any::<[u64; 3]>());
-    (head, vec(supply, 0..4), posted()).prop_map(
-        |((name, asset, chain, contract, counts), models, posted)| {
+    let tree = proptest::option::of(any::<[u8; 4]>().prop_map(|block| dag_pb_cid(&block)));
+    (head, vec(supply, 0..4), posted(), tree).prop_map(
+        |((name, asset, chain, contract, counts), models, posted, tree)| {
             let [epoch, pending, leased] = counts;
-            Beacon { name, asset, chain, contract, epoch, pending, leased, models, posted }
+            Beacon { name, asset, chain, contract, epoch, pending, leased, models, posted, tree }
         },
     )
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
-use swarm_protocol::codec::{JobId, Link, raw_cid};
+use swarm_protocol::codec::{JobId, Link, dag_pb_cid, raw_cid};
 use swarm_protocol::money::{FeeSplit, MicroUsdc};
 use swarm_protocol::race::draw_seed;
 use swarm_protocol::statement::*;
@@ -182,6 +182,7 @@ fn beacon() -> Beacon {
         leased: 0,
         models: vec![ModelSupply { model: "queenbee-nano".into(), miners: 2 }],
         posted: Posted::default(),
+        tree: Some(dag_pb_cid(b"a tree")),
     }
 }
 

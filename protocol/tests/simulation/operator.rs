@@ -259,6 +259,7 @@ fn drain(world: &mut World) -> Vec<PoolEffect> {
             PoolEffect::Publish(..)
             | PoolEffect::Store(_)
             | PoolEffect::FetchInput { .. }
+            | PoolEffect::Tree(_)
             | PoolEffect::Story(_) => {}
         }
         effects.push(effect);
@@ -330,7 +331,7 @@ fn appended(operator: &mut Operator, checker: &mut crate::checker::Checker, firs
 
 fn perform(world: &mut World, effect: &PoolEffect) {
     match effect {
-        PoolEffect::Record(_) => {}
+        PoolEffect::Record(_) | PoolEffect::Tree(_) => {}
         PoolEffect::Publish(topic, statement) => {
             world.note(|| format!("operator says {:?}", statement.body));
             let bytes = say(world, statement);

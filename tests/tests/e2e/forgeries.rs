@@ -128,6 +128,7 @@ impl Scene {
             leased: 0,
             models: Vec::new(),
             posted: Posted::default(),
+            tree: None,
         };
         let (roster, secret_hash) = (subject, Digest([3; 32]));
         vec![

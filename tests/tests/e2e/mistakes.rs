@@ -470,6 +470,7 @@ fn introduction_of_version_2() -> Answer {
         leased: 0,
         models: Vec::new(),
         posted: Posted::default(),
+        tree: None,
     };
     let pool = PoolId::derive(POOL, key.address(), 0, Address::ZERO);
     let mut signed = Statement::derived(pool, key.address(), Timestamp(0), Body::Beacon(beacon)).sign(&key);

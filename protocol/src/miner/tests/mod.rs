@@ -240,6 +240,7 @@ pub(super) fn beacon(epoch: u64, pending: u64) -> Beacon {
         leased: 0,
         models: vec![],
         posted: Posted::default(),
+        tree: None,
     }
 }
 

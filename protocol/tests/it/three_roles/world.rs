@@ -313,7 +313,7 @@ impl World {
                     let event = PoolEvent::Examined { job, proof, outcome: Ok(20) };
                     self.after(Millis(20), OPERATOR, Arrival::Pool(Box::new(event)));
                 }
-                PoolEffect::FetchInput { .. } | PoolEffect::Story(_) => {}
+                PoolEffect::FetchInput { .. } | PoolEffect::Tree(_) | PoolEffect::Story(_) => {}
             }
         }
     }
