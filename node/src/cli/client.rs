@@ -7,7 +7,7 @@ use swarm_protocol::Millis;
 use swarm_protocol::codec::JobId;
 
 use super::shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
-use super::values::{Subject, content_id, job_id, positive_duration};
+use super::values::{ContentPath, Subject, job_id, positive_duration};
 
 const HELP: &str = "\
 {about}
@@ -90,7 +90,7 @@ pub enum ClientCommand {
         #[arg(value_name = "RECEIPT|JOB")]
         subject: Subject,
     },
-    /// Fetch content by its CID: an answer, an input, a header
+    /// Fetch content by its CID: an answer, an input, the pool's tree
     Get(GetArgs),
     /// Take back a job that no miner holds yet
     Cancel {
@@ -116,15 +116,15 @@ pub struct SubmitArgs {
 /// What `get` takes.
 #[derive(Debug, Clone, Args)]
 pub struct GetArgs {
-    /// What to fetch: a block, or a file of many (UnixFS)
-    #[arg(value_name = "CID", value_parser = content_id)]
-    pub cid: cid::Cid,
+    /// What to fetch: a file, a folder, which is listed, or a block; as DAG-JSON with --json
+    #[arg(value_name = "CID[/PATH]")]
+    pub content: ContentPath,
 
     /// Write it to this file and not to stdout
     #[arg(long, short, env = "SWARMPOOL_OUT", value_name = "FILE", conflicts_with = "car")]
     pub out: Option<PathBuf>,
 
-    /// Write its blocks to this file, a CAR archive that any IPFS tool reads
+    /// Write its blocks and all that they link to this file, a CAR archive that any IPFS tool reads
     #[arg(long, env = "SWARMPOOL_CAR", value_name = "FILE")]
     pub car: Option<PathBuf>,
 

@@ -21,8 +21,8 @@ pub(crate) use error::clap_message;
 pub use error::{Exit, UserError, report};
 pub use node::{LedgerKind, LimitArgs, MetricsArgs, MinerArgs, NodeArgs, NodeRole, OperatorArgs, Payout};
 pub use shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
-pub use values::Subject;
 pub(crate) use values::nearest;
+pub use values::{ContentPath, Subject};
 
 const NODE_LOG: &str = "warn,libp2p_gossipsub=error,swarm_node=info";
 const CLIENT_LOG: &str = "error";

@@ -1,9 +1,11 @@
 //! How values on the command line are written.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::content::MAX_PATH_BYTES;
 use swarm_protocol::Millis;
 use swarm_protocol::codec::JobId;
 use swarm_protocol::statement::MAX_NAME_BYTES;
@@ -95,13 +97,35 @@ pub(super) fn job_id(text: &str) -> Result<JobId, String> {
     text.parse().map_err(|_| "a job's id begins with bafyrei; submit prints it".to_owned())
 }
 
-/// What names content: a CID with a sha2-256 digest.
-pub(super) fn content_id(text: &str) -> Result<cid::Cid, String> {
-    let cid: cid::Cid =
-        text.parse().map_err(|_| "a CID begins with bafkrei, bafyrei or bafybei".to_owned())?;
-    match cid.hash().code() {
-        SHA2_256 => Ok(cid),
-        _ => Err("only content under a sha2-256 digest can be checked here".to_owned()),
+/// What names content: a CID with a sha2-256 digest, and a path below it, as in `/ipfs/bafy…/jobs/pending`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentPath {
+    pub root: cid::Cid,
+    pub path: Vec<String>,
+}
+
+impl FromStr for ContentPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_PATH_BYTES {
+            return Err(format!("a path has at most {MAX_PATH_BYTES} bytes"));
+        }
+        let text = ["/ipfs/", "ipfs://"].iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or(text);
+        let mut names = text.split('/');
+        let root = names.next().unwrap_or_default().parse::<cid::Cid>();
+        let root = root.map_err(|_| "a CID begins with bafkrei, bafyrei or bafybei".to_owned())?;
+        if root.hash().code() != SHA2_256 {
+            return Err("only content under a sha2-256 digest can be checked here".to_owned());
+        }
+        Ok(Self { root, path: names.filter(|name| !name.is_empty()).map(str::to_owned).collect() })
+    }
+}
+
+impl fmt::Display for ContentPath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.root)?;
+        self.path.iter().try_for_each(|name| write!(formatter, "/{name}"))
     }
 }
 
@@ -174,6 +198,20 @@ mod tests {
         assert_eq!(nearest("topp", &known), Some("top_p"));
         assert_eq!(nearest("presence_penalty", &known), None);
         assert_eq!(nearest("n", &known), None);
+    }
+
+    #[test]
+    fn content_is_named_as_ipfs_names_it() {
+        let root = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
+        let named = |text: &str| text.parse::<ContentPath>().map(|content| content.to_string());
+        for text in [root.to_owned(), format!("/ipfs/{root}"), format!("ipfs://{root}/")] {
+            assert_eq!(named(&text).as_deref(), Ok(root));
+        }
+        assert_eq!(named(&format!("{root}//jobs/pending/")), Ok(format!("{root}/jobs/pending")));
+        for bad in ["", "/", "jobs/pending", "bafk", "z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"] {
+            assert!(named(bad).is_err(), "{bad}");
+        }
+        assert!(named(&format!("{root}/{}", "x/".repeat(MAX_PATH_BYTES))).is_err());
     }
 
     #[test]

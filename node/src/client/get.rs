@@ -3,20 +3,27 @@
 use super::{Connection, Session};
 use crate::cli::{Exit, GetArgs, UserError};
 use crate::content::car::CarWriter;
-use crate::content::{Reader, UnixFsError};
+use crate::content::{
+    Listing, MAX_FOREIGN_LINKS, Reader, Resolver, UnixFsError, Walk, WalkError, decode_folder,
+};
 use crate::network::{MAX_BLOCK, Until};
 use anyhow::Result;
 use cid::Cid;
+use futures::stream::{FuturesOrdered, StreamExt};
+use serde_json::json;
 use std::fs::File;
 use std::io::{BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use swarm_protocol::codec;
 
 /// For each block; the operator may be starting again.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
 const DAG_PB: u64 = 0x70;
-const RAW: u64 = 0x55;
+const DAG_CBOR: u64 = 0x71;
+/// Blocks of a walk that are asked for at once.
+const MAX_AT_ONCE: usize = 16;
 
 /// Where fetched blocks go.
 enum Sink {
@@ -26,6 +33,25 @@ enum Sink {
     File(BufWriter<File>),
     /// The blocks.
     Archive(CarWriter<BufWriter<File>>),
+}
+
+/// Where content is to go, before it is known what it is.
+enum Target {
+    Stream,
+    File(BufWriter<File>),
+    Archive(BufWriter<File>, PathBuf),
+}
+
+impl Target {
+    fn begin(self, root: &Cid) -> Result<Sink, UserError> {
+        Ok(match self {
+            Target::Stream => Sink::Stream(Box::new(std::io::stdout())),
+            Target::File(out) => Sink::File(out),
+            Target::Archive(out, path) => {
+                Sink::Archive(CarWriter::new(out, &[*root]).map_err(|error| unwritable(&path, &error))?)
+            }
+        })
+    }
 }
 
 impl Sink {
@@ -79,23 +105,23 @@ impl Drop for Partial {
 }
 
 pub(super) async fn content(session: Session, args: &GetArgs) -> Result<Exit> {
-    let (sink, partial) = open(args)?;
+    let (target, partial) = open(args)?;
     let connection = session.connect().await?;
-    let fetched = fetch(&session, &connection, args, sink).await;
+    let fetched = fetch(&session, &connection, args, target).await;
     connection.link.network().shutdown().await;
     session.printer.finish();
     let bytes = fetched?;
     if let Some(partial) = partial {
         let target = partial.target.clone();
         partial.keep()?;
-        session.printer.note(&format!("{bytes} bytes of {} are in {}", args.cid, target.display()));
+        session.printer.note(&format!("{bytes} bytes of {} are in {}", args.content, target.display()));
     }
     Ok(Exit::Done)
 }
 
-fn open(args: &GetArgs) -> Result<(Sink, Option<Partial>), UserError> {
+fn open(args: &GetArgs) -> Result<(Target, Option<Partial>), UserError> {
     let Some(target) = args.car.as_ref().or(args.out.as_ref()) else {
-        return Ok((Sink::Stream(Box::new(std::io::stdout())), None));
+        return Ok((Target::Stream, None));
     };
     let there = std::fs::metadata(target);
     let (partial, file) = match &there {
@@ -110,38 +136,126 @@ fn open(args: &GetArgs) -> Result<(Sink, Option<Partial>), UserError> {
         _ => Partial::create(target).map(|(partial, file)| (Some(partial), file))?,
     };
     let out = BufWriter::new(file);
-    let sink = match &args.car {
-        None => Sink::File(out),
-        Some(_) => {
-            CarWriter::new(out, &[args.cid]).map(Sink::Archive).map_err(|error| unwritable(target, &error))?
-        }
+    let target = match &args.car {
+        None => Target::File(out),
+        Some(path) => Target::Archive(out, path.clone()),
     };
-    Ok((sink, partial))
+    Ok((target, partial))
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> UserError {
     UserError::misuse(format!("{} cannot be written: {error}", path.display())).hint("choose another file")
 }
 
-/// Fetches block after block; says how many bytes the content has.
-async fn fetch(session: &Session, connection: &Connection, args: &GetArgs, mut sink: Sink) -> Result<u64> {
-    let mut total = 0;
-    if !matches!(args.cid.codec(), DAG_PB | RAW) {
-        let block = block(session, connection, &args.cid).await?;
-        sink.take(&args.cid, &block, &block)?;
-        sink.finish()?;
-        return Ok(block.len() as u64);
+/// Fetches what lies at the path; says how many bytes it has.
+async fn fetch(session: &Session, connection: &Connection, args: &GetArgs, target: Target) -> Result<u64> {
+    let max_bytes = u64::from(args.max_mib) * MIB;
+    let mut resolver = Resolver::new(args.content.root, args.content.path.iter().cloned());
+    while let Some(cid) = resolver.wanted() {
+        let block = block(session, connection, &cid).await?;
+        resolver.supply(&block).map_err(|error| {
+            UserError::input(error.to_string()).hint("list what is there: leave the last name out")
+        })?;
     }
-    let mut reader = Reader::at_most(args.cid, u64::from(args.max_mib) * MIB)?;
+    let root = resolver.at();
+    let is_folder = root.codec() == DAG_PB
+        && decode_folder(&block(session, connection, &root).await?, MAX_FOREIGN_LINKS).is_ok();
+    let sink = target.begin(&root)?;
+    match (&args.car, is_folder) {
+        (Some(_), true) => walk(session, connection, root, max_bytes, sink).await,
+        (Some(_), false) if root.codec() == DAG_CBOR => {
+            walk(session, connection, root, max_bytes, sink).await
+        }
+        (None, true) => list(session, connection, root, sink).await,
+        (_, false) if root.codec() == DAG_CBOR => one(session, connection, root, sink).await,
+        (_, false) => file(session, connection, root, max_bytes, sink).await,
+    }
+}
+
+/// Fetches a file block after block.
+async fn file(
+    session: &Session,
+    connection: &Connection,
+    root: Cid,
+    max_bytes: u64,
+    mut sink: Sink,
+) -> Result<u64> {
+    let (mut reader, mut total) = (Reader::at_most(root, max_bytes)?, 0);
     while let Some(cid) = reader.wanted() {
         let block = block(session, connection, &cid).await?;
-        let content = reader.supply(&block).map_err(|error| unreadable(&args.cid, &error))?;
+        let content = reader.supply(&block).map_err(|error| unreadable(&root, &error))?;
         sink.take(&cid, &block, content)?;
         total += content.len() as u64;
         session.printer.stage(format!("{} MiB fetched", total / MIB));
     }
     sink.finish()?;
     Ok(total)
+}
+
+/// Fetches all blocks below a root, some at once; the archive has them in the order in which they were asked for.
+async fn walk(
+    session: &Session,
+    connection: &Connection,
+    root: Cid,
+    max_bytes: u64,
+    mut sink: Sink,
+) -> Result<u64> {
+    let (mut walk, mut total, mut count) = (Walk::new(root, max_bytes), 0, 0u64);
+    let mut coming = FuturesOrdered::new();
+    loop {
+        while coming.len() < MAX_AT_ONCE
+            && let Some(cid) = walk.wanted()
+        {
+            coming.push_back(async move { block(session, connection, &cid).await.map(|block| (cid, block)) });
+        }
+        let Some(came) = coming.next().await else { break };
+        let (cid, block) = came?;
+        walk.supply(&cid, &block).map_err(|error| {
+            let told = UserError::input(error.to_string());
+            match error {
+                WalkError::TooLong(_) => told.hint("allow more with --max-mib"),
+                _ => told.hint("whoever made it made it wrong; ask them"),
+            }
+        })?;
+        sink.take(&cid, &block, &block)?;
+        (total, count) = (total + block.len() as u64, count + 1);
+        session.printer.stage(format!("{count} blocks fetched"));
+    }
+    sink.finish()?;
+    Ok(total)
+}
+
+/// Lists a folder: a line for each name, or one JSON object.
+async fn list(session: &Session, connection: &Connection, folder: Cid, mut sink: Sink) -> Result<u64> {
+    let (mut listing, mut names) = (Listing::new(folder), Vec::new());
+    while let Some(cid) = listing.wanted() {
+        let block = block(session, connection, &cid).await?;
+        names.extend(listing.supply(&block).map_err(|error| unreadable(&folder, &error))?);
+    }
+    names.sort();
+    let text = match session.printer.is_json() {
+        true => {
+            let names: serde_json::Map<_, _> =
+                names.into_iter().map(|(name, cid)| (name, json!({ "/": cid.to_string() }))).collect();
+            format!("{}\n", serde_json::Value::Object(names))
+        }
+        false => names.iter().map(|(name, cid)| format!("{cid} {name}\n")).collect(),
+    };
+    sink.take(&folder, text.as_bytes(), text.as_bytes())?;
+    sink.finish()?;
+    Ok(text.len() as u64)
+}
+
+/// Fetches one block: as it is, or as DAG-JSON.
+async fn one(session: &Session, connection: &Connection, cid: Cid, mut sink: Sink) -> Result<u64> {
+    let block = block(session, connection, &cid).await?;
+    let content = match session.printer.is_json() {
+        true => format!("{}\n", codec::to_dag_json(&block).map_err(anyhow::Error::new)?).into_bytes(),
+        false => block,
+    };
+    sink.take(&cid, &content, &content)?;
+    sink.finish()?;
+    Ok(content.len() as u64)
 }
 
 async fn block(session: &Session, connection: &Connection, cid: &Cid) -> Result<Vec<u8>> {
