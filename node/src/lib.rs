@@ -7,6 +7,7 @@ pub mod config;
 pub mod content;
 pub mod driver;
 mod home;
+mod import;
 pub mod job_file;
 mod known;
 mod link;

@@ -42,6 +42,10 @@ pub struct NodeArgs {
     #[arg(long = "model", env = "SWARMPOOL_MODEL", value_name = "FILE", value_delimiter = ',')]
     pub models: Vec<PathBuf>,
 
+    /// Keep and serve the blocks of this CAR archive; repeatable
+    #[arg(long, env = "SWARMPOOL_IMPORT", value_name = "FILE", value_delimiter = ',')]
+    pub import: Vec<PathBuf>,
+
     #[command(flatten)]
     pub pool: PoolArgs,
     #[command(flatten)]

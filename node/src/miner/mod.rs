@@ -8,6 +8,7 @@ use crate::cli::NodeArgs;
 use crate::clock::Clock;
 use crate::driver::{self, Input, MAX_INBOX};
 use crate::home::{data_dir, home_root, network_config, wallet};
+use crate::import;
 use crate::link::{Heard, Link};
 use crate::metrics::{Exporter, MinerMetrics, Server};
 use crate::network::{Network, NetworkEvent};
@@ -42,6 +43,7 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     let models = Arc::new(Models::load(&args.models)?);
     let engines = Engines::start(&models, args.miner.slots, providers)?;
     let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
+    import::archives(&args.import, &blocks).await?;
     let network = network_config(&args.network, &directory, &args.pool.pool, "miner", "miner")?;
     let (network, mut events) = Network::start(args.limits.apply(network), blocks.clone()).await?;
     let metrics = engines.metrics().clone();

@@ -10,6 +10,7 @@ use crate::cli::NodeArgs;
 use crate::clock::Clock;
 use crate::driver::{self, Input, MAX_INBOX};
 use crate::home;
+use crate::import;
 use crate::metrics::{
     Exporter, LedgerMetrics, LedgerSource, MeasuredLedger, PoolMetrics, PoolSource, Server,
 };
@@ -49,6 +50,7 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
     let (writer, thread) = LedgerWriter::spawn(ledger).context("cannot start the ledger's thread")?;
 
     let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
+    import::archives(&args.import, &blocks).await?;
     let config =
         home::network_config(&args.network, &directory, &args.pool.pool, "operator", OPERATOR_AGENT)?;
     let config = args.limits.apply(config);

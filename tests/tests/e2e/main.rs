@@ -21,3 +21,4 @@ mod peer;
 mod reference;
 mod replay;
 mod restarts;
+mod tree;
