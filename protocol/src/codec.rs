@@ -45,7 +45,42 @@ pub fn decode<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T, CodecE
 
 /// Reads DAG-CBOR that may not be canonical; whoever calls it compares the bytes with what [`encode`] makes of them.
 pub(crate) fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
+    check_claims(bytes)?;
     serde_ipld_dagcbor::from_slice(bytes).map_err(|e| CodecError::Malformed(e.to_string()))
+}
+
+/// Refuses lists and maps that claim more items than bytes follow: decoders take memory for what is claimed, at every
+/// level of nesting.
+fn check_claims(mut bytes: &[u8]) -> Result<(), CodecError> {
+    let mut owed = 1u64;
+    while let Some((head, rest)) = bytes.split_first() {
+        let width = match head & 31 {
+            24 => 1,
+            25 => 2,
+            26 => 4,
+            27 => 8,
+            _ => 0,
+        };
+        let Some((argument, rest)) = rest.split_at_checked(width) else { return Ok(()) };
+        let read = argument.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let argument = if width > 0 { read } else { u64::from(head & 31) };
+        // Indefinite lengths, which plain CBOR has, claim nothing.
+        let (items, content) = match head >> 5 {
+            _ if head & 31 > 27 => (0, 0),
+            2 | 3 => (0, argument),
+            4 => (argument, 0),
+            5 => (argument.saturating_mul(2), 0),
+            6 => (1, 0),
+            _ => (0, 0),
+        };
+        owed = owed.saturating_sub(1).saturating_add(items);
+        let content = usize::try_from(content).ok().filter(|length| *length <= rest.len());
+        let Some(length) = content.filter(|length| owed <= (rest.len() - length) as u64) else {
+            return Err(CodecError::Malformed("more is claimed than follows".into()));
+        };
+        bytes = &rest[length..];
+    }
+    Ok(())
 }
 
 /// Plain CBOR, for ledger rows and frames that are never content-addressed.
@@ -55,6 +90,7 @@ pub fn to_row<T: Serialize>(value: &T) -> Vec<u8> {
 
 /// Decodes plain CBOR written by [`to_row`].
 pub fn from_row<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    check_claims(bytes)?;
     serde_cbor::from_slice(bytes).map_err(|e| CodecError::Malformed(e.to_string()))
 }
 
@@ -231,5 +267,40 @@ impl<'de> Deserialize<'de> for Link {
         } else {
             Cid::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipld_core::ipld::Ipld;
+
+    #[test]
+    fn what_claims_more_than_follows_is_refused_before_memory_is_taken() {
+        let list = |claimed: u64| [&[0x9b][..], &claimed.to_be_bytes()].concat();
+        let map = |claimed: u64| [&[0xbb][..], &claimed.to_be_bytes()].concat();
+        let bombs = [
+            list(u64::MAX),
+            map(1 << 63),
+            list(1 << 20).repeat(200),
+            vec![0x84, 1, 2],
+            b"\x5a\x01\0\0\0a".into(),
+        ];
+        for bomb in bombs {
+            let claimed = CodecError::Malformed("more is claimed than follows".into());
+            assert_eq!(decode::<Ipld>(&bomb), Err(claimed.clone()), "{bomb:02x?}");
+            assert_eq!(from_row::<Vec<u8>>(&bomb), Err(claimed), "{bomb:02x?}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_written_claims_no_more_than_it_holds() {
+        let list = |items: Vec<Ipld>| Ipld::List(items);
+        let map =
+            Ipld::Map([("a".to_owned(), list(vec![])), ("b".to_owned(), Ipld::Link(raw_cid(b"x")))].into());
+        let value =
+            list(vec![map, list(vec![Ipld::Integer(-1 << 40); 300]), Ipld::Bytes(vec![7; 300]), Ipld::Null]);
+        assert_eq!(decode(&encode(&value)), Ok(value));
+        assert_eq!(from_row(b"\x9f\x01\x82\x02\x03\xff"), Ok((1u8, (2u8, 3u8))), "an indefinite length");
     }
 }
