@@ -48,6 +48,7 @@ pub fn network_config(
         config.listen = network.listen.clone();
     }
     config.bootstrap = network.bootstrap.clone();
+    config.announce = network.announce.clone();
     config.mdns = !network.no_mdns;
     config.address_file = Some(AddressFile { directory: runtime_directory(), role: role.to_owned() });
     config.agent = format!("swarm-node/{} ({agent})", env!("CARGO_PKG_VERSION"));

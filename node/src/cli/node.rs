@@ -181,6 +181,11 @@ pub struct OperatorArgs {
     #[arg(long, env = "SWARMPOOL_LEDGER", value_enum, default_value = "redb")]
     pub ledger: LedgerKind,
 
+    /// Do not relay between nodes that others cannot reach
+    #[arg(long, env = "SWARMPOOL_NO_RELAY", value_parser = clap::builder::BoolishValueParser::new(),
+          hide_short_help = true)]
+    pub no_relay: bool,
+
     /// Length of an epoch, after which it is sealed
     #[arg(long, env = "SWARMPOOL_EPOCH", default_value = "1h", value_name = "TIME", value_parser = positive_duration)]
     pub epoch: Millis,

@@ -55,6 +55,17 @@ pub struct NetworkArgs {
     )]
     pub listen: Vec<Multiaddr>,
 
+    /// Further address at which others reach this node, such as a router that forwards to it; repeatable
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "SWARMPOOL_ANNOUNCE",
+        value_name = "MULTIADDR",
+        value_delimiter = ','
+    )]
+    pub announce: Vec<Multiaddr>,
+
     /// Do not look for nodes on the local network
     #[arg(long, global = true, env = "SWARMPOOL_NO_MDNS", value_parser = BoolishValueParser::new())]
     pub no_mdns: bool,
@@ -101,9 +112,10 @@ impl LogArgs {
             (Some(filter), _) => filter,
             (None, 0) => quiet,
             (None, 1) => "info,swarm_node=debug",
-            (None, _) => "debug,swarm_node=trace",
+            (None, _) => "debug,swarm_node=trace,libp2p_kad=debug",
         };
-        let filter = EnvFilter::try_new(filter).map_err(|error| {
+        // Kademlia warns that its table is empty, as it is at each start.
+        let filter = EnvFilter::try_new(format!("libp2p_kad=error,{filter}")).map_err(|error| {
             UserError::misuse(format!("--log {filter}: {error}")).hint("write it like warn,swarm_node=debug")
         })?;
         let subscriber = tracing_subscriber::fmt()

@@ -82,6 +82,7 @@ impl Session {
             config.listen = network.listen.clone();
         }
         config.bootstrap = network.bootstrap.clone();
+        config.announce = network.announce.clone();
         config.mdns = !network.no_mdns;
         config.address_file = Some(AddressFile { directory: runtime_directory(), role: "client".to_owned() });
         config.agent = format!("swarm-client/{}", env!("CARGO_PKG_VERSION"));

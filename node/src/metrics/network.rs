@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use swarm_protocol::Rejection;
 
 const ROLES: [&str; 4] = ["operator", "miner", "client", "other"];
-const ROUTES: [Route; 2] = [Route::Direct, Route::Relayed];
+const ROUTES: [Route; 3] = [Route::Direct, Route::Punched, Route::Relayed];
 const VERDICTS: [Verdict; 3] = [Verdict::Accept, Verdict::Ignore, Verdict::Reject];
 const THRESHOLDS: [(&str, f64); 3] =
     [("gossip", GOSSIP_THRESHOLD), ("publish", PUBLISH_THRESHOLD), ("graylist", GRAYLIST_THRESHOLD)];
@@ -163,6 +163,7 @@ fn message(topic: Topic, verdict: Verdict) -> Label<2> {
 fn name_of(route: Route) -> &'static str {
     match route {
         Route::Direct => "direct",
+        Route::Punched => "punched",
         Route::Relayed => "relayed",
     }
 }

@@ -13,12 +13,15 @@ use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, mdns, memory_connection_limits, noise,
-    ping, swarm, tcp, yamux,
+    StreamProtocol, Swarm, SwarmBuilder, autonat, connection_limits, dcutr, identify, mdns,
+    memory_connection_limits, noise, ping, relay, swarm, tcp, yamux,
 };
 
 use super::codec::LengthPrefixed;
 use super::crowd::{Crowd, CrowdLimits};
+use super::observed::Identify;
+use super::reach::{autonat_config, relay_config};
+use super::search::{self, Table};
 use super::{
     Error, GOSSIP_THRESHOLD, GRAYLIST_THRESHOLD, GossipId, HANDSHAKE_TIMEOUT, MAX_MESSAGE, MAX_POOL_NAME,
     MAX_REQUEST, MAX_RESPONSE, NetworkConfig, PUBLISH_THRESHOLD, REQUEST_TIMEOUT, Topic, bitswap,
@@ -46,6 +49,9 @@ const DUPLICATE_CACHE_TIME: Duration = Duration::from_secs(360);
 const VERDICT_HEARTBEATS: usize = 10;
 /// gossipsub only keeps connections of its mesh open; a client that waits for its answer needs others.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// One ping may be lost; the connection ends with the second, 40 s after the last sign of life.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Both sides may dial each other over TCP and QUIC at once; all but one or two close at once again.
 const MAX_CONNECTIONS_PER_PEER: u32 = 6;
 const MAX_PENDING_CONNECTIONS: u32 = 64;
@@ -66,16 +72,22 @@ pub(super) struct Behaviour {
     crowd: Crowd,
     memory: memory_connection_limits::Behaviour,
     pub(super) gossip: Gossip,
-    identify: identify::Behaviour,
+    identify: Identify,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub(super) sync: request_response::Behaviour<LengthPrefixed>,
     pub(super) bitswap: bitswap::Behaviour,
+    pub(super) kad: Table,
+    autonat: autonat::v1::Behaviour,
+    relay: Toggle<relay::Behaviour>,
+    relay_client: relay::client::Behaviour,
+    /// Last, as it keeps connections that one after it would refuse.
+    punch: dcutr::Behaviour,
 }
 
 pub(super) fn build_swarm(config: &NetworkConfig) -> Result<Swarm<Behaviour>, Error> {
     let keypair = Keypair::ed25519_from_bytes(config.identity).map_err(|e| Error::Config(e.to_string()))?;
-    let behaviour = build_behaviour(config, &keypair)?;
+    let behaviour = behaviour_of(config, &keypair)?;
     let transports = || {
         SwarmBuilder::with_existing_identity(keypair.clone())
             .with_tokio()
@@ -86,21 +98,29 @@ pub(super) fn build_swarm(config: &NetworkConfig) -> Result<Swarm<Behaviour>, Er
     let swarm_config = |c: swarm::Config| c.with_idle_connection_timeout(IDLE_TIMEOUT);
     let swarm = match transports()?.with_dns() {
         Ok(builder) => builder
-            .with_behaviour(|_| behaviour)
+            .with_relay_client(noise::Config::new, yamux::Config::default)
+            .map_err(|e| Error::Config(e.to_string()))?
+            .with_behaviour(|_, relay| behaviour(relay))
             .map(|b| b.with_swarm_config(swarm_config).with_connection_timeout(HANDSHAKE_TIMEOUT).build()),
         // A machine without a resolver can still use addresses that need none.
         Err(error) => {
             tracing::warn!(%error, "no resolver is configured, /dns addresses cannot be reached");
             transports()?
                 .with_dns_config(Default::default(), Default::default())
-                .with_behaviour(|_| behaviour)
+                .with_relay_client(noise::Config::new, yamux::Config::default)
+                .map_err(|e| Error::Config(e.to_string()))?
+                .with_behaviour(|_, relay| behaviour(relay))
                 .map(|b| b.with_swarm_config(swarm_config).with_connection_timeout(HANDSHAKE_TIMEOUT).build())
         }
     };
     swarm.map_err(|e| Error::Config(e.to_string()))
 }
 
-fn build_behaviour(config: &NetworkConfig, keypair: &Keypair) -> Result<Behaviour, Error> {
+/// All but the client of relays, which comes with the transport.
+fn behaviour_of(
+    config: &NetworkConfig,
+    keypair: &Keypair,
+) -> Result<impl FnOnce(relay::client::Behaviour) -> Behaviour + use<>, Error> {
     check_pool_name(&config.pool_name)?;
     let peer = keypair.public().to_peer_id();
     let limits = connection_limits::ConnectionLimits::default()
@@ -123,16 +143,28 @@ fn build_behaviour(config: &NetworkConfig, keypair: &Keypair) -> Result<Behaviou
         per_subnet: config.max_connections_per_subnet,
         per_loopback: config.max_connections_per_loopback,
     };
-    Ok(Behaviour {
+    let gossip = build_gossip(&config.pool_name)?;
+    let kad = search::table(peer, &config.pool_name)?;
+    let mdns = config.mdns.then(|| build_mdns(peer)).flatten();
+    let relay = config.relay.then(|| relay::Behaviour::new(peer, relay_config()));
+    let outside = config.outside;
+    Ok(move |relay_client| Behaviour {
         limits: connection_limits::Behaviour::new(limits),
         crowd: Crowd::new(crowd),
         memory,
-        gossip: build_gossip(&config.pool_name)?,
-        identify: identify::Behaviour::new(identify),
-        ping: ping::Behaviour::default(),
-        mdns: config.mdns.then(|| build_mdns(peer)).flatten().into(),
+        gossip,
+        identify: Identify::new(identify, outside),
+        ping: ping::Behaviour::new(
+            ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT),
+        ),
+        mdns: mdns.into(),
         sync: exchange(SYNC_PROTOCOL, MAX_REQUEST, MAX_RESPONSE),
         bitswap: bitswap::Behaviour::default(),
+        kad,
+        autonat: autonat::v1::Behaviour::new(peer, autonat_config(outside)),
+        relay: relay.into(),
+        relay_client,
+        punch: dcutr::Behaviour::new(peer),
     })
 }
 

@@ -2,10 +2,11 @@
 //!
 //! Connections that this node opens are its own choice and are not counted. An IPv6 address stands for its /64, which
 //! is what one home has; the network around an address is its /24, or its /56 in IPv6. Whoever shares the machine
-//! shares one address and is limited by a number of its own. Relayed connections have no address; the relay answers
-//! for them.
+//! shares one address and is limited by a number of its own. Who comes through a relay has no address but the relay's,
+//! which may stand for anybody: all relayed connections together, those that this node opens too, have one limit, below
+//! what gossipsub takes for a crowd at the relay's address.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::task::{Context, Poll};
@@ -14,17 +15,21 @@ use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{
-    ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, ListenFailure, NetworkBehaviour, THandler,
-    THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
+    ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure, FromSwarm, ListenFailure,
+    NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId};
 
+use super::reach::is_relayed;
 use crate::metrics::Refused;
 
 /// Handshakes under way from one address: who opens connections and is silent leaves room for others.
 const MAX_HANDSHAKES_PER_HOST: u32 = 16;
 /// The same for the nodes of one machine, which start together.
 const MAX_HANDSHAKES_PER_LOOPBACK: u32 = 48;
+
+/// Connections through relays, whoever opened them.
+pub(super) const MAX_RELAYED: usize = 24;
 
 /// Connections that others may have open at once.
 #[derive(Debug, Clone, Copy)]
@@ -36,11 +41,20 @@ pub(super) struct CrowdLimits {
 
 /// Why a connection was refused.
 #[derive(Debug, thiserror::Error)]
-#[error("{count} connections from {place} are as many as are taken")]
-pub(super) struct Crowded {
-    place: IpAddr,
-    count: u32,
-    pub(super) refused: Refused,
+pub(super) enum Crowded {
+    #[error("{count} connections from {place} are as many as are taken")]
+    Place { place: IpAddr, count: u32, refused: Refused },
+    #[error("{MAX_RELAYED} connections through relays are as many as are taken")]
+    Relayed,
+}
+
+impl Crowded {
+    pub(super) fn refused(&self) -> Refused {
+        match self {
+            Crowded::Place { refused, .. } => *refused,
+            Crowded::Relayed => Refused::Total,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,11 +78,18 @@ pub(super) struct Crowd {
     connections: HashMap<ConnectionId, Origin>,
     hosts: HashMap<IpAddr, Count>,
     subnets: HashMap<IpAddr, u32>,
+    relayed: HashSet<ConnectionId>,
 }
 
 impl Crowd {
     pub(super) fn new(limits: CrowdLimits) -> Self {
-        Self { limits, connections: HashMap::new(), hosts: HashMap::new(), subnets: HashMap::new() }
+        Self {
+            limits,
+            connections: HashMap::new(),
+            hosts: HashMap::new(),
+            subnets: HashMap::new(),
+            relayed: HashSet::new(),
+        }
     }
 
     fn come(&mut self, id: ConnectionId, address: &Multiaddr) -> Result<(), Crowded> {
@@ -82,16 +103,24 @@ impl Crowd {
         let (open, under_way) = known.map_or((0, 0), |count| (count.open, count.handshakes));
         let near = self.subnets.get(&subnet).copied().unwrap_or(0);
         if open >= per_host || under_way >= handshakes {
-            return Err(Crowded { place: host, count: open, refused: Refused::Address });
+            return Err(Crowded::Place { place: host, count: open, refused: Refused::Address });
         }
         if near >= per_subnet {
-            return Err(Crowded { place: subnet, count: near, refused: Refused::Subnet });
+            return Err(Crowded::Place { place: subnet, count: near, refused: Refused::Subnet });
         }
         self.connections.insert(id, Origin { host, subnet, established: false });
         let count = self.hosts.entry(host).or_default();
         count.open += 1;
         count.handshakes += 1;
         *self.subnets.entry(subnet).or_default() += 1;
+        Ok(())
+    }
+
+    fn come_relayed(&mut self, id: ConnectionId) -> Result<(), Crowded> {
+        if self.relayed.len() >= MAX_RELAYED {
+            return Err(Crowded::Relayed);
+        }
+        self.relayed.insert(id);
         Ok(())
     }
 
@@ -105,6 +134,7 @@ impl Crowd {
     }
 
     fn go(&mut self, id: ConnectionId) {
+        self.relayed.remove(&id);
         self.settle(id);
         let Some(Origin { host, subnet, .. }) = self.connections.remove(&id) else { return };
         if let Some(count) = self.hosts.get_mut(&host) {
@@ -122,11 +152,8 @@ impl Crowd {
     }
 }
 
-/// The host and the network that an address is in; none for relayed connections.
+/// The host and the network that an address is in.
 fn place_of(address: &Multiaddr) -> Option<(IpAddr, IpAddr)> {
-    if address.iter().any(|part| part == Protocol::P2pCircuit) {
-        return None;
-    }
     let ip = address.iter().find_map(|part| match part {
         Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
         Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
@@ -150,10 +177,11 @@ impl NetworkBehaviour for Crowd {
     fn handle_pending_inbound_connection(
         &mut self,
         id: ConnectionId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        self.come(id, remote).map_err(ConnectionDenied::new)
+        let come = if is_relayed(local) { self.come_relayed(id) } else { self.come(id, remote) };
+        come.map_err(ConnectionDenied::new)
     }
 
     fn handle_established_inbound_connection(
@@ -169,18 +197,22 @@ impl NetworkBehaviour for Crowd {
 
     fn handle_established_outbound_connection(
         &mut self,
-        _: ConnectionId,
+        id: ConnectionId,
         _: PeerId,
-        _: &Multiaddr,
+        address: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        if is_relayed(address) {
+            self.come_relayed(id).map_err(ConnectionDenied::new)?;
+        }
         Ok(dummy::ConnectionHandler)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
             FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. })
+            | FromSwarm::DialFailure(DialFailure { connection_id, .. })
             | FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => self.go(connection_id),
             _ => {}
         }
@@ -247,13 +279,36 @@ mod tests {
     }
 
     #[test]
-    fn the_own_machine_has_a_limit_of_its_own_and_relayed_connections_none() {
+    fn the_own_machine_has_a_limit_of_its_own() {
         let (mut crowd, mut ids) = (Crowd::new(LIMITS), 0..);
         assert_eq!(come(&mut crowd, &mut ids, "127.0.0.1", 200).len(), 100);
         assert_eq!(come(&mut crowd, &mut ids, "127.0.0.2", 200).len(), 100);
         assert_eq!(come(&mut crowd, &mut ids, "::1", 200).len(), 100);
-        let relayed = format!("/ip4/203.0.113.7/tcp/1/p2p/{}/p2p-circuit", PeerId::random()).parse().unwrap();
-        assert!((1000..1200).all(|n| crowd.come(ConnectionId::new_unchecked(n), &relayed).is_ok()));
+    }
+
+    #[test]
+    fn relayed_connections_of_both_directions_share_a_limit_and_take_none_from_the_relays_address() {
+        let mut crowd = Crowd::new(LIMITS);
+        let relay: Multiaddr =
+            format!("/ip4/203.0.113.7/tcp/1/p2p/{}/p2p-circuit", PeerId::random()).parse().unwrap();
+        let peer = PeerId::random();
+        let nowhere = Multiaddr::empty().with(Protocol::P2p(peer));
+        let mut taken = 0;
+        for id in (0..100).map(ConnectionId::new_unchecked) {
+            taken += usize::from(crowd.handle_pending_inbound_connection(id, &relay, &nowhere).is_ok());
+        }
+        assert_eq!(taken, MAX_RELAYED);
+        let dial = |crowd: &mut Crowd, id: usize| {
+            let (id, to) = (ConnectionId::new_unchecked(id), relay.clone().with(Protocol::P2p(peer)));
+            crowd
+                .handle_established_outbound_connection(id, peer, &to, Endpoint::Dialer, PortUse::New)
+                .is_ok()
+        };
+        assert!(!dial(&mut crowd, 200));
+        crowd.go(ConnectionId::new_unchecked(0));
+        assert!(dial(&mut crowd, 201), "there is room again");
+        assert!(!dial(&mut crowd, 202));
+        assert_eq!(come(&mut crowd, &mut (1000..), "203.0.113.7", 30).len(), 20, "the relay's own");
     }
 
     #[test]

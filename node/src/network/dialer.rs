@@ -97,11 +97,14 @@ impl Dialer {
         dials
     }
 
-    pub(super) fn established(&mut self, attempt: ConnectionId, peer: PeerId, now: Instant) {
-        if let Some(target) = self.targets.values_mut().find(|t| t.attempt == Some(attempt)) {
-            target.peer = Some(peer);
-            target.retry_later(now);
-        }
+    /// Says whether it was the dialer who asked for the connection.
+    pub(super) fn established(&mut self, attempt: ConnectionId, peer: PeerId, now: Instant) -> bool {
+        let Some(target) = self.targets.values_mut().find(|t| t.attempt == Some(attempt)) else {
+            return false;
+        };
+        target.peer = Some(peer);
+        target.retry_later(now);
+        true
     }
 
     /// Says whether the attempt was for a bootstrap peer.
@@ -112,6 +115,12 @@ impl Dialer {
         };
         target.retry_later(now);
         *origin == Origin::Bootstrap
+    }
+
+    /// Whether the peer at one of the bootstrap addresses is connected.
+    pub(super) fn has_bootstrap(&self, connected: impl Fn(&PeerId) -> bool) -> bool {
+        let mut targets = self.targets.iter().filter(|((origin, _), _)| *origin == Origin::Bootstrap);
+        targets.any(|(_, target)| target.peer.as_ref().is_some_and(&connected))
     }
 
     /// For addresses that lead back to this node.

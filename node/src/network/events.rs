@@ -1,11 +1,12 @@
 //! What the swarm reports, turned into what the rest of the program hears.
 
-use std::collections::hash_map::Entry;
+use std::time::Duration;
 
+use libp2p::core::ConnectedPoint;
 use libp2p::gossipsub;
 use libp2p::request_response::{Event as ExchangeEvent, Message, OutboundFailure};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, connection_limits, identify, mdns, memory_connection_limits, ping};
+use libp2p::{PeerId, connection_limits, identify, mdns, memory_connection_limits, ping};
 use tokio::time::Instant;
 
 use crate::metrics::Refused;
@@ -13,7 +14,8 @@ use crate::metrics::Refused;
 use super::behaviour::{BehaviourEvent, START_MARK, gossip_id};
 use super::crowd::Crowded;
 use super::handle::ReplyHandle;
-use super::task::{Exchange, Peer, Task, respond};
+use super::reach::is_relayed;
+use super::task::{Exchange, Task, respond};
 use super::{
     Error, GossipId, MAX_AGENT, MAX_MESSAGE, MAX_SYNC_IN_SERVICE, NetworkEvent, RESERVED_EVENTS, Topic,
     Verdict,
@@ -26,26 +28,33 @@ impl Task {
         match event {
             SwarmEvent::Behaviour(event) => self.handle_behaviour_event(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                self.handle_established(peer_id, connection_id, endpoint.get_remote_address());
+                self.handle_established(peer_id, connection_id, &endpoint);
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 let known = self.peers.remove(&peer_id);
+                self.reach.lost(&peer_id);
                 self.bitswap.disconnected(peer_id);
                 if known.is_some_and(|p| p.agent.is_some()) {
                     self.tell(NetworkEvent::Disconnected { peer: peer_id });
                 }
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                self.close_line(&peer_id, connection_id);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.handle_dial_failure(connection_id, &error);
             }
             SwarmEvent::NewListenAddr { address, .. } => {
                 self.publish_addresses();
+                self.add_own_address(&address);
                 self.tell(NetworkEvent::Listening(address));
             }
-            SwarmEvent::ExpiredListenAddr { .. } => self.publish_addresses(),
-            SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
-                tracing::warn!(?addresses, %error, "no longer listening");
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.remove_own_address(&address);
                 self.publish_addresses();
+            }
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                self.end_listener(listener_id, &addresses, reason.err());
             }
             SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "listener"),
             SwarmEvent::IncomingConnectionError { error, .. } => {
@@ -60,17 +69,13 @@ impl Task {
     fn handle_behaviour_event(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Gossip(event) => self.handle_gossip(event),
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {
+                self.learn_paths(peer_id, connection_id, &info);
                 self.handle_identified(peer_id, &info);
             }
             BehaviourEvent::Identify(_) => {}
-            BehaviourEvent::Ping(ping::Event { connection, result: Err(ping::Failure::Timeout), .. }) => {
-                self.swarm.close_connection(connection);
-            }
-            BehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
-                if let (Ok(latency), Some(known)) = (result, self.peers.get_mut(&peer)) {
-                    known.latency = Some(latency);
-                }
+            BehaviourEvent::Ping(ping::Event { peer, connection, result }) => {
+                self.handle_ping(&peer, connection, result);
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found {
@@ -84,28 +89,53 @@ impl Task {
             }
             BehaviourEvent::Sync(event) => self.handle_sync(event),
             BehaviourEvent::Bitswap((peer, event)) => self.bitswap.handle_stream(peer, event),
+            BehaviourEvent::Autonat(event) => self.handle_autonat(event),
+            BehaviourEvent::RelayClient(event) => self.handle_relay_client(event),
+            BehaviourEvent::Punch(event) => self.handle_punch(event),
+            BehaviourEvent::Relay(event) => tracing::debug!(?event, "relay"),
+            // What a search finds is connected to, and says by itself where it is.
+            BehaviourEvent::Kad(_) => {}
             BehaviourEvent::Limits(never) | BehaviourEvent::Crowd(never) | BehaviourEvent::Memory(never) => {
                 match never {}
             }
         }
     }
 
-    fn handle_established(&mut self, peer: PeerId, attempt: ConnectionId, address: &Multiaddr) {
-        self.dialer.established(attempt, peer, Instant::now());
+    fn handle_ping(
+        &mut self,
+        peer: &PeerId,
+        connection: ConnectionId,
+        result: Result<Duration, ping::Failure>,
+    ) {
+        match result {
+            Ok(latency) => {
+                if let Some(known) = self.peers.get_mut(peer) {
+                    known.latency = Some(latency);
+                }
+            }
+            Err(ping::Failure::Unsupported) => {}
+            // A line that is dead in one direction never times out by itself: not even a stream for the ping is had.
+            Err(ping::Failure::Timeout | ping::Failure::Other { .. }) => {
+                self.swarm.close_connection(connection);
+            }
+        }
+    }
+
+    fn handle_established(&mut self, peer: PeerId, attempt: ConnectionId, endpoint: &ConnectedPoint) {
+        let mut wanted = self.dialer.established(attempt, peer, Instant::now());
         if let Some(answer) = self.dials.remove(&attempt) {
+            wanted = true;
             respond(answer, Ok(peer));
         }
-        if let Entry::Vacant(entry) = self.peers.entry(peer) {
-            entry.insert(Peer::new(address.clone()));
-            self.bitswap.connected(peer);
-        }
+        self.open_line(peer, attempt, endpoint, wanted);
     }
 
     fn handle_dial_failure(&mut self, attempt: ConnectionId, error: &DialError) {
         match error {
             DialError::LocalPeerId { .. } => self.dialer.forget(attempt),
             error => {
-                if self.dialer.failed(attempt, Instant::now()) {
+                let is_bootstrap = self.dialer.failed(attempt, Instant::now());
+                if is_bootstrap && !self.dialer.has_bootstrap(|peer| self.swarm.is_connected(peer)) {
                     tracing::warn!(%error, "a bootstrap peer cannot be reached, trying again");
                 } else {
                     tracing::debug!(%error, "a peer cannot be reached");
@@ -126,7 +156,8 @@ impl Task {
             None => {
                 known.start = Some(start.to_owned());
                 known.agent = Some(agent.to_owned());
-                let (address, agent) = (known.address.clone(), agent.to_owned());
+                let Some(line) = known.best() else { return };
+                let (address, agent) = (line.address.clone(), agent.to_owned());
                 self.tell(NetworkEvent::Connected { peer, address, agent });
             }
             // The peer has restarted, and the end of its last connection has not reached us. gossipsub
@@ -199,9 +230,10 @@ impl Task {
         }
     }
 
-    fn publish_addresses(&self) {
+    pub(super) fn publish_addresses(&self) {
         if let Some(watcher) = &self.watcher {
-            watcher.set_addresses(self.swarm.listeners().cloned().collect());
+            let own = self.swarm.listeners().filter(|address| !is_relayed(address));
+            watcher.set_addresses(own.cloned().collect());
         }
     }
 
@@ -256,7 +288,7 @@ fn failure(error: OutboundFailure) -> Error {
 fn why_refused(error: &ListenError) -> Refused {
     let ListenError::Denied { cause } = error else { return Refused::Handshake };
     if let Some(crowded) = cause.downcast_ref::<Crowded>() {
-        crowded.refused
+        crowded.refused()
     } else if cause.downcast_ref::<connection_limits::Exceeded>().is_some() {
         Refused::Total
     } else if cause.downcast_ref::<memory_connection_limits::MemoryUsageLimitExceeded>().is_some() {

@@ -21,6 +21,11 @@ mod crowd;
 mod dialer;
 mod events;
 mod handle;
+mod observed;
+mod paths;
+mod peers;
+mod reach;
+mod search;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -28,6 +33,8 @@ mod tests;
 pub use bitswap::FetchError;
 pub use blocks::{BlockSource, Until};
 pub use handle::{Network, ReplyHandle};
+use peers::Peer;
+pub use reach::Scope;
 
 /// Largest gossip message, in bytes of payload.
 pub const MAX_MESSAGE: usize = 8 * 1024;
@@ -132,6 +139,12 @@ pub struct NetworkConfig {
     pub bootstrap: Vec<Multiaddr>,
     /// Whether to look for peers on the LAN.
     pub mdns: bool,
+    /// Further addresses of this node that others are told, such as those of a router that forwards to it.
+    pub announce: Vec<Multiaddr>,
+    /// Whether to relay between nodes that others cannot reach, within limits.
+    pub relay: bool,
+    /// From where on an address is outside: one that others in the pool could use, who are asked whether they can.
+    pub outside: Scope,
     /// Where nodes of one machine leave their addresses for each other.
     pub address_file: Option<AddressFile>,
     /// What `identify` tells others about this program.
@@ -168,6 +181,9 @@ impl NetworkConfig {
             listen: default_listen_addresses(),
             bootstrap: Vec::new(),
             mdns: true,
+            announce: Vec::new(),
+            relay: false,
+            outside: Scope::World,
             address_file: None,
             agent: concat!("swarm-node/", env!("CARGO_PKG_VERSION")).to_owned(),
             max_connections: 1024,
@@ -187,6 +203,8 @@ impl fmt::Debug for NetworkConfig {
             .field("listen", &self.listen)
             .field("bootstrap", &self.bootstrap)
             .field("mdns", &self.mdns)
+            .field("announce", &self.announce)
+            .field("relay", &self.relay)
             .field("address_file", &self.address_file)
             .finish_non_exhaustive()
     }
@@ -217,11 +235,13 @@ pub enum NetworkEvent {
     PeerSubscribed { peer: PeerId, topic: Topic },
 }
 
-/// How a peer is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a peer is connected, the best way first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Route {
     /// Straight to its address.
     Direct,
+    /// Straight, past the routers of both: each side dialled the other at the same time.
+    Punched,
     /// Through a relay.
     Relayed,
 }
@@ -234,12 +254,15 @@ pub struct PeerInfo {
     /// What the peer says it runs; absent until it has said so.
     pub agent: Option<String>,
     pub topics: Vec<Topic>,
+    /// The best of its connections, to which `address` and `route_since` belong too.
     pub route: Route,
+    pub route_since: SystemTime,
     /// What gossipsub thinks of it: 0 at first, at most 100 for what it brings and 4000 more for the peer that is
     /// [`Network::favour`]ed; see [`GOSSIP_THRESHOLD`], [`PUBLISH_THRESHOLD`], [`GRAYLIST_THRESHOLD`].
     pub score: f64,
     /// The last round trip; absent until there was one.
     pub latency: Option<Duration>,
+    /// Since when there has been a connection of any kind.
     pub connected_since: SystemTime,
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::StreamExt;
 use libp2p::core::transport::ListenerId;
@@ -13,7 +13,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{InboundRequestId, OutboundRequestId};
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::{Multiaddr, PeerId, Swarm};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -23,9 +23,11 @@ use super::addresses::{Found, Watcher};
 use super::behaviour::{self, Behaviour};
 use super::dialer::{Dialer, peer_in};
 use super::handle::{Answer, Command};
+use super::reach::Reach;
+use super::search::{self, Search};
 use super::{
     BlockSource, Error, GossipId, MAX_EVENTS, MAX_PEERS_SHOWN, MAX_PENDING_REQUESTS, MAX_WAITING_AGE,
-    MAX_WAITING_MESSAGES, NetworkConfig, NetworkEvent, PeerInfo, Route, Topic, Verdict, bitswap,
+    MAX_WAITING_MESSAGES, NetworkConfig, NetworkEvent, Peer, PeerInfo, Topic, Verdict, bitswap,
 };
 
 const TICK: Duration = Duration::from_millis(500);
@@ -46,26 +48,15 @@ pub(super) struct Task {
     pub(super) watcher: Option<Watcher>,
     pub(super) dropped_events: u64,
     pub(super) metrics: NetworkMetrics,
+    pub(super) reach: Reach,
+    pub(super) search: Search,
+    pub(super) kad_protocol: StreamProtocol,
+    pub(super) is_relay: bool,
+    pub(super) announced: Vec<Multiaddr>,
+    pub(super) listeners: Vec<ListenerId>,
     favourite: Option<PeerId>,
     waiting: VecDeque<Waiting>,
-    listeners: Vec<ListenerId>,
     pool: String,
-}
-
-pub(super) struct Peer {
-    pub(super) address: Multiaddr,
-    /// Present once the peer has said what it is and has been reported as connected.
-    pub(super) agent: Option<String>,
-    /// The number that the peer drew when it started.
-    pub(super) start: Option<String>,
-    pub(super) latency: Option<Duration>,
-    pub(super) since: SystemTime,
-}
-
-impl Peer {
-    pub(super) fn new(address: Multiaddr) -> Self {
-        Self { address, agent: None, start: None, latency: None, since: SystemTime::now() }
-    }
 }
 
 /// What is under way in one request-response protocol.
@@ -91,6 +82,7 @@ pub(super) fn spawn(
     let mut swarm = behaviour::build_swarm(&config)?;
     let peer_id = *swarm.local_peer_id();
     let listeners = listen(&mut swarm, &config.listen)?;
+    config.announce.iter().for_each(|address| swarm.add_external_address(address.clone()));
     let (watcher, found) = match &config.address_file {
         Some(file) => {
             let (watcher, found) = Watcher::spawn(&file.directory, &config.pool_name, &file.role, peer_id)?;
@@ -113,9 +105,14 @@ pub(super) fn spawn(
         watcher,
         dropped_events: 0,
         metrics: config.metrics,
+        reach: Reach::new(config.outside, Instant::now()),
+        search: Search::new(),
+        kad_protocol: search::protocol(&config.pool_name)?,
+        is_relay: config.relay,
+        announced: config.announce,
+        listeners,
         favourite: None,
         waiting: VecDeque::new(),
-        listeners,
         pool: config.pool_name,
     };
     tokio::spawn(async move {
@@ -293,6 +290,10 @@ impl Task {
     }
 
     fn dial_due(&mut self) {
+        // What is dialled before a port is listened on does not come from that port, and routers show others another.
+        if !self.listeners.is_empty() && self.swarm.listeners().next().is_none() {
+            return;
+        }
         let swarm = &self.swarm;
         for options in self.dialer.due(Instant::now(), |peer| swarm.is_connected(peer)) {
             let attempt = options.connection_id();
@@ -311,6 +312,7 @@ impl Task {
             tracing::warn!(count = before - self.waiting.len(), "messages found no peer within a minute");
         }
         self.dial_due();
+        self.seek_paths();
         self.bitswap.handle_tick();
     }
 
@@ -321,17 +323,21 @@ impl Task {
             let hashes = topics.get(peer).into_iter().flatten();
             hashes.filter_map(|hash| self.topics.get(*hash).copied()).collect()
         };
-        let info = |(peer, known): (&PeerId, &Peer)| PeerInfo {
-            peer: *peer,
-            address: known.address.clone(),
-            agent: known.agent.clone(),
-            topics: topics_of(peer),
-            route: route(&known.address),
-            score: gossip.peer_score(peer).unwrap_or_default(),
-            latency: known.latency,
-            connected_since: known.since,
+        let info = |(peer, known): (&PeerId, &Peer)| {
+            let line = known.best()?;
+            Some(PeerInfo {
+                peer: *peer,
+                address: line.address.clone(),
+                agent: known.agent.clone(),
+                topics: topics_of(peer),
+                route: line.route,
+                route_since: line.since,
+                score: gossip.peer_score(peer).unwrap_or_default(),
+                latency: known.latency,
+                connected_since: known.since,
+            })
         };
-        let mut infos: Vec<PeerInfo> = self.peers.iter().map(info).collect();
+        let mut infos: Vec<PeerInfo> = self.peers.iter().filter_map(info).collect();
         infos.sort_by_key(|info| (info.connected_since, info.peer));
         infos.truncate(MAX_PEERS_SHOWN);
         infos
@@ -367,11 +373,6 @@ impl Task {
             self.handle_swarm_event(event);
         }
     }
-}
-
-fn route(address: &Multiaddr) -> Route {
-    let relayed = address.iter().any(|part| part == Protocol::P2pCircuit);
-    if relayed { Route::Relayed } else { Route::Direct }
 }
 
 fn admit(exchange: &Exchange, answer: Answer<Vec<u8>>) -> Option<Answer<Vec<u8>>> {

@@ -21,6 +21,7 @@ use super::bitswap::{Message, Presence, StreamEvent, Want, WantKind};
 use super::*;
 
 mod hostile;
+mod reach;
 
 const POOL: &str = "test.eth";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,6 +67,12 @@ impl Node {
             })
             .await;
         node
+    }
+
+    /// One that listens on nothing.
+    async fn start_deaf(config: NetworkConfig) -> Node {
+        let (network, events) = Network::start(config, Arc::new(Blocks::default())).await.unwrap();
+        Node { network, events, address: Multiaddr::empty() }
     }
 
     fn peer(&self) -> PeerId {
@@ -149,6 +156,15 @@ async fn two_nodes_exchange_a_message_on_each_topic_over_tcp() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_nodes_exchange_a_message_on_each_topic_over_quic() {
     exchange_on_each_topic(QUIC).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_exchange_a_message_on_each_topic_over_ipv6() {
+    if let Err(error) = std::net::TcpListener::bind("[::1]:0") {
+        return println!("skipped: this machine has no IPv6 ({error})");
+    }
+    exchange_on_each_topic("/ip6/::1/tcp/0").await;
+    exchange_on_each_topic("/ip6/::1/udp/0/quic-v1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,8 +51,9 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
 
     let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
     import::archives(&args.import, &blocks).await?;
-    let config =
+    let mut config =
         home::network_config(&args.network, &directory, &args.pool.pool, "operator", OPERATOR_AGENT)?;
+    config.relay = !args.operator.no_relay;
     let config = args.limits.apply(config);
     let (network, events) = Network::start(config, blocks.clone()).await?;
     tracing::info!("operator {} of pool {} ({})", key.address(), args.pool.pool, id);
