@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that a Debian machine with Rust can build the workspace. Safe to run again; other scripts call it.
+# `setup.sh homes` also makes sure that root can run the test of homes behind routers, which needs ip and nft.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,6 +16,13 @@ if ! command -v cc >/dev/null; then
     [ "$(id -u)" = 0 ] || as_root=(sudo)
     "${as_root[@]}" apt-get update -q
     "${as_root[@]}" apt-get install -q -y --no-install-recommends gcc libc6-dev
+fi
+
+if [ "${1:-}" = homes ] && [ "$(id -u)" = 0 ] && ! { command -v ip && command -v nft; } >/dev/null; then
+    echo "setup: ip or nft is missing, which the test of homes behind routers needs; installing them" >&2
+    if ! { apt-get update -q && apt-get install -q -y --no-install-recommends iproute2 nftables; }; then
+        echo "setup: they could not be installed; that test will say that it is skipped" >&2
+    fi
 fi
 
 cargo fetch --locked --quiet

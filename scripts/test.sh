@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-scripts/setup.sh
+scripts/setup.sh homes
 # Black-box tests start the programs, which cargo does not build for a crate of tests.
 cargo build --locked --workspace --bins --tests
 cargo test --locked --workspace -- "$@"

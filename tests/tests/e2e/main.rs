@@ -11,7 +11,9 @@ mod forgeries;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod harness;
 mod helia;
+mod homes;
 mod hostile;
+mod internet;
 mod many_jobs;
 mod metrics;
 mod miners;
