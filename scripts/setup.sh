@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that a Debian machine with Rust can build the workspace. Safe to run again; other scripts call it.
-# `setup.sh homes` also makes sure that root can run the test of homes behind routers, which needs ip and nft.
+# `setup.sh tests` also installs what some tests take: ip and nft (as root) for homes behind routers, promtool for metrics.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,7 +18,7 @@ if ! command -v cc >/dev/null; then
     "${as_root[@]}" apt-get install -q -y --no-install-recommends gcc libc6-dev
 fi
 
-if [ "${1:-}" = homes ] && [ "$(id -u)" = 0 ] && ! { command -v ip && command -v nft; } >/dev/null; then
+if [ "${1:-}" = tests ] && [ "$(id -u)" = 0 ] && ! { command -v ip && command -v nft; } >/dev/null; then
     echo "setup: ip or nft is missing, which the test of homes behind routers needs; installing them" >&2
     if ! { apt-get update -q && apt-get install -q -y --no-install-recommends iproute2 nftables; }; then
         echo "setup: they could not be installed; that test will say that it is skipped" >&2
@@ -38,7 +38,7 @@ fetch_promtool() {
     mv "$folder/usr/bin/promtool" target/tools/promtool
 }
 
-if ! command -v promtool >/dev/null && [ ! -x target/tools/promtool ]; then
+if [ "${1:-}" = tests ] && ! command -v promtool >/dev/null && [ ! -x target/tools/promtool ]; then
     echo "setup: fetching promtool, which checks metrics in the tests" >&2
     fetch_promtool >/dev/null 2>&1 || echo "setup: no promtool here: the tests will say what they do not check" >&2
 fi

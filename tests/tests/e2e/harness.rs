@@ -1,7 +1,7 @@
 //! Starts the programs, reads what they say, waits for what they should say, and leaves nothing running.
 
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -298,6 +298,11 @@ impl Process {
     pub fn lines_with(&self, wanted: &str) -> Vec<String> {
         let said = self.log.said.lock().unwrap();
         said.lines.iter().filter(|line| line.contains(wanted)).cloned().collect()
+    }
+
+    /// Writes a line to its standard input, which the command must have piped.
+    pub fn write_line(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
     /// Whether it has not ended.

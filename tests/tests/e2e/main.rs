@@ -8,6 +8,7 @@ mod crashes;
 mod demo;
 mod floods;
 mod forgeries;
+mod gossips;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod harness;
 mod helia;

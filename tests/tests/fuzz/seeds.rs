@@ -120,6 +120,7 @@ fn beacon() -> Beacon {
         leased: 2,
         models: vec![supply],
         posted: Posted::default(),
+        tree: Some(Link([4; 32])),
     }
 }
 
