@@ -50,7 +50,7 @@ impl Internet {
         for tool in ["ip", "nft"] {
             let found = Command::new(tool).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
             found.map_err(|error| {
-                format!("{tool} cannot be run ({error}): scripts/setup.sh homes installs it")
+                format!("{tool} cannot be run ({error}): scripts/setup.sh tests installs it")
             })?;
         }
         sweep();
