@@ -21,6 +21,7 @@ use swarm_protocol::statement::{
 use swarm_protocol::transcript::{Step, StopReason, Transcript};
 use swarm_protocol::{Machine, Millis, Posted};
 
+const DAG_PB: u64 = 0x70;
 const MODEL: &str = "queenbee-nano";
 
 pub fn write_all() {
@@ -120,7 +121,7 @@ fn beacon() -> Beacon {
         leased: 2,
         models: vec![supply],
         posted: Posted::default(),
-        tree: Some(Link([4; 32])),
+        tree: Some(cid::Cid::new_v1(DAG_PB, *Link([4; 32]).cid().hash())),
     }
 }
 
