@@ -214,6 +214,7 @@ impl Link {
         let signed: Vec<&Signed> = match answer {
             Answer::Pool { beacon, opened } => vec![opened, beacon],
             Answer::Jobs(listings) => listings.iter().collect(),
+            Answer::View { statements, .. } => statements.iter().collect(),
             Answer::Fate(swarm_protocol::query::Fate::Accepted { receipt, .. }) => vec![receipt],
             Answer::Fate(swarm_protocol::query::Fate::Ended { refusal }) => vec![refusal],
             Answer::Snapshot(signed) | Answer::Sealed(signed) => signed.iter().collect(),

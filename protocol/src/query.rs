@@ -20,6 +20,8 @@ pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 pub const MAX_OPEN_JOBS: usize = 4;
 /// Most records of one answer.
 pub const MAX_ANSWERED_RECORDS: usize = 256;
+/// Most statements of one answer about the view.
+pub const MAX_VIEW_STATEMENTS: usize = 64;
 /// Longest reason of a refusal or an error, in bytes.
 pub const MAX_REASON_BYTES: usize = 512;
 
@@ -60,11 +62,46 @@ pub enum Query {
         /// Whose.
         wallet: Address,
     },
+    /// A page of what there is to know of live miners and open jobs. Answered by `View`.
+    View {
+        /// Where the page begins.
+        from: ViewPlace,
+    },
     /// Ledger records from a sequence number on. Answered by `Records`.
     Records {
         /// The first one wanted.
         from: u64,
     },
+}
+
+/// A place in the pool as [`Query::View`] reads it: live miners by wallet, then leased jobs by id, then pending jobs as
+/// they are queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ViewPlace {
+    /// Among the miners.
+    Miners {
+        /// The last one read; none at the beginning.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<Address>,
+    },
+    /// Among the leased jobs.
+    Leased {
+        /// The last one read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<JobId>,
+    },
+    /// Among the pending jobs.
+    Pending {
+        /// The last one read: the number of its model, and of the record that listed it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<(u32, u64)>,
+    },
+}
+
+impl ViewPlace {
+    /// Where the first page begins.
+    pub const START: Self = Self::Miners { after: None };
 }
 
 /// The operator's answer.
@@ -94,6 +131,14 @@ pub enum Answer {
     Sealed(Option<Signed>),
     /// A wallet's balances.
     Account(Balances),
+    /// A page of the view.
+    View {
+        /// Heartbeats, leases, jobs and listings; at most [`MAX_VIEW_STATEMENTS`].
+        statements: Vec<Signed>,
+        /// Where the next page begins; none after the last one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<ViewPlace>,
+    },
     /// Ledger records in order, without gaps.
     Records {
         /// Sequence number of the first row.
@@ -185,6 +230,7 @@ impl Query {
             | Query::Snapshot { .. }
             | Query::Sealed
             | Query::Account { .. }
+            | Query::View { .. }
             | Query::Records { .. } => true,
         };
         within(ok, query)
@@ -203,6 +249,7 @@ impl Answer {
         let ok = match &answer {
             Answer::Refused(text) | Answer::Error(text) => text.len() <= MAX_REASON_BYTES,
             Answer::Jobs(listings) => listings.len() <= MAX_OPEN_JOBS,
+            Answer::View { statements, .. } => statements.len() <= MAX_VIEW_STATEMENTS,
             Answer::Records { rows, .. } => rows.len() <= MAX_ANSWERED_RECORDS,
             Answer::Fate(fate) => fate.name().is_none_or(|name| name.len() <= MAX_NAME_BYTES),
             Answer::Taken
@@ -259,6 +306,10 @@ mod tests {
             Query::Job { job: Link([3; 32]) },
             Query::Roster { wallet },
             Query::Beacon,
+            Query::View { from: ViewPlace::START },
+            Query::View { from: ViewPlace::Miners { after: Some(wallet) } },
+            Query::View { from: ViewPlace::Leased { after: Some(Link([3; 32])) } },
+            Query::View { from: ViewPlace::Pending { after: Some((3, u64::MAX)) } },
             Query::Records { from: u64::MAX },
         ] {
             assert_eq!(Query::decode(&query.encode()), Ok(query));
@@ -295,6 +346,8 @@ mod tests {
             Answer::Fate(Fate::Ended { refusal: signed() }),
             Answer::Roster(Some(entry)),
             Answer::Pool { beacon: signed(), opened: signed() },
+            Answer::View { statements: vec![signed()], next: None },
+            Answer::View { statements: vec![], next: Some(ViewPlace::Pending { after: None }) },
             Answer::Records { from: 4, rows: vec![ByteBuf::from(vec![1, 2])], end: 5 },
             Answer::Error("busy".into()),
         ] {
@@ -313,6 +366,7 @@ mod tests {
         }
         for answer in [
             Answer::Jobs(vec![signed(); MAX_OPEN_JOBS + 1]),
+            Answer::View { statements: vec![signed(); MAX_VIEW_STATEMENTS + 1], next: None },
             Answer::Records { from: 0, rows: vec![ByteBuf::new(); MAX_ANSWERED_RECORDS + 1], end: 0 },
             Answer::Error("e".repeat(MAX_REASON_BYTES + 1)),
             Answer::Records { from: 0, rows: vec![ByteBuf::from(vec![0; MAX_ANSWER_BYTES])], end: 1 },

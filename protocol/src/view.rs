@@ -2,7 +2,8 @@
 //!
 //! A view is a state-based CRDT. Of jobs it holds facts, each with the latest time at which the operator stated it;
 //! facts older than the `floor` are dropped, and the floor only rises: when it is told to, and when there are more than
-//! [`MAX_FACTS`] facts. Of miners it holds the last heartbeat of each wallet. Two views that saw the same statements,
+//! [`MAX_FACTS`] facts. Of miners it holds the last heartbeat of each wallet, of epochs the headers that the operator
+//! signed. Two views that saw the same statements,
 //! in any order and through any merges, are equal.
 
 use crate::codec::{JobId, Link, encode};
@@ -18,6 +19,11 @@ use swarm_crypto::digest::{Digest, blake3};
 pub const MAX_FACTS: usize = 200_000;
 /// Most miners that a view holds; those that started longest ago go first.
 pub const MAX_MINERS: usize = 16_384;
+
+/// Most sealed epochs that a view holds; those with the lowest numbers go first.
+pub const MAX_EPOCHS: usize = 1024;
+/// Headers that a view holds of one epoch: two are evidence, more are no better.
+const MAX_HEADERS: usize = 2;
 
 /// Where the operator says that a job is. States are ordered: pending(1) < leased(1) < pending(2) < … < the end, and of
 /// two ends the one with the lower CID is the greater.
@@ -109,6 +115,7 @@ pub struct View {
     facts: BTreeMap<(JobId, JobState), Timestamp>,
     by_age: BTreeSet<(Timestamp, JobId, JobState)>,
     miners: BTreeMap<Address, LastSeen>,
+    sealed: BTreeMap<u64, BTreeSet<Link>>,
     max_facts: usize,
     max_miners: usize,
 }
@@ -121,7 +128,10 @@ impl Default for View {
 
 impl PartialEq for View {
     fn eq(&self, other: &Self) -> bool {
-        self.floor == other.floor && self.facts == other.facts && self.miners == other.miners
+        self.floor == other.floor
+            && self.facts == other.facts
+            && self.miners == other.miners
+            && self.sealed == other.sealed
     }
 }
 
@@ -135,12 +145,13 @@ impl View {
             facts: BTreeMap::new(),
             by_age: BTreeSet::new(),
             miners: BTreeMap::new(),
+            sealed: BTreeMap::new(),
             max_facts,
             max_miners,
         }
     }
 
-    /// Takes what a statement says of jobs and miners; most kinds say nothing of either.
+    /// Takes what a statement says of jobs, miners and epochs; many kinds say nothing of them.
     pub fn apply(&mut self, verified: &Verified) {
         let at = verified.statement().header.at;
         let mut state = |job: JobId, state| self.learn(job, state, at);
@@ -161,6 +172,7 @@ impl View {
                 let seen = LastSeen { at, heartbeat: heartbeat.clone(), id: verified.id() };
                 self.see(verified.statement().header.by, seen);
             }
+            Body::EpochSealed(sealed) => self.seal(sealed.epoch, sealed.header),
             Body::Refusal(_)
             | Body::Job(_)
             | Body::Cancel(_)
@@ -170,8 +182,7 @@ impl View {
             | Body::Progress(_)
             | Body::Proof(_)
             | Body::Beacon(_)
-            | Body::EpochOpened(_)
-            | Body::EpochSealed(_) => {}
+            | Body::EpochOpened(_) => {}
         }
         self.keep_within_limits();
     }
@@ -184,6 +195,9 @@ impl View {
         }
         for (wallet, seen) in &other.miners {
             self.see(*wallet, seen.clone());
+        }
+        for (epoch, headers) in &other.sealed {
+            headers.iter().for_each(|header| self.seal(*epoch, *header));
         }
         self.keep_within_limits();
     }
@@ -207,6 +221,11 @@ impl View {
         self.facts.range((*job, LEAST)..=(*job, GREATEST)).next_back().map(|((_, state), _)| *state)
     }
 
+    /// When the operator last stated that `job` is in `state`.
+    pub fn stated_at(&self, job: &JobId, state: &JobState) -> Option<Timestamp> {
+        self.facts.get(&(*job, *state)).copied()
+    }
+
     /// Every job and where it is.
     pub fn jobs(&self) -> impl Iterator<Item = (JobId, JobState)> {
         let mut facts = self.facts.keys().peekable();
@@ -216,6 +235,27 @@ impl View {
                 last = *next;
             }
             Some(last)
+        })
+    }
+
+    /// Open jobs of which nothing was stated since `since`: whoever asked for all open jobs then does not know their end.
+    pub fn unstated(&self, since: Timestamp) -> impl Iterator<Item = JobId> {
+        let last_stated =
+            |job: JobId| self.facts.range((job, LEAST)..=(job, GREATEST)).map(|(_, at)| *at).max();
+        let open = self.jobs().filter(|(_, state)| state.end().is_none());
+        open.map(|(job, _)| job).filter(move |job| last_stated(*job) < Some(since))
+    }
+
+    /// The sealed epochs and the header of each; of two, the one with the lower CID.
+    pub fn sealed(&self) -> impl DoubleEndedIterator<Item = (u64, Link)> {
+        self.sealed.iter().filter_map(|(epoch, headers)| Some((*epoch, *headers.first()?)))
+    }
+
+    /// Epochs that the operator sealed twice: evidence against it.
+    pub fn sealed_twice(&self) -> impl Iterator<Item = (u64, [Link; 2])> {
+        self.sealed.iter().filter_map(|(epoch, headers)| {
+            let mut headers = headers.iter().copied();
+            Some((*epoch, [headers.next()?, headers.next()?]))
         })
     }
 
@@ -243,7 +283,8 @@ impl View {
     pub fn digest(&self) -> Digest {
         let facts: Vec<_> = self.facts.iter().map(|((job, state), at)| (job, state, at)).collect();
         let miners: Vec<_> = self.miners.iter().map(|(wallet, seen)| (wallet, seen.id)).collect();
-        blake3(&encode(&(self.floor, facts, miners)))
+        let sealed: Vec<_> = self.sealed.iter().collect();
+        blake3(&encode(&(self.floor, facts, miners, sealed)))
     }
 
     fn learn(&mut self, job: JobId, state: JobState, at: Timestamp) {
@@ -264,6 +305,17 @@ impl View {
         let known = self.miners.get(&wallet);
         if known.is_none_or(|known| known.stamp() < seen.stamp()) {
             self.miners.insert(wallet, seen);
+        }
+    }
+
+    fn seal(&mut self, epoch: u64, header: Link) {
+        let headers = self.sealed.entry(epoch).or_default();
+        headers.insert(header);
+        if headers.len() > MAX_HEADERS {
+            headers.pop_last();
+        }
+        if self.sealed.len() > MAX_EPOCHS {
+            self.sealed.pop_first();
         }
     }
 

@@ -214,6 +214,7 @@ fn events_of(link: &Link, answer: Answer, job: Option<JobId>) -> Vec<Event> {
         | Answer::Refused(_)
         | Answer::Roster(_)
         | Answer::Account(_)
+        | Answer::View { .. }
         | Answer::Records { .. }
         | Answer::Error(_) => statements.into_iter().map(|s| Event::Heard(Box::new(s))).collect(),
     }

@@ -23,7 +23,7 @@ use swarm_protocol::codec::Link;
 use swarm_protocol::pool::{
     Examination, ExamineFault, JobFate, Pool, PoolEffect, PoolEvent, PoolStory, State,
 };
-use swarm_protocol::query::{Answer, Fate, MAX_OPEN_JOBS, Query};
+use swarm_protocol::query::{Answer, Fate, MAX_OPEN_JOBS, Query, ViewPlace};
 use swarm_protocol::statement::{Body, Listing, Signed, Statement, Topic};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -32,6 +32,8 @@ use tokio::time::{Instant, timeout_at};
 const CHECKPOINT_RECORDS: u64 = 4096;
 /// Proofs fetched and checked at once, and inputs fetched at once.
 const MAX_FETCHES: usize = 32;
+/// Pages of the view signed at once.
+const MAX_VIEW_PAGES: usize = 4;
 /// Nodes remembered of one wallet, the latest first: a stranger who repeats its statements must not be the only one.
 const MAX_PEERS_PER_WALLET: usize = 4;
 /// Wallets whose nodes are remembered.
@@ -88,6 +90,7 @@ pub struct OperatorShell {
     inputs: Arc<Semaphore>,
     proofs: Arc<Semaphore>,
     tree: Feed,
+    pages: Arc<Semaphore>,
     since_checkpoint: u64,
     metrics: PoolMetrics,
 }
@@ -105,7 +108,7 @@ impl OperatorShell {
         let tree = Feed::new(content.broken.clone());
         let fetches = || Arc::new(Semaphore::new(MAX_FETCHES));
         let (peers, known, inputs, proofs) = (Peers::default(), Known::default(), fetches(), fetches());
-        let since_checkpoint = 0;
+        let (pages, since_checkpoint) = (Arc::new(Semaphore::new(MAX_VIEW_PAGES)), 0);
         Self {
             key,
             content,
@@ -118,6 +121,7 @@ impl OperatorShell {
             inputs,
             proofs,
             tree,
+            pages,
             since_checkpoint,
             metrics,
         }
@@ -258,6 +262,25 @@ impl OperatorShell {
         vec![self.sign(&Statement::derived(pool.id(), self.operator(), now, body))]
     }
 
+    /// A page of the view has more signatures than the pool should wait for.
+    fn answer_view(&self, pool: &Pool, from: &ViewPlace, reply: ReplyHandle) {
+        let page = pool.view_page(from, self.clock.now());
+        let (key, permit) = (self.key.clone(), self.pages.clone().try_acquire_owned());
+        tokio::spawn(async move {
+            let answer = match permit {
+                Ok(_permit) => {
+                    let ours = page.unsigned.iter().map(|statement| statement.sign(&key));
+                    Answer::View {
+                        statements: page.signed.into_iter().chain(ours).collect(),
+                        next: page.next,
+                    }
+                }
+                Err(_) => Answer::Error("many ask for the view; ask again in a second".to_owned()),
+            };
+            send(reply, &answer).await;
+        });
+    }
+
     fn reply(&self, pool: &Pool, query: Query) -> Answer {
         let now = self.clock.now();
         match query {
@@ -272,6 +295,7 @@ impl OperatorShell {
             Query::Snapshot { job } => Answer::Snapshot(pool.snapshot(&job)),
             Query::Sealed => Answer::Sealed(pool.epoch_sealed(now).map(|sealed| self.sign(&sealed))),
             Query::Account { wallet } => Answer::Account(pool.balances(&wallet)),
+            Query::View { .. } => Answer::Error("a page of the view is not a plain answer".to_owned()),
             Query::Records { .. } => Answer::Error("records are not published in this version".to_owned()),
         }
     }
@@ -332,14 +356,16 @@ impl Shell<Pool> for OperatorShell {
 
     async fn answer(&mut self, pool: &Pool, ask: OperatorAsk) {
         match ask {
-            OperatorAsk::Peer { query, reply } => {
-                let answer = self.reply(pool, query);
-                if let Err(error) = reply.send(answer.encode()).await {
-                    tracing::debug!("an answer did not arrive: {error}");
-                }
-            }
+            OperatorAsk::Peer { query: Query::View { from }, reply } => self.answer_view(pool, &from, reply),
+            OperatorAsk::Peer { query, reply } => send(reply, &self.reply(pool, query)).await,
             // Whoever asked may have given up.
             OperatorAsk::Figures(answer) => _ = answer.send(Figures::of(pool, self.clock.now())),
         }
+    }
+}
+
+async fn send(reply: ReplyHandle, answer: &Answer) {
+    if let Err(error) = reply.send(answer.encode()).await {
+        tracing::debug!("an answer did not arrive: {error}");
     }
 }

@@ -183,10 +183,11 @@ impl Pool {
             return;
         }
         let name = self.usable_name(identified.name(), &wallet);
-        let miner = LiveMiner { seen_at: now, heartbeat: heartbeat.clone(), name: name.clone() };
+        let (heartbeat, signed) = (heartbeat.clone(), verified.signed().clone());
+        let models = heartbeat.models.iter().map(|offer| offer.model.clone()).collect();
+        let miner = LiveMiner { seen_at: now, heartbeat, signed, name: name.clone() };
         self.live.heard(wallet, miner, self.patience());
         if joined {
-            let models = heartbeat.models.iter().map(|offer| offer.model.clone()).collect();
             self.tell(PoolStory::MinerJoined { wallet, name: name.map(|(name, _)| name), models });
         }
     }

@@ -31,6 +31,8 @@ pub struct LiveMiner {
     pub seen_at: Timestamp,
     /// What it said.
     pub heartbeat: Heartbeat,
+    /// The same, as it came.
+    pub signed: Signed,
     /// The name it goes by, once nothing contradicts it; and whether ENS confirmed it.
     pub name: Option<(String, bool)>,
 }

@@ -7,6 +7,7 @@ mod epoch;
 mod fate;
 mod header;
 mod live;
+mod page;
 mod record;
 mod state;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub use header::{
     Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root,
 };
 pub use live::{Holdings, LiveMiner};
+pub use page::ViewPage;
 pub use record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
 pub use state::{Acceptance, Granted, HELD_EPOCHS, Held, JobEntry, OpenEpoch, Sealing, Stage, State};
 pub use wallet::{LOSS_EPOCHS, REPUTATION_EPOCHS, Standing};

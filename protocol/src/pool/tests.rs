@@ -2,10 +2,11 @@ use super::*;
 use crate::Millis;
 use crate::codec::raw_cid;
 use crate::money::{Account, MicroUsdc};
+use crate::query::{MAX_VIEW_STATEMENTS, ViewPlace};
 use crate::race::Rank;
 use crate::statement::{
     Assurance, Cancel, Claim, Heartbeat, Input, Intake, JobType, ModelOffer, Params, PayoutMode, Receipt,
-    lease_id,
+    Signed, lease_id,
 };
 use swarm_crypto::key::SecretKey;
 
@@ -325,4 +326,57 @@ fn the_same_events_give_the_same_effects() {
         (table.rows, table.said)
     };
     assert_eq!(run(), run());
+}
+
+/// What all pages together say, checked as a reader checks it, and how many there were.
+fn read_pages(table: &mut Table, mut between: impl FnMut(&mut Table, usize)) -> (crate::view::View, usize) {
+    let (mut view, mut place, mut pages) = (crate::view::View::default(), Some(ViewPlace::START), 0);
+    while let Some(from) = place {
+        let page = table.pool.view_page(&from, table.now);
+        let ours = page.unsigned.iter().map(|statement| statement.sign(&key(1)));
+        let statements: Vec<Signed> = page.signed.into_iter().chain(ours).collect();
+        assert!(statements.len() <= MAX_VIEW_STATEMENTS);
+        for signed in statements {
+            view.apply(&table.intake.verify(None, &signed.encode(), table.now).unwrap());
+        }
+        (place, pages) = (page.next, pages + 1);
+        between(table, pages);
+    }
+    (view, pages)
+}
+
+#[test]
+fn the_pages_of_the_view_name_every_live_miner_and_open_job_once() {
+    let mut table = Table::new();
+    (2..102).for_each(|by| table.miner(by));
+    let jobs: Vec<JobId> = (0..60).map(|n| table.job(150, 100 + n)).collect();
+    for (by, job) in (2..42).zip(&jobs) {
+        table.hear(by, Claim { job: *job, attempt: 1 });
+    }
+    table.wait(Millis::from_secs(2));
+    assert!(jobs[..40].iter().all(|job| matches!(table.stage(job), Stage::Leased(_))));
+    let (view, pages) = read_pages(&mut table, |_, _| {});
+    assert_eq!((view.miners().len(), view.jobs().count(), pages), (100, 60, 4 + 3 + 2));
+    let leased = |n: usize| matches!(view.job(&jobs[n]), Some(crate::view::JobState::Leased { .. }));
+    assert!((0..40).all(leased) && !(40..60).any(leased));
+    assert_eq!(view.unstated(table.now).count(), 0);
+}
+
+#[test]
+fn reading_goes_on_where_it_was_whatever_happened_meanwhile() {
+    let mut table = Table::new();
+    (2..102).for_each(|by| table.miner(by));
+    let jobs: Vec<JobId> = (0..40).map(|n| table.job(150, 100 + n)).collect();
+    let begun = table.now;
+    let (view, _) = read_pages(&mut table, |table, page| {
+        if page == 1 {
+            table.wait(Millis(1));
+            table.hear(150, Cancel { job: jobs[0] });
+            table.miner(102);
+            table.job(151, 500);
+        }
+    });
+    assert_eq!(view.jobs().count(), 40, "39 of the first 40, and one more");
+    assert!(view.job(&jobs[0]).is_none() && jobs[1..].iter().all(|job| view.job(job).is_some()));
+    assert_eq!(view.unstated(begun).count(), 0);
 }

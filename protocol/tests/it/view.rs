@@ -6,7 +6,7 @@ use swarm_crypto::key::SecretKey;
 use swarm_protocol::codec::{Link, raw_cid};
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::statement::*;
-use swarm_protocol::view::{JobState, View};
+use swarm_protocol::view::{JobState, MAX_EPOCHS, View};
 use swarm_protocol::{Millis, Timestamp};
 
 const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -107,6 +107,9 @@ static SAID: LazyLock<Vec<Verified>> = LazyLock::new(|| {
         bodies.push((1, receipt(job, 1)));
         bodies.push((1, refusal(job, Reason::JobExpired)));
         bodies.push((1, refusal(job, Reason::NoFunds)));
+    }
+    for (epoch, header) in [(1, 4), (1, 5), (1, 6), (2, 4)] {
+        bodies.push((1, EpochSealed { epoch, header: Link([header; 32]) }.into()));
     }
     for wallet in 3..7 {
         for (boot, counter) in [(1, 0), (1, 1), (2, 0), (u64::from(wallet), 5)] {
@@ -245,4 +248,41 @@ fn a_miner_is_what_its_last_boot_said_last() {
     assert_eq!((seen.heartbeat.boot_at, seen.heartbeat.counter), (Timestamp(2), 1));
     assert_eq!(view.live_miners(START + Millis(1001), Millis(999)), 1);
     assert_eq!(view.live_miners(START + Millis(1001), Millis(1000)), 2);
+}
+
+#[test]
+fn an_epoch_sealed_twice_is_evidence_and_the_lower_header_counts() {
+    let sealed = |epoch, header: u8| (1, EpochSealed { epoch, header: Link([header; 32]) }.into());
+    let view = heard(&[sealed(0, 1), sealed(1, 9), sealed(1, 7), sealed(1, 8), sealed(2, 3)]);
+    let headers = [(0, Link([1; 32])), (1, Link([7; 32])), (2, Link([3; 32]))];
+    assert_eq!(view.sealed().collect::<Vec<_>>(), headers);
+    assert_eq!(view.sealed_twice().collect::<Vec<_>>(), [(1, [Link([7; 32]), Link([8; 32])])]);
+}
+
+#[test]
+fn of_too_many_epochs_the_last_are_kept() {
+    let epochs = MAX_EPOCHS as u64 + 5;
+    let said: Vec<_> =
+        (0..epochs).rev().map(|epoch| (1, EpochSealed { epoch, header: Link([1; 32]) }.into())).collect();
+    let kept: Vec<u64> = heard(&said).sealed().map(|(epoch, _)| epoch).collect();
+    assert_eq!((kept.len(), kept.first(), kept.last()), (MAX_EPOCHS, Some(&5), Some(&(epochs - 1))));
+}
+
+#[test]
+fn open_jobs_that_nothing_was_stated_of_lately_are_named() {
+    let said = [
+        (1, listing(JOBS[0], 1)),
+        (1, listing(JOBS[1], 1)),
+        (1, listing(JOBS[2], 1)),
+        (1, receipt(JOBS[2], 0)),
+        (1, lease(JOBS[1], 1, 3)),
+    ];
+    let view = heard(&said);
+    let unstated = |since| view.unstated(START + Millis(since)).collect::<Vec<_>>();
+    assert_eq!(unstated(0), []);
+    assert_eq!(unstated(1), [JOBS[0]]);
+    assert_eq!(unstated(4), [JOBS[0]]);
+    assert_eq!(unstated(5), [JOBS[0], JOBS[1]]);
+    let state = JobState::Leased { attempt: 1, wallet: key(3).address() };
+    assert_eq!(view.stated_at(&JOBS[1], &state), Some(START + Millis(4)));
 }
