@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that a Debian machine with Rust can build the workspace. Safe to run again; other scripts call it.
-# `setup.sh tests` also installs what some tests take: ip and nft (as root) for homes behind routers, promtool for metrics.
+# `setup.sh tests` also installs what some tests take: tmux for what is drawn on a terminal, ip and nft (as root) for homes
+# behind routers, promtool for metrics.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,6 +17,14 @@ if ! command -v cc >/dev/null; then
     [ "$(id -u)" = 0 ] || as_root=(sudo)
     "${as_root[@]}" apt-get update -q
     "${as_root[@]}" apt-get install -q -y --no-install-recommends gcc libc6-dev
+fi
+
+if [ "${1:-}" = tests ] && ! command -v tmux >/dev/null; then
+    echo "setup: no tmux, in which the tests look at what is drawn on a terminal; installing it" >&2
+    as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(sudo)
+    "${as_root[@]}" apt-get update -q
+    "${as_root[@]}" apt-get install -q -y --no-install-recommends tmux
 fi
 
 if [ "${1:-}" = tests ] && [ "$(id -u)" = 0 ] && ! { command -v ip && command -v nft; } >/dev/null; then

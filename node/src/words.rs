@@ -1,6 +1,7 @@
 //! How ids are written for people.
 
 use swarm_crypto::address::Address;
+use swarm_protocol::Millis;
 use swarm_protocol::codec::JobId;
 
 /// A job's id, short: its last eight characters, which differ.
@@ -14,4 +15,61 @@ pub fn who(wallet: &Address, name: Option<&str>) -> String {
     let text = wallet.to_string();
     let short = format!("{}…{}", &text[..6], &text[38..]);
     name.map_or(short.clone(), |name| format!("{name} ({short})"))
+}
+
+/// A span of time, in its largest unit.
+pub fn span(span: Millis) -> String {
+    let seconds = span.0 / 1000;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// What strangers wrote, without what could move the cursor, turn the writing direction round or hide itself.
+pub fn clean(text: &str) -> String {
+    text.chars().map(|c| if is_plain(c) { c } else { '\u{fffd}' }).collect()
+}
+
+fn is_plain(c: char) -> bool {
+    let invisible = matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}');
+    !c.is_control() && !invisible
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_wrote_cannot_act_on_the_terminal() {
+        for (written, shown) in [
+            ("queenbee-nano", "queenbee-nano"),
+            ("glücklich 蜜蜂", "glücklich 蜜蜂"),
+            ("\u{1b}[2J\u{7}bell", "�[2J�bell"),
+            ("a\r\nb\tc", "a��b�c"),
+            ("\u{9b}31m", "�31m"),
+            ("abc\u{202e}gpj.exe", "abc�gpj.exe"),
+            ("ali\u{200b}ce\u{feff}", "ali�ce�"),
+        ] {
+            assert_eq!(clean(written), shown, "{written:?}");
+        }
+    }
+
+    #[test]
+    fn spans_have_one_unit() {
+        for (millis, text) in [
+            (999, "0 s"),
+            (59_999, "59 s"),
+            (60_000, "1 min"),
+            (3_600_000, "1 h"),
+            (172_799_000, "47 h"),
+            (172_800_000, "2 d"),
+        ] {
+            assert_eq!(span(Millis(millis)), text);
+        }
+    }
 }

@@ -17,7 +17,8 @@ const HELP: &str = "\
 Examples:
   swarm-client submit job.json          send a job, watch it, print the answer
   swarm-client submit --json job.json   the same, with one JSON object on stdout
-  swarm-client status                   the pool and your balance
+  swarm-client status                   the pool, your jobs and your balance
+  swarm-client watch                    the same as it changes, on a terminal
   swarm-client wait <JOB>               go on waiting for a job
   swarm-client verify <JOB>             check its receipt yourself
   swarm-client get <CID> --car out.car  fetch content, as any IPFS tool reads it
@@ -71,12 +72,14 @@ pub struct OutputArgs {
 pub enum ClientCommand {
     /// Send a job and wait for its answer
     Submit(SubmitArgs),
-    /// Show what became of a job; without one, the pool and your balance
+    /// Show what became of a job; without one, the pool, your jobs and your balance
     Status {
         /// The job's id
         #[arg(value_name = "JOB", value_parser = job_id)]
         job: Option<JobId>,
     },
+    /// Watch the pool on the terminal: jobs, miners, epochs, your jobs, peers; q leaves
+    Watch,
     /// Wait for a job sent earlier and print its answer
     #[command(visible_alias = "resume")]
     Wait {

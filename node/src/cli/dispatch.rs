@@ -1,7 +1,7 @@
 //! Where the parsed command lines go.
 
-use super::{ClientArgs, Exit, NodeArgs, NodeRole};
-use crate::{client, miner, operator};
+use super::{ClientArgs, Exit, NodeArgs, NodeCommand, NodeRole};
+use crate::{client, miner, operator, status};
 use anyhow::{Context, Result};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -17,8 +17,11 @@ const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
 pub(super) fn node(args: NodeArgs) -> Result<Exit> {
     finish(runtime()?, async {
+        if let Some(NodeCommand::Status { json }) = args.command {
+            return status::show(&args, json).await;
+        }
         let stop = on_signals()?;
-        match args.role {
+        match args.role.context("a role is required unless a command is given; see swarm-node --help")? {
             NodeRole::Operator => operator::run(args, stop).await?,
             NodeRole::Miner => miner::run(args, stop).await?,
         }
@@ -61,6 +64,7 @@ fn on_signals() -> Result<CancellationToken> {
                 _ = interrupt.recv() => {}
             }
             if count > 0 {
+                client::give_back();
                 std::process::exit(130);
             }
             token.cancel();

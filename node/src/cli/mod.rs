@@ -1,6 +1,7 @@
 //! The command lines of `swarm-node` and `swarm-client`, and how both end.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
@@ -19,7 +20,9 @@ mod values;
 pub use client::{ClientArgs, ClientCommand, GetArgs, OutputArgs, SubmitArgs};
 pub(crate) use error::clap_message;
 pub use error::{Exit, UserError, report};
-pub use node::{LedgerKind, LimitArgs, MetricsArgs, MinerArgs, NodeArgs, NodeRole, OperatorArgs, Payout};
+pub use node::{
+    LedgerKind, LimitArgs, MetricsArgs, MinerArgs, NodeArgs, NodeCommand, NodeRole, OperatorArgs, Payout,
+};
 pub use shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
 pub(crate) use values::nearest;
 pub use values::{ContentPath, Subject};
@@ -44,7 +47,10 @@ pub fn node_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 pub fn client_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     end(match parse::<ClientArgs>(arguments.into_iter().collect()) {
         Ok(Parsed::Run(args, _)) => {
-            args.log.start(CLIENT_LOG).map_err(anyhow::Error::new).and_then(|()| dispatch::client(args))
+            // The log would be written across what is drawn.
+            let drawn = matches!(args.command, ClientCommand::Watch) && std::io::stderr().is_terminal();
+            let started = if drawn { Ok(()) } else { args.log.start(CLIENT_LOG) };
+            started.map_err(anyhow::Error::new).and_then(|()| dispatch::client(args))
         }
         Ok(Parsed::Shown(exit)) => Ok(exit),
         Err(error) => Err(error.into()),

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{ArgMatches, Args, CommandFactory, Parser, ValueEnum, parser::ValueSource};
+use clap::builder::BoolishValueParser;
+use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand, ValueEnum, parser::ValueSource};
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::{Millis, Posted};
 
@@ -21,6 +22,7 @@ const HELP: &str = "\
 Examples:
   swarm-node --role operator                open a pool on this machine and network
   swarm-node --role miner --ens alice.eth   run its jobs and earn
+  swarm-node status                         what the nodes that run here are doing
   swarm-node --role miner --bootstrap /ip4/203.0.113.5/tcp/4001
                                             the same for a pool somewhere else
 
@@ -32,11 +34,15 @@ variable, the variable beats the file of --config. Ctrl-C or SIGTERM ends a node
 
 /// Run a node of a SwarmPool: the operator, who arbitrates jobs, or a miner, who runs them
 #[derive(Debug, Clone, Parser)]
-#[command(name = "swarm-node", version, help_template = HELP, after_help = AFTER, max_term_width = 100, hide_possible_values = true)]
+#[command(name = "swarm-node", version, help_template = HELP, after_help = AFTER, max_term_width = 100, hide_possible_values = true,
+          disable_help_subcommand = true, subcommand_negates_reqs = true)]
 pub struct NodeArgs {
+    #[command(subcommand)]
+    pub command: Option<NodeCommand>,
+
     /// What this node is: operator or miner
-    #[arg(long, env = "SWARMPOOL_ROLE", value_enum)]
-    pub role: NodeRole,
+    #[arg(long, env = "SWARMPOOL_ROLE", value_enum, required = true)]
+    pub role: Option<NodeRole>,
 
     /// A further model: its manifest.json, weights beside it; repeatable
     #[arg(long = "model", env = "SWARMPOOL_MODEL", value_name = "FILE", value_delimiter = ',')]
@@ -62,6 +68,18 @@ pub struct NodeArgs {
     pub files: FileArgs,
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// What can be asked of nodes that run.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum NodeCommand {
+    /// Show what the nodes that run here are doing, and how their peers are connected
+    #[command(hide = true)]
+    Status {
+        /// Print one JSON object to stdout
+        #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
+        json: bool,
+    },
 }
 
 /// What a node can be.
@@ -292,16 +310,17 @@ impl NodeArgs {
     /// The name that tells this node's files from those of others of its role.
     pub fn data_name(&self) -> Option<&str> {
         self.files.name.as_deref().or(match self.role {
-            NodeRole::Operator => None,
-            NodeRole::Miner => self.miner.ens.as_deref(),
+            Some(NodeRole::Operator) | None => None,
+            Some(NodeRole::Miner) => self.miner.ens.as_deref(),
         })
     }
 
     /// Refuses what is not built, and flags that the role does not have.
     pub(super) fn check(&self, matches: &ArgMatches) -> Result<(), UserError> {
         let (role, other, one, group) = match self.role {
-            NodeRole::Operator => ("operator", "miner", "a miner", "MinerArgs"),
-            NodeRole::Miner => ("miner", "operator", "an operator", "OperatorArgs"),
+            None => return Ok(()),
+            Some(NodeRole::Operator) => ("operator", "miner", "a miner", "MinerArgs"),
+            Some(NodeRole::Miner) => ("miner", "operator", "an operator", "OperatorArgs"),
         };
         if let Some(flag) = typed_flag(matches, group) {
             return Err(UserError::misuse(format!(
@@ -309,12 +328,12 @@ impl NodeArgs {
             ))
             .hint(format!("leave --{flag} out, or start {one} of its own")));
         }
-        let is_operator = self.role == NodeRole::Operator;
+        let is_operator = self.role == Some(NodeRole::Operator);
         if is_operator && (self.pool.operator.is_some() || self.pool.accept_operator.is_some()) {
             return Err(UserError::misuse("an operator takes no --operator or --accept-operator")
                 .hint("its address follows from its key; choose that with --key"));
         }
-        if self.role == NodeRole::Miner && self.miner.payout == Payout::Pps {
+        if !is_operator && self.miner.payout == Payout::Pps {
             return Err(
                 UserError::misuse("--payout pps is not built in this version").hint("use --payout solo")
             );

@@ -1,4 +1,4 @@
-//! What became of a job; the pool and one's balance.
+//! What became of a job.
 
 use super::Session;
 use super::output::receipt_json;
@@ -7,8 +7,8 @@ use crate::words::who;
 use anyhow::{Result, anyhow};
 use serde_json::json;
 use swarm_protocol::codec::JobId;
-use swarm_protocol::query::{Answer, Balances, Fate, Query};
-use swarm_protocol::statement::{Beacon, Body, Refusal, Signed, Statement};
+use swarm_protocol::query::{Answer, Fate, Query};
+use swarm_protocol::statement::{Body, Refusal, Signed, Statement};
 
 pub(super) async fn job(session: Session, job: JobId) -> Result<Exit> {
     let connection = session.connect().await?;
@@ -95,61 +95,4 @@ fn fate_json(job: &JobId, fate: &Fate) -> serde_json::Value {
             })
         }
     }
-}
-
-pub(super) async fn pool(session: Session) -> Result<Exit> {
-    let connection = session.connect().await?;
-    let wallet = session.key.address();
-    let answer = connection.link.ask(Query::Account { wallet }).await;
-    session.printer.finish();
-    let Some(Answer::Account(balances)) = answer else {
-        return Err(super::no_answer());
-    };
-    let Body::Beacon(beacon) = &connection.beacon.statement().body else {
-        return Err(super::no_answer());
-    };
-    let operator = connection.link.operator().to_string();
-    connection.link.network().shutdown().await;
-    if session.printer.is_json() {
-        session.printer.object(&pool_json(beacon, &operator, &wallet.to_string(), &balances));
-    } else {
-        session.printer.answer(pool_text(beacon, &operator, &wallet.to_string(), &balances).as_bytes());
-    }
-    Ok(Exit::Done)
-}
-
-fn pool_text(beacon: &Beacon, operator: &str, wallet: &str, balances: &Balances) -> String {
-    let models: Vec<String> = beacon
-        .models
-        .iter()
-        .map(|supply| format!("{} ({} live miners)", supply.model, supply.miners))
-        .collect();
-    let tree = beacon.tree.map_or_else(|| "none yet".to_owned(), |root| root.to_string());
-    format!(
-        "pool      {}\noperator  {operator}\nepoch     {}\njobs      {} pending, {} leased\nmodels    {}\ntree      {tree}\n\
-         you       {wallet}\nbalance   {} USDC free, {} reserved\nearned    {} USDC held, {} payable",
-        beacon.name,
-        beacon.epoch,
-        beacon.pending,
-        beacon.leased,
-        models.join(", "),
-        balances.free,
-        balances.reserved,
-        balances.held,
-        balances.payable
-    )
-}
-
-fn pool_json(beacon: &Beacon, operator: &str, wallet: &str, balances: &Balances) -> serde_json::Value {
-    let models: Vec<_> = beacon
-        .models
-        .iter()
-        .map(|supply| json!({ "model": supply.model, "miners": supply.miners }))
-        .collect();
-    json!({
-        "pool": beacon.name, "operator": operator, "epoch": beacon.epoch, "pending": beacon.pending,
-        "leased": beacon.leased, "models": models, "tree": beacon.tree.map(|root| root.to_string()), "wallet": wallet, "free_usdc": balances.free.to_string(),
-        "reserved_usdc": balances.reserved.to_string(), "held_usdc": balances.held.to_string(),
-        "payable_usdc": balances.payable.to_string(),
-    })
 }

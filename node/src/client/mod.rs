@@ -2,10 +2,15 @@
 
 mod account;
 mod get;
+mod lists;
+mod lookout;
 mod output;
 mod saved;
+mod status;
 mod submit;
+mod survey;
 mod verify;
+mod watch;
 
 use crate::cli::{ClientArgs, ClientCommand, Exit, Subject, UserError};
 use crate::clock::Clock;
@@ -42,7 +47,10 @@ pub(crate) struct Connection {
     pub events: mpsc::Receiver<NetworkEvent>,
     pub blocks: Arc<BlockStore>,
     pub beacon: Verified,
+    pub opened: Verified,
 }
+
+pub(crate) use watch::give_back;
 
 /// The operator was there, but is silent.
 fn no_answer() -> anyhow::Error {
@@ -63,7 +71,8 @@ pub async fn run(args: ClientArgs, stop: CancellationToken) -> Result<Exit> {
         ClientCommand::Wait { job } => submit::wait(session, job).await,
         ClientCommand::Cancel { job } => submit::cancel(session, job).await,
         ClientCommand::Status { job: Some(job) } => account::job(session, job).await,
-        ClientCommand::Status { job: None } => account::pool(session).await,
+        ClientCommand::Status { job: None } => status::pool(session).await,
+        ClientCommand::Watch => watch::watch(session).await,
         ClientCommand::Verify { subject } => match subject {
             Subject::Job(job) => verify::job(session, job).await,
             Subject::File(path) => verify::file(session, &path).await,
@@ -102,7 +111,7 @@ impl Session {
                 return Err(error.hint("run it again").into());
             }
         };
-        let beacon = joined.beacon.clone();
-        Ok(Connection { link: Link::new(network, joined, self.clock).await, events, blocks, beacon })
+        let (beacon, opened) = (joined.beacon.clone(), joined.opened.clone());
+        Ok(Connection { link: Link::new(network, joined, self.clock).await, events, blocks, beacon, opened })
     }
 }

@@ -9,6 +9,8 @@ use swarm_protocol::statement::Signed;
 
 use super::output::receipt_json;
 
+/// Kept jobs among which the newest are looked for.
+const MAX_JOBS_LOOKED_AT: usize = 100_000;
 /// The largest file read back.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
@@ -46,6 +48,20 @@ impl Saved {
         let signed =
             Signed::decode(&bytes).map_err(|e| anyhow!("{} is damaged ({e}); remove it", path.display()))?;
         Ok(Some((signed, std::fs::read(self.file("jobs", job, "input")?).ok())))
+    }
+
+    /// The jobs kept last, at most `most`, the newest first; what cannot be read is passed over.
+    pub fn newest_jobs(&self, most: usize) -> Vec<Signed> {
+        let Ok(folder) = std::fs::read_dir(self.0.join("jobs")) else { return Vec::new() };
+        let files = folder.filter_map(|file| {
+            let file = file.ok().filter(|file| file.path().extension().is_some_and(|e| e == "job"))?;
+            let metadata = file.metadata().ok().filter(|known| known.len() <= MAX_FILE_BYTES)?;
+            Some((metadata.modified().ok()?, file.path()))
+        });
+        let mut files: Vec<_> = files.take(MAX_JOBS_LOOKED_AT).collect();
+        files.sort_unstable_by(|a, b| b.cmp(a));
+        let read = |(_, path): (_, PathBuf)| Signed::decode(&std::fs::read(path).ok()?).ok();
+        files.into_iter().take(most).filter_map(read).collect()
     }
 
     /// Keeps a receipt and the answer; says where.

@@ -13,13 +13,16 @@ use crate::link::{Heard, Link};
 use crate::metrics::{Exporter, MinerMetrics, Server};
 use crate::network::{Network, NetworkEvent};
 use crate::session::{JoinTerms, join};
+use crate::status;
 use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
 use crate::storage::pins::KNOWN_OPERATORS_FILE;
+use crate::view::LiveView;
 use crate::workload::Models;
 use anyhow::Result;
 use engines::Engines;
 use shell::MinerShell;
 use std::sync::Arc;
+use std::time::Duration;
 use swarm_inference::Registry;
 use swarm_protocol::Millis;
 use swarm_protocol::miner::{Config, Event, Miner, ModelTerms};
@@ -27,6 +30,9 @@ use swarm_protocol::statement::{Assurance, PayoutMode};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+/// Pages of the view that a miner reads in one go, and how long it waits before the next: there may be thousands.
+const MAX_VIEW_PAGES: usize = 16;
+const VIEW_INTERVAL: Duration = Duration::from_secs(600);
 /// How long running jobs may take once the miner is told to stop.
 const DRAIN_GRACE: Millis = Millis::from_secs(10);
 
@@ -61,6 +67,9 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
         engines.models().cloned().collect::<Vec<_>>().join(", ")
     );
 
+    let seen = status::Joined::default();
+    let _answering =
+        status::answer(&directory, "miner", &args.pool.pool, key.address(), &network, clock, &seen);
     let terms = JoinTerms {
         pool: args.pool.pool.clone(),
         operator: args.pool.operator,
@@ -78,13 +87,18 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     let first = [joined.opened.clone(), joined.beacon.clone()];
     let mut miner = Miner::new(config(&args, &joined.pool, &key, &engines, clock));
     let link = Link::new(network.clone(), joined, clock).await;
+    let view = LiveView::default();
+    tokio::spawn(view.clone().keep(link.clone(), MAX_VIEW_PAGES, VIEW_INTERVAL, stop.clone()));
+    // It was empty until now.
+    let _ = seen.set((link.clone(), view.clone()));
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
     inbox.send(Input::Event(Event::Connected)).await?;
     for statement in first {
+        view.hear_answer(&link, &statement);
         inbox.send(Input::Event(Event::Heard(Box::new(statement)))).await?;
     }
     metrics.operator_is_there(true);
-    let listener = tokio::spawn(listen(link.clone(), events, inbox.clone(), metrics.clone(), stop));
+    let listener = tokio::spawn(listen(link.clone(), view, events, inbox.clone(), metrics.clone(), stop));
     let mut shell = MinerShell::new(key, link, blocks, models, engines, inbox, clock);
     let outcome = driver::run(&mut miner, &mut shell, &mut inputs, clock, &CancellationToken::new()).await;
     listener.abort();
@@ -121,6 +135,7 @@ fn config(
 /// Passes on what the network says; once told to stop, tells the miner to drain.
 async fn listen(
     link: Link,
+    view: LiveView,
     mut events: mpsc::Receiver<NetworkEvent>,
     inbox: mpsc::Sender<Input<Event, ()>>,
     metrics: MinerMetrics,
@@ -136,7 +151,10 @@ async fn listen(
             event = events.recv() => match event {
                 None => return,
                 Some(event) => match link.hear(event).await {
-                    Heard::Statement(verified) => Event::Heard(verified),
+                    Heard::Statement(verified) => {
+                        view.hear(&link, &verified);
+                        Event::Heard(verified)
+                    }
                     Heard::MaybeOperator(peer) => {
                         let (link, inbox, metrics) = (link.clone(), inbox.clone(), metrics.clone());
                         tokio::spawn(async move {

@@ -16,6 +16,7 @@ use crate::metrics::{
 };
 use crate::network::Network;
 use crate::session::OPERATOR_AGENT;
+use crate::status;
 use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
 use crate::storage::disk::check_free_space;
 use crate::storage::high_water::HighWater;
@@ -58,6 +59,9 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
     let (network, events) = Network::start(config, blocks.clone()).await?;
     tracing::info!("operator {} of pool {} ({})", key.address(), args.pool.pool, id);
 
+    let alone = status::Joined::default();
+    let _answering =
+        status::answer(&directory, "operator", &args.pool.pool, key.address(), &network, clock, &alone);
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
     let shown = match args.metrics.address {
         Some(address) => {

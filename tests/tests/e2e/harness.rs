@@ -183,7 +183,7 @@ pub fn text(path: &Path) -> String {
 }
 
 /// Beside the folder of the test's own executable, where cargo puts the programs of the workspace.
-fn binary(program: &str) -> PathBuf {
+pub fn binary(program: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().unwrap().parent().unwrap().join(program);
     assert!(path.exists(), "{} is not built: run `cargo build --workspace --bins` first", path.display());

@@ -24,4 +24,6 @@ mod peer;
 mod reference;
 mod replay;
 mod restarts;
+mod terminal;
 mod tree;
+mod watching;

@@ -178,6 +178,8 @@ fn on_the_command_line() {
         ("malformed id", "status nonsense"),
         ("malformed operator", "status --operator alice.eth"),
         ("malformed time", "status --connect-timeout 5"),
+        ("watch without a terminal", "watch"),
+        ("watch as JSON", "watch --json"),
     ] {
         table.add(mistake, &client(&site, &args.split(' ').collect::<Vec<_>>()));
     }
@@ -204,6 +206,9 @@ fn on_the_command_line() {
         ("no connections from an address", "--role operator --max-connections-per-ip 0"),
         ("more from an address than from its network", "--role miner --max-connections-per-ip 200"),
         ("more from a network than in all", "--role miner --max-connections 100"),
+        ("status of no node", "status"),
+        ("status of one node that does not run", "status --name alice.eth"),
+        ("an unknown flag of status", "status --yaml"),
     ] {
         table.add(mistake, &node(&site, &args.split(' ').collect::<Vec<_>>()).finish());
     }

@@ -1,0 +1,303 @@
+//! What a running node says of itself to its owner, over a socket in its own folder.
+
+use crate::cli::{Exit, NodeArgs, UserError};
+use crate::clock::Clock;
+use crate::home::home_root;
+use crate::link::Link;
+use crate::network::Network;
+use crate::storage::home::DataDir;
+use crate::tables::{PEER_COLUMNS, PeerRow, age, table};
+use crate::view::LiveView;
+use crate::words::clean;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use std::fs::{File, Permissions};
+use std::io::{Error, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use swarm_crypto::address::Address;
+use swarm_protocol::Timestamp;
+use swarm_protocol::view::JobState;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// The socket, in the node's folder.
+const SOCKET_FILE: &str = "status.sock";
+/// How long a node may take to say what it does, and how long it waits for whoever asked.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest answer: 4,096 peers with addresses as long as may be.
+const MAX_STATUS_BYTES: u64 = 16 * 1024 * 1024;
+/// The longest path that a socket's address holds, with room to spare.
+const MAX_SOCKET_PATH: usize = 100;
+/// Nodes of one pool that are asked.
+const MAX_NODES: usize = 256;
+
+/// What a node does. `docs/status.md` describes its JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub node: String,
+    pub role: String,
+    pub pool: String,
+    pub version: String,
+    pub process: u32,
+    pub wallet: String,
+    pub peer: String,
+    pub started_ms: u64,
+    pub now_ms: u64,
+    pub listening: Vec<String>,
+    /// Of a miner that has joined its pool.
+    pub view: Option<Seen>,
+    pub peers: Vec<PeerRow>,
+}
+
+/// The pool, as a miner sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Seen {
+    pub operator: String,
+    pub operator_in_reach: bool,
+    pub age_ms: u64,
+    pub epoch: u64,
+    pub pending: u64,
+    pub leased: u64,
+    pub leased_here: u64,
+    pub miners: u64,
+}
+
+/// What a node asks about itself.
+struct Told {
+    role: &'static str,
+    pool: String,
+    wallet: Address,
+    network: Network,
+    clock: Clock,
+    joined: Joined,
+}
+
+/// The pool that a miner has joined.
+pub type Joined = Arc<OnceLock<(Link, LiveView)>>;
+
+/// Answers whoever asks, until it is dropped.
+#[derive(Debug)]
+pub struct Answering {
+    task: JoinHandle<()>,
+    path: PathBuf,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.task.abort();
+        // Another may have removed it; nobody listens any more either way.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Begins to answer; the folder is this process's own. A node that cannot be asked works all the same.
+pub fn answer(
+    directory: &DataDir,
+    role: &'static str,
+    pool: &str,
+    wallet: Address,
+    network: &Network,
+    clock: Clock,
+    joined: &Joined,
+) -> Option<Answering> {
+    let (pool, network, joined) = (pool.to_owned(), network.clone(), joined.clone());
+    let told = Told { role, pool, wallet, network, clock, joined };
+    let path = directory.file(SOCKET_FILE);
+    match bind(&path) {
+        Ok(listener) => {
+            let node = directory.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let started = clock.now();
+            Some(Answering { task: tokio::spawn(serve(listener, node, told, started)), path })
+        }
+        Err(error) => {
+            tracing::warn!("swarm-node status will not see this node: {}: {error}", path.display());
+            None
+        }
+    }
+}
+
+fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let (address, _folder) = reachable(path)?;
+    let listener = UnixListener::bind(address)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// A path that fits into a socket's address; it leads there for as long as the file is open.
+fn reachable(path: &Path) -> std::io::Result<(PathBuf, Option<File>)> {
+    if path.as_os_str().len() <= MAX_SOCKET_PATH {
+        return Ok((path.to_owned(), None));
+    }
+    let folder = File::open(path.parent().ok_or(Error::from(std::io::ErrorKind::NotFound))?)?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(SOCKET_FILE);
+    Ok((short, Some(folder)))
+}
+
+async fn serve(listener: UnixListener, node: String, told: Told, started: Timestamp) {
+    loop {
+        let Ok((mut asker, _)) = listener.accept().await else {
+            // No descriptor is free, most likely; there will be one.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            continue;
+        };
+        let answer = async {
+            let status = told.status(&node, started).await;
+            let text = serde_json::to_vec(&status).unwrap_or_default();
+            asker.write_all(&text).await
+        };
+        // Whoever asked may have gone.
+        let _ = timeout(ANSWER_TIMEOUT, answer).await;
+    }
+}
+
+impl Told {
+    async fn status(&self, node: &str, started: Timestamp) -> NodeStatus {
+        let peers = self.network.peers().await.unwrap_or_default();
+        let listening = self.network.listen_addresses().await.unwrap_or_default();
+        NodeStatus {
+            node: node.to_owned(),
+            role: self.role.to_owned(),
+            pool: self.pool.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            process: std::process::id(),
+            wallet: self.wallet.to_string(),
+            peer: self.network.peer_id().to_string(),
+            started_ms: started.0,
+            now_ms: self.clock.now().0,
+            listening: listening.iter().map(ToString::to_string).collect(),
+            view: self.joined.get().map(|(link, view)| self.seen(link, view)),
+            peers: peers.iter().map(PeerRow::of).collect(),
+        }
+    }
+
+    fn seen(&self, link: &Link, view: &LiveView) -> Seen {
+        let heard = view.heard();
+        let (mut leased, mut pending, mut here) = (0, 0, 0);
+        for (_, state) in heard.view.jobs() {
+            match state {
+                JobState::Pending { .. } => pending += 1,
+                JobState::Leased { wallet, .. } => {
+                    leased += 1;
+                    here += u64::from(wallet == self.wallet);
+                }
+                JobState::Accepted { .. } | JobState::Refunded { .. } => {}
+            }
+        }
+        Seen {
+            operator: link.operator().to_string(),
+            operator_in_reach: link.peer().is_some(),
+            age_ms: self.clock.now().since(heard.heard_at).0,
+            epoch: heard.beacon.as_ref().map_or(0, |(beacon, _)| beacon.epoch),
+            pending,
+            leased,
+            leased_here: here,
+            miners: heard.live_miners(self.clock.now()) as u64,
+        }
+    }
+}
+
+/// Asks the nodes of a pool that run here, and prints what they say.
+pub async fn show(args: &NodeArgs, json: bool) -> Result<Exit> {
+    let pool = home_root(&args.files)?.join(&args.pool.pool);
+    let mut nodes = Vec::new();
+    for folder in folders(&pool, args) {
+        match timeout(ANSWER_TIMEOUT, ask(&folder.join(SOCKET_FILE))).await {
+            Ok(Ok(status)) => nodes.push(status),
+            Ok(Err(error)) => tracing::debug!("{} does not answer: {error}", folder.display()),
+            Err(_) => tracing::warn!("the node of {} does not answer", folder.display()),
+        }
+    }
+    if nodes.is_empty() {
+        return Err(UserError::input(format!(
+            "no such node of {} runs here: none answers in {}",
+            args.pool.pool,
+            pool.display()
+        ))
+        .hint("start one with swarm-node --role operator or --role miner, or name its folder with --home")
+        .into());
+    }
+    let text = if json {
+        format!("{}\n", serde_json::json!({ "nodes": nodes }))
+    } else {
+        nodes.iter().map(page).collect::<Vec<_>>().join("\n")
+    };
+    // A closed pipe is no reason to complain.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    Ok(Exit::Done)
+}
+
+/// The folders of nodes that may run, by name.
+fn folders(pool: &Path, args: &NodeArgs) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(pool) else { return Vec::new() };
+    let role = args.role.map(crate::cli::NodeRole::name);
+    let wanted = |folder: &Path| {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (is, called) = name.split_once('-').map_or((name.as_str(), None), |(is, name)| (is, Some(name)));
+        role.is_none_or(|role| role == is) && args.data_name().is_none_or(|name| called == Some(name))
+    };
+    let found = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let found = found.filter(|folder| wanted(folder) && folder.join(SOCKET_FILE).exists());
+    let mut found: Vec<PathBuf> = found.take(MAX_NODES).collect();
+    found.sort();
+    found
+}
+
+async fn ask(path: &Path) -> Result<NodeStatus> {
+    let (address, _folder) = reachable(path)?;
+    let stream = UnixStream::connect(address).await?;
+    let mut text = Vec::new();
+    stream.take(MAX_STATUS_BYTES).read_to_end(&mut text).await?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+fn page(status: &NodeStatus) -> String {
+    let mut text = format!(
+        "{}\n  process   {}, version {}, up {}\n  wallet    {}\n  pool      {}\n",
+        clean(&status.node),
+        status.process,
+        clean(&status.version),
+        age(status.started_ms, status.now_ms),
+        clean(&status.wallet),
+        clean(&status.pool),
+    );
+    match &status.view {
+        Some(seen) => text.push_str(&seen_page(seen)),
+        None if status.role == "miner" => text.push_str("  operator  looking for it\n"),
+        None => {}
+    }
+    text.push_str(&format!("  peer      {}\n", clean(&status.peer)));
+    for address in &status.listening {
+        text.push_str(&format!("  listens   {}\n", clean(address)));
+    }
+    text.push_str(&format!("\n  Peers ({})\n", status.peers.len()));
+    let rows: Vec<_> = status.peers.iter().map(|peer| peer.cells(status.now_ms)).collect();
+    if !rows.is_empty() {
+        text.push_str(&table(&PEER_COLUMNS, &rows));
+    }
+    text
+}
+
+fn seen_page(seen: &Seen) -> String {
+    let age = age(0, seen.age_ms);
+    let reach =
+        if seen.operator_in_reach { format!("heard {age} ago") } else { format!("OUT OF REACH for {age}") };
+    format!(
+        "  operator  {}, {reach}\n  epoch     {}\n  jobs      {} pending, {} leased, {} of them here\n  miners    {} live\n",
+        clean(&seen.operator),
+        seen.epoch,
+        seen.pending,
+        seen.leased,
+        seen.leased_here,
+        seen.miners,
+    )
+}
