@@ -1,6 +1,6 @@
 //! Lists for people: rows of clean text under the names of their columns.
 
-use crate::network::{PeerInfo, Route};
+use crate::network::PeerInfo;
 use crate::words::{clean, span};
 use ratatui::text::Line;
 use serde::{Deserialize, Serialize};
@@ -72,7 +72,7 @@ impl PeerRow {
             peer: peer.peer.to_string(),
             agent: peer.agent.clone(),
             address: peer.address.to_string(),
-            route: route(peer.route).to_owned(),
+            route: peer.route.name().to_owned(),
             route_since_ms: moment(peer.route_since),
             latency_ms: peer.latency.map(|latency| millis(latency.as_millis())),
             since_ms: moment(peer.connected_since),
@@ -99,14 +99,6 @@ fn moment(at: SystemTime) -> u64 {
 
 fn millis(millis: u128) -> u64 {
     u64::try_from(millis).unwrap_or(u64::MAX)
-}
-
-fn route(route: Route) -> &'static str {
-    match route {
-        Route::Direct => "direct",
-        Route::Punched => "punched",
-        Route::Relayed => "relayed",
-    }
 }
 
 /// How long ago something was.

@@ -39,6 +39,7 @@ const EPOCH_COLUMNS: [Column; 6] = [
     column("volume", 11, 2),
     column("header", 12, 4),
 ];
+
 /// The five lists, in the order in which they are shown.
 pub(crate) fn lists(survey: &Survey) -> [List; 5] {
     let now = survey.as_of_ms.saturating_add(survey.age_ms);

@@ -102,11 +102,7 @@ impl NetworkMetrics {
         for route in ROUTES {
             for role in ROLES {
                 let is = |peer: &&PeerInfo| peer.route == route && role_of(peer.agent.as_deref()) == role;
-                set(
-                    &self.peers,
-                    [("role", role), ("route", name_of(route))],
-                    peers.iter().filter(is).count(),
-                );
+                set(&self.peers, [("role", role), ("route", route.name())], peers.iter().filter(is).count());
             }
         }
         for (threshold, score) in THRESHOLDS {
@@ -158,14 +154,6 @@ fn message(topic: Topic, verdict: Verdict) -> Label<2> {
         Verdict::Reject => "reject",
     };
     [("topic", topic.name()), ("verdict", verdict)]
-}
-
-fn name_of(route: Route) -> &'static str {
-    match route {
-        Route::Direct => "direct",
-        Route::Punched => "punched",
-        Route::Relayed => "relayed",
-    }
 }
 
 /// What a peer says it is, as this project's programs say it; anybody can say anything.

@@ -246,6 +246,17 @@ pub enum Route {
     Relayed,
 }
 
+impl Route {
+    /// As it is shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Route::Direct => "direct",
+            Route::Punched => "punched",
+            Route::Relayed => "relayed",
+        }
+    }
+}
+
 /// A connected peer.
 #[derive(Debug, Clone)]
 pub struct PeerInfo {

@@ -229,25 +229,8 @@ async fn a_burst_of_the_largest_messages_arrives_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_larger_message_from_a_foreign_program_is_not_delivered() {
     let mut node = Node::start(config(1, TCP, &[])).await;
-    let mut foreign = SwarmBuilder::with_new_identity()
-        .with_tokio()
-        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
-        .unwrap()
-        .with_behaviour(|_| {
-            let config = gossipsub::ConfigBuilder::default()
-                .validation_mode(ValidationMode::Anonymous)
-                .message_id_fn(|m| m.data.clone().into())
-                .build()
-                .unwrap();
-            gossipsub::Behaviour::<gossipsub::IdentityTransform>::new(MessageAuthenticity::Anonymous, config)
-                .unwrap()
-        })
-        .unwrap()
-        .build();
+    let mut foreign = hostile::foreign_swarm();
     let topics = Topic::ALL.map(|t| IdentTopic::new(t.wire_name(POOL)));
-    for topic in &topics {
-        foreign.behaviour_mut().subscribe(topic).unwrap();
-    }
     foreign.dial(node.address.clone()).unwrap();
     let mut subscribed = 0;
     while subscribed < topics.len() {

@@ -59,9 +59,10 @@ impl Foreign {
     }
 }
 
-type ForeignGossip = gossipsub::Behaviour<gossipsub::IdentityTransform>;
+pub(super) type ForeignGossip = gossipsub::Behaviour<gossipsub::IdentityTransform>;
 
-fn foreign_swarm() -> Swarm<ForeignGossip> {
+/// A node of another program on the pool's topics.
+pub(super) fn foreign_swarm() -> Swarm<ForeignGossip> {
     let mut swarm = SwarmBuilder::with_new_identity()
         .with_tokio()
         .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
