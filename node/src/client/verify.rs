@@ -17,7 +17,7 @@ use swarm_crypto::digest::Digest;
 use swarm_crypto::merkle;
 use swarm_protocol::codec::{self, JobId, Link as Cid};
 use swarm_protocol::money::FeeSplit;
-use swarm_protocol::pool::{EpochHeader, Leaf, MAX_PAGE_LEAVES};
+use swarm_protocol::pool::{Entry, EpochHeader, Leaf, MAX_PAGE_LEAVES, Record, RecordReader};
 use swarm_protocol::query::{Answer, Query};
 use swarm_protocol::statement::{Body, Intake, Receipt, Signed, Statement};
 use tokio::time::Instant;
@@ -25,9 +25,14 @@ use tokio::time::Instant;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to ask for what nobody has: an operator may be starting again.
 const PATIENCE: Duration = Duration::from_secs(5);
-const MAX_HEADER_BYTES: usize = 1024 * 1024;
 /// Headers walked back at most: ten years of hours.
 const MAX_WALK: u64 = 100_000;
+
+/// Pages of records that are fetched to check one receipt: half a GiB.
+const MAX_RECORD_PAGES: usize = 1024;
+const MAX_BLOCK_BYTES: usize = 2 << 20;
+const EPOCH: &str = "epoch";
+const RECORDS: &str = "records";
 
 /// One thing that was checked.
 struct Check {
@@ -64,9 +69,9 @@ pub(super) async fn file(session: Session, path: &Path) -> Result<Exit> {
     if let Some(answer) = read_answer(path).filter(|answer| !answer.is_empty()) {
         checks.push(output(&receipt, &answer));
     }
-    checks.push(match session.connect().await {
-        Ok(connection) => in_epoch(&connection, &receipt).await,
-        Err(error) => open("epoch", format!("not checked: {error}")),
+    checks.extend(match session.connect().await {
+        Ok(connection) => against_epoch(&connection, &receipt).await,
+        Err(error) => vec![open(EPOCH, format!("not checked: {error}"))],
     });
     session.printer.finish();
     report(&session, &receipt, &checks)
@@ -135,34 +140,43 @@ fn output(receipt: &Receipt, answer: &[u8]) -> Check {
     }
 }
 
-async fn in_epoch(connection: &Connection, receipt: &Receipt) -> Check {
-    const WHAT: &str = "epoch";
-    let found = look_in_epoch(&connection.link, receipt).await;
-    connection.link.network().shutdown().await;
-    match found {
-        Ok(check) => check,
-        Err(error) => open(WHAT, format!("unavailable: {error}")),
-    }
+async fn against_epoch(connection: &Connection, receipt: &Receipt) -> Vec<Check> {
+    let link = &connection.link;
+    let unavailable = |what, error: anyhow::Error| open(what, format!("unavailable: {error}"));
+    let checks = match sealed(link, receipt).await {
+        Ok(Ok(header)) => vec![
+            in_leaves(link, &header, receipt).await.unwrap_or_else(|error| unavailable(EPOCH, error)),
+            in_records(link, &header, receipt).await.unwrap_or_else(|error| unavailable(RECORDS, error)),
+        ],
+        Ok(Err(unsealed)) => vec![unsealed],
+        Err(error) => vec![unavailable(EPOCH, error)],
+    };
+    link.network().shutdown().await;
+    checks
 }
 
-async fn look_in_epoch(link: &Link, receipt: &Receipt) -> Result<Check> {
-    const WHAT: &str = "epoch";
+/// The header of the receipt's epoch, or why there is none yet.
+async fn sealed(link: &Link, receipt: &Receipt) -> Result<Result<EpochHeader, Check>> {
     let Some(Answer::Sealed(sealed)) = link.ask(Query::Sealed).await else {
         return Err(anyhow!("the operator does not answer"));
     };
-    let Some(signed) = sealed else { return Ok(open(WHAT, "no epoch is sealed yet")) };
+    let Some(signed) = sealed else { return Ok(Err(open(EPOCH, "no epoch is sealed yet"))) };
     link.check(&signed)?;
     let Body::EpochSealed(newest) = Statement::decode(&signed.payload)?.body else {
         return Err(anyhow!("the operator sent no sealed epoch"));
     };
     if newest.epoch < receipt.epoch {
-        return Ok(open(WHAT, format!("epoch {} is not sealed yet; verify again later", receipt.epoch)));
+        let text = format!("epoch {} is not sealed yet; verify again later", receipt.epoch);
+        return Ok(Err(open(EPOCH, text)));
     }
-    let header = walk_back(link, newest.header, newest.epoch, receipt.epoch).await?;
+    walk_back(link, newest.header, newest.epoch, receipt.epoch).await.map(Ok)
+}
+
+async fn in_leaves(link: &Link, header: &EpochHeader, receipt: &Receipt) -> Result<Check> {
     let index = usize::try_from(receipt.index)?;
     let Some(page) = header.leaf_pages.get(index / MAX_PAGE_LEAVES) else {
         return Ok(no(
-            WHAT,
+            EPOCH,
             format!("index {} is beyond the {} leaves", receipt.index, header.counts.accepted),
         ));
     };
@@ -171,14 +185,54 @@ async fn look_in_epoch(link: &Link, receipt: &Receipt) -> Result<Check> {
         leaves.extend(codec::decode::<Vec<Digest>>(&fetch(link, page).await?)?);
     }
     if merkle::root(&leaves) != header.proofs_root {
-        return Ok(no(WHAT, format!("the leaves of page {page} do not give the root of the header")));
+        return Ok(no(EPOCH, format!("the leaves of page {page} do not give the root of the header")));
     }
     Ok(match leaves.get(index) {
         Some(leaf) if *leaf == receipt.leaf => {
-            yes(WHAT, format!("leaf {} of {} in sealed epoch {}", index, leaves.len(), receipt.epoch))
+            yes(EPOCH, format!("leaf {} of {} in sealed epoch {}", index, leaves.len(), receipt.epoch))
         }
-        Some(_) => no(WHAT, format!("epoch {} holds another leaf at index {index}", receipt.epoch)),
-        None => no(WHAT, format!("index {index} is beyond the {} leaves", leaves.len())),
+        Some(_) => no(EPOCH, format!("epoch {} holds another leaf at index {index}", receipt.epoch)),
+        None => no(EPOCH, format!("index {index} is beyond the {} leaves", leaves.len())),
+    })
+}
+
+/// Chains the epoch's published records from the header before to this one, and looks for the acceptance on the way.
+async fn in_records(link: &Link, header: &EpochHeader, receipt: &Receipt) -> Result<Check> {
+    if header.record_pages.len() > MAX_RECORD_PAGES {
+        return Ok(open(RECORDS, format!("not checked: {} pages are too many", header.record_pages.len())));
+    }
+    let before = match &header.previous {
+        Some(previous) => codec::decode::<EpochHeader>(&fetch(link, previous).await?)?.range_hash,
+        None => Digest::ZERO,
+    };
+    let (mut reader, mut accepted) = (RecordReader::new(header.first_seq, before), false);
+    let is_this = |entry: &Entry| match &entry.record {
+        Record::Accepted { job, proof, units, .. } => {
+            (*job, proof.id(), *units) == (receipt.job, receipt.proof, receipt.units)
+        }
+        _ => false,
+    };
+    for page in &header.record_pages {
+        match reader.supply(&fetch(link, page).await?) {
+            Ok(entries) => accepted |= entries.iter().any(is_this),
+            Err(fault) => return Ok(no(RECORDS, fault.to_string())),
+        }
+    }
+    let (_boundary, next, head) = match reader.finish() {
+        Ok(end) => end,
+        Err(fault) => return Ok(no(RECORDS, fault.to_string())),
+    };
+    if (next, head) != (header.end_seq + 1, header.range_hash) {
+        return Ok(no(
+            RECORDS,
+            format!("the records end in {head} before {next}, the header says otherwise"),
+        ));
+    }
+    let text = format!("records {} to {} chain to the header", header.first_seq, header.end_seq);
+    Ok(if accepted {
+        yes(RECORDS, text)
+    } else {
+        no(RECORDS, format!("{text}, but none accepts this proof"))
     })
 }
 
@@ -201,7 +255,7 @@ async fn fetch(link: &Link, cid: &Cid) -> Result<Vec<u8>> {
     let from: Vec<_> = link.peer().into_iter().collect();
     let now = Instant::now();
     let until = Until { found: now + PATIENCE, fetched: now + FETCH_TIMEOUT };
-    Ok(link.network().fetch(&cid.cid(), &from, MAX_HEADER_BYTES, until).await?)
+    Ok(link.network().fetch(&cid.cid(), &from, MAX_BLOCK_BYTES, until).await?)
 }
 
 fn report(session: &Session, receipt: &Receipt, checks: &[Check]) -> Result<Exit> {
@@ -232,7 +286,7 @@ fn report(session: &Session, receipt: &Receipt, checks: &[Check]) -> Result<Exit
             "the receipt is not good: {text}"
         ))
         .hint(match *what {
-            "split" | "leaf" | "epoch" => {
+            "split" | "leaf" | EPOCH | RECORDS => {
                 "the operator signed it all the same: keep the file, it is evidence"
             }
             _ => "somebody has changed it since the operator signed: get it again with swarm-client wait",

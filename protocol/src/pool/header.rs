@@ -109,6 +109,8 @@ pub struct EpochHeader {
     pub proofs_root: Digest,
     /// Blocks that hold the leaf hashes under that root, in order, at most [`MAX_PAGE_LEAVES`] each.
     pub leaf_pages: Vec<Link>,
+    /// Blocks that hold the records of the range, in order: [`super::RecordPage`].
+    pub record_pages: Vec<Link>,
     /// Root over lifetime inflows to payable.
     pub payouts_root: Digest,
     /// Root over lifetime debits of clients.

@@ -9,6 +9,7 @@ mod header;
 mod live;
 mod page;
 mod record;
+mod record_page;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use header::{
 pub use live::{Holdings, LiveMiner};
 pub use page::ViewPage;
 pub use record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
+pub use record_page::{MAX_PAGE_BYTES, MAX_ROW_BYTES, PageError, RecordPage, RecordPages, RecordReader};
 pub use state::{Acceptance, Granted, HELD_EPOCHS, Held, JobEntry, OpenEpoch, Sealing, Stage, State};
 pub use wallet::{LOSS_EPOCHS, REPUTATION_EPOCHS, Standing};
 
@@ -112,7 +114,7 @@ pub enum PoolEffect {
     Record(Vec<u8>),
     /// Sign and gossip.
     Publish(Topic, Statement),
-    /// Store and pin a DAG-CBOR block.
+    /// Store and pin a DAG-CBOR block; it must be durable before any record of the same turn is.
     Store(Vec<u8>),
     /// Fetch, store and pin a job's linked input; answered by [`PoolEvent::InputFetched`].
     FetchInput {
@@ -281,7 +283,8 @@ impl Pool {
         let entry = Entry { at, record, transfers };
         let row = entry.encode();
         self.touched.note(&self.state, at, &entry.record);
-        self.state.apply(&entry, &row);
+        let pages = self.state.apply(&entry, &row);
+        self.effects.extend(pages.into_iter().map(PoolEffect::Store));
         self.effects.push_back(PoolEffect::Record(row));
     }
 
@@ -377,7 +380,8 @@ impl Replay {
     pub fn row(&mut self, seq: u64, row: &[u8]) -> Result<(), RestoreError> {
         let entry = Entry::decode(row).map_err(|e| RestoreError::Unreadable(seq, e))?;
         match &mut self.state {
-            Some(state) => state.apply(&entry, row),
+            // Pages were stored before the rows that fill them.
+            Some(state) => drop(state.apply(&entry, row)),
             None if matches!(entry.record, Record::Genesis(_)) => {
                 self.state = Some(State::genesis(&entry, row))
             }

@@ -1,5 +1,6 @@
 use super::header::{Counts, EpochHeader, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root};
 use super::record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
+use super::record_page::RecordPages;
 use super::wallet::Standing;
 use crate::codec::{JobId, Link};
 use crate::money::{Account, Accounts, FeeSplit, MicroUsdc, Transfer};
@@ -66,6 +67,8 @@ pub struct OpenEpoch {
     pub counts: Counts,
     /// Σ prices of accepted jobs.
     pub volume: MicroUsdc,
+    /// Its records, to be published.
+    pub pages: RecordPages,
 }
 
 /// An epoch that has ended and whose header is not fixed yet.
@@ -197,6 +200,9 @@ impl State {
     /// The pool after its genesis entry.
     pub fn genesis(entry: &Entry, row: &[u8]) -> Self {
         let Record::Genesis(genesis) = &entry.record else { panic!("a ledger begins with its genesis") };
+        let head = chain_hash(&Digest::ZERO, row);
+        let mut pages = RecordPages::new(0, Digest::ZERO);
+        pages.push(row, 0, (Digest::ZERO, head));
         let epoch = OpenEpoch {
             number: 0,
             first_seq: 0,
@@ -206,12 +212,13 @@ impl State {
             leaves: Vec::new(),
             counts: Counts::default(),
             volume: MicroUsdc(0),
+            pages,
         };
         Self {
             pool: PoolId::derive(&genesis.name, genesis.operator, 0, Address::ZERO),
             genesis: (**genesis).clone(),
             seq: 1,
-            head: chain_hash(&Digest::ZERO, row),
+            head,
             posted: genesis.posted.clone(),
             accounts: Accounts::default(),
             debits: BTreeMap::new(),
@@ -287,14 +294,17 @@ impl State {
         miners.chain([own]).collect()
     }
 
-    /// Applies one entry. Every entry was made by the rules, so a fault here is ours.
-    pub fn apply(&mut self, entry: &Entry, row: &[u8]) {
+    /// Applies one entry; gives the record pages that it fills. Every entry was made by the rules, so a fault here is
+    /// ours.
+    pub fn apply(&mut self, entry: &Entry, row: &[u8]) -> Vec<Vec<u8>> {
         for transfer in &entry.transfers {
             self.accounts.transfer(transfer).expect("every posting is covered before it is recorded");
         }
         let seq = self.seq;
         self.seq += 1;
-        self.head = chain_hash(&self.head, row);
+        let before = self.head;
+        self.head = chain_hash(&before, row);
+        let mut pages = self.epoch.pages.push(row, seq, (before, self.head));
         match &entry.record {
             Record::Genesis(_) => panic!("a ledger has one genesis"),
             Record::Credited { client } => {
@@ -310,12 +320,16 @@ impl State {
             Record::LeaseEnded { job, cause, seed } => self.end_lease(job, *cause, *seed, seq, entry.at),
             Record::Accepted { job, lease, proof, units } => self.accept(job, lease, proof, *units, entry.at),
             Record::Closed { job, end } => self.close(job, end, entry.at),
-            Record::Boundary(boundary) => self.cross(boundary, seq, entry.at),
+            Record::Boundary(boundary) => {
+                pages.push(self.epoch.pages.finish());
+                self.cross(boundary, seq, entry.at);
+            }
             Record::HeaderFixed { epoch, header } => {
                 self.sealed = self.sealing.take();
                 self.last_header = Some((*epoch, *header));
             }
         }
+        pages
     }
 
     fn admit(&mut self, signed: &Signed, seed: Digest, seq: u64, at: Timestamp) {
@@ -490,6 +504,7 @@ impl State {
             leaves: Vec::new(),
             counts: Counts::default(),
             volume: MicroUsdc(0),
+            pages: RecordPages::new(seq + 1, self.head),
         };
         self.posted = boundary.posted.clone();
         self.rosters.retain(|_, (_, listed)| *listed > 0);
@@ -511,6 +526,7 @@ impl State {
             volume: self.epoch.volume,
             proofs_root: self.epoch.tree.root(),
             leaf_pages: leaf_pages(&self.epoch.leaves).iter().map(|page| Link::of(page)).collect(),
+            record_pages: self.epoch.pages.links().to_vec(),
             payouts_root: standard_root(self.accounts.payouts()),
             debits_root: standard_root(&self.debits),
             audits_root: Digest::ZERO,

@@ -5,6 +5,7 @@
 mod acceptance;
 mod histories;
 mod laws;
+mod record_pages;
 mod sampler;
 mod specification;
 mod statements;

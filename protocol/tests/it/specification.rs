@@ -116,6 +116,7 @@ fn headers_leaves_and_roster_entries_are_as_written() {
         volume: MicroUsdc(5),
         proofs_root: Digest::ZERO,
         leaf_pages: Vec::new(),
+        record_pages: Vec::new(),
         payouts_root: Digest::ZERO,
         debits_root: Digest::ZERO,
         audits_root: Digest::ZERO,

@@ -267,7 +267,8 @@ fn drain(world: &mut World) -> Vec<PoolEffect> {
     effects
 }
 
-/// Appends the rows in one batch, then does everything else in order; a crash leaves any prefix of that.
+/// Stores the content, appends the rows in one batch, then does everything else in order; a crash leaves any prefix of
+/// that.
 fn commit(world: &mut World, effects: Vec<PoolEffect>) {
     let first = world.operator.effects;
     world.operator.effects += effects.len() as u64;
@@ -279,6 +280,12 @@ fn commit(world: &mut World, effects: Vec<PoolEffect>) {
             .iter()
             .filter(|effect| !matches!(effect, PoolEffect::Record(_)))
             .for_each(|e| perform(world, e));
+    }
+    let is_content = |at: usize| matches!(effects[at], PoolEffect::Store(_));
+    let content = due.filter(|at| is_content(*at));
+    store(world, &effects[..content.unwrap_or(effects.len())]);
+    if content.is_some() {
+        return crash(world);
     }
     if let Some(at) = due
         && matches!(effects[at], PoolEffect::Record(_))
@@ -294,6 +301,15 @@ fn commit(world: &mut World, effects: Vec<PoolEffect>) {
         }
         if !planted::is(Bug::SpeakBeforePersist) && world.wrong.is_none() {
             perform(world, effect);
+        }
+    }
+}
+
+fn store(world: &mut World, effects: &[PoolEffect]) {
+    for effect in effects {
+        if let PoolEffect::Store(block) = effect {
+            world.checker.stored(block);
+            world.operator.blocks.insert(Link::of(block), block.clone());
         }
     }
 }
@@ -331,15 +347,11 @@ fn appended(operator: &mut Operator, checker: &mut crate::checker::Checker, firs
 
 fn perform(world: &mut World, effect: &PoolEffect) {
     match effect {
-        PoolEffect::Record(_) | PoolEffect::Tree(_) => {}
+        PoolEffect::Record(_) | PoolEffect::Store(_) | PoolEffect::Tree(_) => {}
         PoolEffect::Publish(topic, statement) => {
             world.note(|| format!("operator says {:?}", statement.body));
             let bytes = say(world, statement);
             world.gossip(OPERATOR, *topic, &bytes);
-        }
-        PoolEffect::Store(block) => {
-            world.checker.stored(block);
-            world.operator.blocks.insert(Link::of(block), block.clone());
         }
         PoolEffect::FetchInput { job, cid, .. } => {
             let fails = !world.calm && world.rng.chance(world.plan.mishaps);

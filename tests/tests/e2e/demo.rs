@@ -37,7 +37,7 @@ fn a_job_is_raced_for_answered_and_receipted() {
     operator.expect("epoch 0 sealed");
     let verified = site.client(&["verify", "--json", id]).good().json();
     let checks = verified["checks"].as_array().unwrap();
-    assert!(checks.len() >= 5 && checks.iter().all(|check| check["result"] == "ok"), "{verified}");
+    assert!(checks.len() >= 6 && checks.iter().all(|check| check["result"] == "ok"), "{verified}");
 
     let output = answered["receipt"]["output"].as_str().unwrap();
     assert_eq!(site.client(&["get", output]).good().stdout, answered["answer"].as_str().unwrap());

@@ -12,7 +12,7 @@ use swarm_node::storage::high_water::HighWater;
 use swarm_node::storage::ledger::{Ledger, RedbLedger, chain_hash};
 use swarm_protocol::codec::{self, JobId, Link};
 use swarm_protocol::money::Account;
-use swarm_protocol::pool::{Close, Entry, EpochHeader, Leaf, Record, Replay, Stage, State};
+use swarm_protocol::pool::{Close, Entry, EpochHeader, Leaf, Record, RecordPage, Replay, Stage, State};
 use swarm_protocol::statement::{Body, PayoutMode, Signed, Statement};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,7 @@ struct Epoch {
     end: Option<(u64, Digest)>,
     header: Option<Link>,
     leaves: Vec<Digest>,
+    rows: Vec<Vec<u8>>,
     volume: u64,
     released: bool,
     /// Every balance at its end.
@@ -79,7 +80,9 @@ impl Reading {
             *balance += amount;
             assert!(*balance >= 0 || account == Account::Outside, "{account:?} is overdrawn at {seq}");
         }
+        let before = self.epochs.len();
         self.record(seq, &entry.record);
+        self.epochs[before.max(1) - 1].rows.push(row.to_vec());
     }
 
     fn record(&mut self, seq: u64, record: &Record) {
@@ -203,6 +206,9 @@ impl Reading {
             let pages =
                 header.leaf_pages.iter().flat_map(|page| codec::decode::<Vec<Digest>>(&block(page)).unwrap());
             assert_eq!(pages.collect::<Vec<_>>(), epoch.leaves);
+            let pages = header.record_pages.iter().map(block);
+            let records = pages.flat_map(|page| codec::decode::<RecordPage>(&page).unwrap().records);
+            assert_eq!(records.map(|row| row.into_vec()).collect::<Vec<_>>(), epoch.rows);
             check_totals(&header, &epoch.balances);
             previous = Some(link);
         }

@@ -44,6 +44,8 @@ pub(crate) struct Epoch {
     pub(crate) counts: Counts,
     pub(crate) volume: u64,
     pub(crate) leaves: Vec<Digest>,
+    /// Each row with the chain hash before it.
+    pub(crate) rows: Vec<(Digest, Vec<u8>)>,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +88,7 @@ impl Book {
     /// The next row; `facts` are what this life of the operator knows, none when old rows are read again.
     pub(crate) fn apply(&mut self, row: &[u8], mint: &Mint, facts: Option<&Facts>) -> Law {
         let entry = Entry::decode(row).map_err(|e| format!("row {} is unreadable: {e}", self.seq))?;
+        self.epoch.rows.push((self.head, row.to_vec()));
         self.head = derive(Context::Ledger, &[self.head.as_bytes(), row].concat());
         let Entry { at, record, transfers } = &entry;
         let first = matches!(record, Record::Genesis(_));

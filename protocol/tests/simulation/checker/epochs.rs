@@ -1,5 +1,6 @@
 use super::book::{Book, Epoch};
 use super::{Law, must};
+use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::{Context, Digest, derive};
@@ -8,7 +9,7 @@ use swarm_crypto::standard_tree::StandardTree;
 use swarm_protocol::Timestamp;
 use swarm_protocol::codec::{Link, encode};
 use swarm_protocol::money::{Account, MicroUsdc, Transfer};
-use swarm_protocol::pool::{Boundary, EpochHeader, Totals};
+use swarm_protocol::pool::{Boundary, EpochHeader, RecordPage, Totals};
 use swarm_protocol::race::RosterEntry;
 use swarm_protocol::statement::Asset;
 
@@ -109,6 +110,7 @@ impl Book {
             volume: MicroUsdc(self.epoch.volume),
             proofs_root: merkle::root(leaves),
             leaf_pages: pages.collect(),
+            record_pages: self.record_pages(),
             payouts_root: root(&self.payouts),
             debits_root: root(&self.debits),
             audits_root: Digest::ZERO,
@@ -118,6 +120,21 @@ impl Book {
             pps_scaled: false,
             audits_unserved: 0,
         }
+    }
+
+    /// Pages of at most half a MiB of rows; a simulated row is far shorter.
+    fn record_pages(&self) -> Vec<Link> {
+        let mut pages: Vec<(usize, RecordPage)> = Vec::new();
+        for (seq, (before, row)) in (self.epoch.first_seq..).zip(&self.epoch.rows) {
+            if pages.last().is_none_or(|(bytes, _)| bytes + row.len() > 512 * 1024) {
+                let (previous, carried, records) = (*before, ByteBuf::new(), Vec::new());
+                pages.push((0, RecordPage { first_seq: seq, previous, carried, records }));
+            }
+            let (bytes, page) = pages.last_mut().expect("there is one now");
+            *bytes += row.len();
+            page.records.push(ByteBuf::from(row.as_slice()));
+        }
+        pages.iter().map(|(_, page)| Link::of(&encode(page))).collect()
     }
 
     fn totals(&self) -> Totals {

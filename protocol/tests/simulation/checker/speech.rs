@@ -149,7 +149,7 @@ impl Checker {
             return Err(format!("epoch {} is sealed before its header is fixed", said.epoch));
         };
         must!(*link == said.header, "two headers for epoch {}", said.epoch);
-        let blocks = header.leaf_pages.iter().chain([link]);
+        let blocks = header.leaf_pages.iter().chain(&header.record_pages).chain([link]);
         let missing: Vec<_> = blocks.filter(|block| !self.blocks.contains(block)).collect();
         must!(missing.is_empty(), "epoch {} is sealed, its blocks {missing:?} are not stored", said.epoch);
         let first = *self.sealed.entry(said.epoch).or_insert(said.header);
