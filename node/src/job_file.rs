@@ -18,6 +18,8 @@ use swarm_protocol::statement::{
 use swarm_protocol::{Millis, Timestamp};
 
 use crate::cli::UserError;
+use crate::content::import;
+use crate::workload::MAX_PROMPT_BYTES;
 use fields::{Fault, Field, Fields, shown};
 use json::Json;
 
@@ -41,6 +43,7 @@ pub const MAX_RUNTIME_S: u64 = 86_400;
 pub const MAX_VRAM_MB: u64 = 1024 * 1024;
 
 const RAW: u64 = 0x55;
+const DAG_PB: u64 = 0x70;
 const SHA2_256: u64 = 0x12;
 
 /// A job file that passed every check.
@@ -64,18 +67,18 @@ pub enum Source {
     Chat(Vec<Message>),
     /// A file of UTF-8 text.
     File(PathBuf),
-    /// A raw block that some node serves, and its length.
+    /// A raw block or a UnixFS file that some node serves, and its length.
     Block {
         cid: Cid,
         bytes: u64,
     },
 }
 
-/// A job's input, and the block that the client has to serve for it.
+/// A job's input, and the text behind it if the client has to serve it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreparedInput {
     pub input: Input,
-    pub block: Option<(Cid, Vec<u8>)>,
+    pub text: Option<Vec<u8>>,
 }
 
 impl JobFile {
@@ -122,22 +125,22 @@ impl JobFile {
         })
     }
 
-    /// Reads the input's file, if it is one, and moves what is too large for a statement into a block.
+    /// Reads the input's file, if it is one, and links to what is too large for a statement.
     pub fn prepare(&self) -> Result<PreparedInput, UserError> {
         let inline = |input: Input| (codec::encode(&input).len() <= MAX_INLINE_BYTES).then_some(input);
         match &self.source {
             Source::Text(text) => {
-                inline(Input::Text(text.clone())).map_or_else(|| in_block(text), in_statement)
+                inline(Input::Text(text.clone())).map_or_else(|| linked(text), in_statement)
             }
             Source::Chat(messages) => inline(Input::Chat(messages.clone()))
-                .map_or_else(|| in_block(&rendered(messages)), in_statement),
+                .map_or_else(|| linked(&rendered(messages)), in_statement),
             Source::File(path) => {
-                let text = read_text(path, MAX_INPUT_BYTES)?;
+                let text = read_text(path, MAX_PROMPT_BYTES)?;
                 if text.is_empty() {
                     return Err(UserError::input(format!("{} is empty", path.display()))
                         .hint("write the prompt into it"));
                 }
-                in_block(&text)
+                linked(&text)
             }
             Source::Block { cid, bytes } => in_statement(Input::Linked { cid: *cid, bytes: *bytes }),
         }
@@ -199,7 +202,7 @@ fn source(field: &Field<'_>, folder: &Path) -> Result<Source, Fault> {
         [None, Some(messages), None, None] => Ok(Source::Chat(chat(&messages)?)),
         [None, None, Some(file), None] => Ok(Source::File(folder.join(file.text()?))),
         [None, None, None, Some(cid)] => {
-            let bytes = fields.require("bytes", "the length of the block")?.whole((1, MAX_INPUT_BYTES))?;
+            let bytes = fields.require("bytes", "the length of the text")?.whole((1, MAX_INPUT_BYTES))?;
             Ok(Source::Block { cid: block_cid(&cid)?, bytes })
         }
         _ => Err(Fault::new(&field.path, "must have exactly one of text, messages, file, or cid with bytes")),
@@ -207,8 +210,8 @@ fn source(field: &Field<'_>, folder: &Path) -> Result<Source, Fault> {
 }
 
 fn within_input<'a>(field: &Field<'_>, text: &'a str) -> Result<&'a str, Fault> {
-    if text.len() as u64 > MAX_INPUT_BYTES {
-        let problem = format!("has {} bytes; {MAX_INPUT_BYTES} is the most", text.len());
+    if text.len() as u64 > MAX_PROMPT_BYTES {
+        let problem = format!("has {} bytes; {MAX_PROMPT_BYTES} is the most", text.len());
         return Err(Fault::new(&field.path, problem));
     }
     Ok(text)
@@ -234,10 +237,10 @@ fn block_cid(field: &Field<'_>) -> Result<Cid, Fault> {
     let text = field.text()?;
     let wrong = |_| Fault::new(&field.path, format!("must be a CID, not \"{}\"", shown(text)));
     let cid = Cid::from_str(text).map_err(wrong)?;
-    if cid.codec() != RAW || cid.hash().code() != SHA2_256 {
+    if !matches!(cid.codec(), RAW | DAG_PB) || cid.hash().code() != SHA2_256 {
         return Err(Fault::new(
             &field.path,
-            "must be a CIDv1 of a raw block with sha2-256 (it begins with bafkrei)",
+            "must be a CIDv1 of a raw block or a UnixFS file with sha2-256 (it begins with bafkrei or bafybei)",
         ));
     }
     Ok(cid)
@@ -305,12 +308,12 @@ fn narrow(checked: u64) -> u32 {
 }
 
 fn in_statement(input: Input) -> Result<PreparedInput, UserError> {
-    Ok(PreparedInput { input, block: None })
+    Ok(PreparedInput { input, text: None })
 }
 
-fn in_block(text: &str) -> Result<PreparedInput, UserError> {
-    let (bytes, cid) = (text.len() as u64, codec::raw_cid(text.as_bytes()));
-    Ok(PreparedInput { input: Input::Linked { cid, bytes }, block: Some((cid, text.as_bytes().to_vec())) })
+fn linked(text: &str) -> Result<PreparedInput, UserError> {
+    let (bytes, (cid, _)) = (text.len() as u64, import(text.as_bytes()));
+    Ok(PreparedInput { input: Input::Linked { cid, bytes }, text: Some(text.as_bytes().to_vec()) })
 }
 
 fn rendered(messages: &[Message]) -> String {

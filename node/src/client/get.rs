@@ -4,7 +4,7 @@ use super::{Connection, Session};
 use crate::cli::{Exit, GetArgs, UserError};
 use crate::content::car::CarWriter;
 use crate::content::{
-    Listing, MAX_FOREIGN_LINKS, Reader, Resolver, UnixFsError, Walk, WalkError, decode_folder,
+    Listing, MAX_FOREIGN_LINKS, Reader, Resolver, UnixFsError, Walk, WalkError, decode_folder, read_ahead,
 };
 use crate::network::{MAX_BLOCK, Until};
 use anyhow::Result;
@@ -180,14 +180,19 @@ async fn file(
     max_bytes: u64,
     mut sink: Sink,
 ) -> Result<u64> {
-    let (mut reader, mut total) = (Reader::at_most(root, max_bytes)?, 0);
-    while let Some(cid) = reader.wanted() {
-        let block = block(session, connection, &cid).await?;
-        let content = reader.supply(&block).map_err(|error| unreadable(&root, &error))?;
-        sink.take(&cid, &block, content)?;
-        total += content.len() as u64;
-        session.printer.stage(format!("{} MiB fetched", total / MIB));
-    }
+    let fetch = |cid| async move { block(session, connection, &cid).await };
+    let mut so_far = 0;
+    let take = |cid: &Cid, block: &[u8], content: &[u8]| {
+        sink.take(cid, block, content)?;
+        so_far += content.len() as u64;
+        session.printer.stage(format!("{} MiB fetched", so_far / MIB));
+        Ok(())
+    };
+    let total = read_ahead(Reader::at_most(root, max_bytes)?, fetch, take).await;
+    let total = total.map_err(|error| match error.downcast::<UnixFsError>() {
+        Ok(error) => unreadable(&root, &error).into(),
+        Err(error) => error,
+    })?;
     sink.finish()?;
     Ok(total)
 }

@@ -38,7 +38,7 @@ impl Saved {
         Ok(())
     }
 
-    /// A job that was kept, and the input block that it links to.
+    /// A job that was kept, and the input that it links to.
     pub fn job(&self, job: &JobId) -> Result<Option<(Signed, Option<Vec<u8>>)>> {
         let path = self.file("jobs", job, "job")?;
         if !path.exists() {

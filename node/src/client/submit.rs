@@ -3,6 +3,7 @@
 use super::output::{receipt_json, receipt_of, stage_text};
 use super::{Connection, Session};
 use crate::cli::{Exit, SubmitArgs, UserError};
+use crate::content::import;
 use crate::driver::{self, Flow, Input, MAX_INBOX, Shell};
 use crate::job_file::JobFile;
 use crate::link::{Heard, Link};
@@ -29,7 +30,7 @@ type Inbox = mpsc::Sender<Input<Event, ()>>;
 pub(super) async fn submit(session: Session, args: &SubmitArgs) -> Result<Exit> {
     let file = JobFile::read(&args.file)?;
     let prepared = file.prepare()?;
-    if args.no_wait && prepared.block.is_some() {
+    if args.no_wait && prepared.text.is_some() {
         return Err(UserError::input("--no-wait cannot be used with an input this large")
             .hint("the operator fetches the input from this program; leave --no-wait out")
             .into());
@@ -40,11 +41,10 @@ pub(super) async fn submit(session: Session, args: &SubmitArgs) -> Result<Exit> 
     let job = file.job(prepared.input, session.clock.now());
     let verified = sign(&session, &connection.link, job)?;
     let (signed, id) = (verified.signed().clone(), verified.id());
-    let input = prepared.block.as_ref().map(|(_, bytes)| bytes.as_slice());
-    session.saved.keep_job(&signed, input)?;
+    session.saved.keep_job(&signed, prepared.text.as_deref())?;
     session.printer.note(&format!("job {id}"));
-    if let Some((cid, bytes)) = &prepared.block {
-        connection.blocks.put_pinned(&[(*cid, bytes)])?;
+    if let Some(text) = &prepared.text {
+        serve(&connection, text)?;
     }
     if args.no_wait {
         return announce_only(&session, &connection, signed).await;
@@ -60,7 +60,7 @@ pub(super) async fn wait(session: Session, job: JobId) -> Result<Exit> {
     let submission = match kept {
         Some((signed, input)) => {
             if let Some(input) = input {
-                connection.blocks.put_pinned(&[(swarm_protocol::codec::raw_cid(&input), &input)])?;
+                serve(&connection, &input)?;
             }
             let verified = connection.link.check(&signed);
             match verified {
@@ -72,6 +72,13 @@ pub(super) async fn wait(session: Session, job: JobId) -> Result<Exit> {
         None => Submission::resume(job, now),
     };
     follow(session, connection, submission, job).await
+}
+
+/// Keeps an input as the blocks that the operator will ask for.
+fn serve(connection: &Connection, text: &[u8]) -> Result<()> {
+    let (_, blocks) = import(text);
+    let blocks: Vec<(Cid, &[u8])> = blocks.iter().map(|(cid, block)| (*cid, block.as_slice())).collect();
+    Ok(connection.blocks.put_pinned(&blocks)?)
 }
 
 fn sign(session: &Session, link: &Link, job: Job) -> Result<Verified> {

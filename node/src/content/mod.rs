@@ -1,6 +1,7 @@
 //! Content in the formats of IPFS: files of any length and folders as UnixFS, whole DAGs, blocks in CAR archives. Only
-//! archives do IO.
+//! archives do IO; whoever reads a file brings its blocks.
 
+mod ahead;
 pub mod car;
 mod dag_pb;
 mod path;
@@ -10,11 +11,12 @@ mod tests;
 mod walk;
 mod writer;
 
+pub use ahead::{MAX_AHEAD, read_ahead};
 pub use dag_pb::{Child, Folder, decode_folder};
 pub use path::{MAX_PATH_BYTES, PathError, Resolver};
 pub use reader::Reader;
 pub use walk::{Listing, MAX_WALK_BLOCKS, Walk, WalkError};
-pub use writer::{Shape, Writer};
+pub use writer::{Shape, Writer, import};
 
 use crate::protobuf::WireError;
 

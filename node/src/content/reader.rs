@@ -55,6 +55,11 @@ impl Reader {
         self.ahead.last().map(|(cid, _, _)| *cid)
     }
 
+    /// The next `most` blocks as far as they are known: that which is wanted, and others that are certain to follow.
+    pub fn ahead(&self, most: usize) -> impl Iterator<Item = Cid> {
+        self.ahead.iter().rev().take(most).map(|(cid, _, _)| *cid)
+    }
+
     /// Takes the wanted block; gives the bytes of the file that are in it.
     pub fn supply<'a>(&mut self, block: &'a [u8]) -> Result<&'a [u8], UnixFsError> {
         let Some((cid, length, depth)) = self.ahead.pop() else { return Err(UnixFsError::OtherBlock) };

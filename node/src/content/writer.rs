@@ -3,6 +3,7 @@ use super::{CHUNK_BYTES, DAG_PB, MAX_LINKS, RAW};
 use cid::Cid;
 use cid::multihash::Multihash;
 use sha2::{Digest, Sha256};
+use std::convert::Infallible;
 
 const SHA2_256: u64 = 0x12;
 
@@ -30,6 +31,19 @@ pub struct Writer {
     leaf: Vec<u8>,
     /// What has no node above it yet, from the leaves up.
     levels: Vec<Vec<Child>>,
+}
+
+/// Cuts a whole file as Helia does: its root and its blocks.
+pub fn import(content: &[u8]) -> (Cid, Vec<(Cid, Vec<u8>)>) {
+    let mut blocks = Vec::new();
+    let mut store = |cid, block| {
+        blocks.push((cid, block));
+        Ok::<(), Infallible>(())
+    };
+    let mut writer = Writer::new();
+    let Ok(()) = writer.push(content, &mut store);
+    let Ok(root) = writer.finish(&mut store);
+    (root.cid, blocks)
 }
 
 impl Writer {

@@ -157,12 +157,12 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "{\"text\": \"Once\"}",
         "{\"cid\": \"bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku\"}",
-        "input.bytes is missing; add \"bytes\": the length of the block",
+        "input.bytes is missing; add \"bytes\": the length of the text",
     ),
     (
         "{\"text\": \"Once\"}",
         "{\"cid\": \"QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG\", \"bytes\": 4}",
-        "input.cid must be a CIDv1 of a raw block with sha2-256 (it begins with bafkrei)",
+        "input.cid must be a CIDv1 of a raw block or a UnixFS file with sha2-256 (it begins with bafkrei or bafybei)",
     ),
 ];
 
@@ -225,21 +225,20 @@ fn decimals_are_exact_as_numbers_and_as_text() {
 #[test]
 fn large_inputs_travel_as_blocks() {
     let small = parse(GOOD).unwrap().prepare().unwrap();
-    assert_eq!((small.input, small.block), (Input::Text("Once".into()), None));
+    assert_eq!((small.input, small.text), (Input::Text("Once".into()), None));
 
     let text = "a".repeat(MAX_INLINE_BYTES);
     let large = parse(&changed("Once", &text)).unwrap().prepare().unwrap();
-    let (cid, bytes) = large.block.unwrap();
-    assert!(codec::names(&cid, &bytes) && bytes == text.as_bytes());
-    assert_eq!(large.input, Input::Linked { cid, bytes: text.len() as u64 });
+    let (cid, bytes) = (codec::raw_cid(text.as_bytes()), text.len() as u64);
+    assert_eq!((large.input, large.text), (Input::Linked { cid, bytes }, Some(text.clone().into_bytes())));
 
     let chat = format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"{text}\"}}]}}");
     let large = parse(&changed("{\"text\": \"Once\"}", &chat)).unwrap().prepare().unwrap();
     let expected = format!("user: {text}\nassistant:");
-    assert_eq!(large.block.unwrap().1, expected.as_bytes());
+    assert_eq!(large.text.unwrap(), expected.as_bytes());
 
-    let told = parse(&changed("Once", &"a".repeat(MAX_INPUT_BYTES as usize + 1))).unwrap_err();
-    assert_eq!(told, "input.text has 1048577 bytes; 1048576 is the most");
+    let told = parse(&changed("Once", &"a".repeat(MAX_PROMPT_BYTES as usize + 1))).unwrap_err();
+    assert_eq!(told, "input.text has 4194305 bytes; 4194304 is the most");
 }
 
 #[test]
@@ -265,7 +264,7 @@ fn files_that_cannot_be_used_are_named() {
     fs::write(at("prompt.txt"), "").unwrap();
     assert_eq!(told(job.prepare().unwrap_err()), "prompt.txt is empty → write the prompt into it");
     fs::write(at("prompt.txt"), "Once").unwrap();
-    assert_eq!(job.prepare().unwrap().block, Some((codec::raw_cid(b"Once"), b"Once".to_vec())));
+    assert_eq!(job.prepare().unwrap().text, Some(b"Once".to_vec()));
 }
 
 #[test]

@@ -1,13 +1,14 @@
 use super::engines::{Engines, Made};
 use super::story;
 use crate::clock::Clock;
+use crate::content::{Reader, read_ahead};
 use crate::driver::{Flow, Input, Shell};
 use crate::link::Link;
-use crate::network::Until;
+use crate::network::{MAX_BLOCK, Until};
 use crate::storage::blocks::{BlockError, BlockStore};
 use crate::storage::disk::DiskError;
 use crate::wire;
-use crate::workload::Models;
+use crate::workload::{Models, within_prompt};
 use anyhow::{Context, Result, anyhow};
 use cid::Cid;
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use swarm_protocol::codec::{self, JobId};
 use swarm_protocol::miner::{Content, Delivered, Effect, Event, Miner, Run};
 use swarm_protocol::query::{Answer, Query};
 use swarm_protocol::race::Roster;
-use swarm_protocol::statement::{Body, Input as JobInput, MAX_INPUT_BYTES, Signed, Statement};
+use swarm_protocol::statement::{Body, Input as JobInput, Signed, Statement};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -193,10 +194,20 @@ async fn fetch_content(link: &Link, job: JobId) -> Result<Content> {
 }
 
 async fn fetch_text(link: &Link, cid: &Cid, bytes: u64) -> Result<String> {
+    within_prompt(bytes)?;
     let from: Vec<_> = link.peer().into_iter().collect();
-    let max = usize::try_from(bytes.min(MAX_INPUT_BYTES))?;
-    let block = link.network().fetch(cid, &from, max, Until::within(FETCH_TIMEOUT)).await?;
-    String::from_utf8(block).context("the input is not UTF-8 text")
+    let until = Until::within(FETCH_TIMEOUT);
+    let fetch = |cid| {
+        let from = &from;
+        async move { Ok(link.network().fetch(&cid, from, MAX_BLOCK, until).await?) }
+    };
+    let mut text = Vec::new();
+    let take = |_: &Cid, _: &[u8], content: &[u8]| {
+        text.extend_from_slice(content);
+        Ok(())
+    };
+    read_ahead(Reader::new(*cid, bytes)?, fetch, take).await?;
+    String::from_utf8(text).context("the input is not UTF-8 text")
 }
 
 fn events_of(link: &Link, answer: Answer, job: Option<JobId>) -> Vec<Event> {

@@ -1,16 +1,19 @@
 //! Fetching what jobs and proofs name, and checking it, outside the sequencer.
 
-use crate::network::{Network, Until};
+use crate::content::{Reader, read_ahead};
+use crate::network::{MAX_BLOCK, Network, Until};
 use crate::storage::blocks::{BlockError, BlockStore};
 use crate::storage::disk::DiskError;
-use crate::workload::Models;
+use crate::workload::{Models, within_prompt};
+use anyhow::{Error, Result, anyhow};
 use cid::Cid;
 use libp2p::PeerId;
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use swarm_protocol::acceptance;
 use swarm_protocol::pool::{Examination, ExamineFault};
-use swarm_protocol::statement::{Input, MAX_INPUT_BYTES};
+use swarm_protocol::statement::Input;
 use tokio::time::Instant;
 
 /// How long a proof's miner may be away while its content is asked for.
@@ -41,24 +44,48 @@ impl Content {
         self.network.fetch(&cid, from, max, until).await.map_err(|e| e.to_string())
     }
 
-    /// Fetches, stores and pins a job's linked input, which must be text. `from` says who has it, as far as is known.
-    pub async fn input(
+    /// Fetches a job's linked input, which must be text, block after block, and pins it once all of it is there. `from`
+    /// says who has it, as far as is known.
+    pub async fn input(&self, root: Cid, bytes: u64, from: &[PeerId], deadline: Instant) -> Result<()> {
+        let until = Until { found: deadline, fetched: deadline };
+        let fetch = |cid| async move {
+            let block = self.fetch(cid, MAX_BLOCK as u64, from, until).await.map_err(Error::msg)?;
+            self.cache(cid, block).await
+        };
+        let (mut text, mut blocks) = (TextCheck::default(), BTreeSet::new());
+        let take = |cid: &Cid, _: &[u8], content: &[u8]| {
+            blocks.insert(*cid);
+            text.push(content)
+        };
+        read_ahead(Reader::new(root, bytes)?, fetch, take).await?;
+        text.finish()?;
+        self.pin(blocks.into_iter().collect()).await
+    }
+
+    /// Keeps a block as a copy that may go again.
+    async fn cache(&self, cid: Cid, block: Vec<u8>) -> Result<Vec<u8>> {
+        self.on_disk(move |blocks| blocks.put(&cid, &block).map(|()| block)).await
+    }
+
+    async fn pin(&self, cids: Vec<Cid>) -> Result<()> {
+        let kept = cids.clone();
+        self.on_disk(move |blocks| blocks.pin(&cids)).await?;
+        // A network that is shut down has nobody to tell.
+        let _ = self.network.stored(kept).await;
+        Ok(())
+    }
+
+    async fn on_disk<T: Send + 'static>(
         &self,
-        cid: Cid,
-        bytes: u64,
-        from: &[PeerId],
-        deadline: Instant,
-    ) -> Result<(), String> {
-        let block = self
-            .fetch(cid, bytes.min(MAX_INPUT_BYTES), from, Until { found: deadline, fetched: deadline })
-            .await?;
-        if block.len() as u64 != bytes {
-            return Err(format!("the input has {} bytes, the job declares {bytes}", block.len()));
+        work: impl FnOnce(&BlockStore) -> Result<T, BlockError> + Send + 'static,
+    ) -> Result<T> {
+        let blocks = self.blocks.clone();
+        let done = tokio::task::spawn_blocking(move || work(&blocks)).await?;
+        if let Err(BlockError::Disk(error)) = &done {
+            // The first failure is the one that is told.
+            let _ = self.broken.set(error.clone());
         }
-        if std::str::from_utf8(&block).is_err() {
-            return Err("the input is not UTF-8 text".to_owned());
-        }
-        self.store(vec![(cid, block)]).await.map_err(|e| e.to_string())
+        Ok(done?)
     }
 
     /// Fetches a proof's content, checks it by the rule, and stores and pins what is delivered.
@@ -95,9 +122,14 @@ impl Content {
     }
 
     fn linked_text(&self, input: &Input) -> Result<Option<String>, String> {
-        let Input::Linked { cid, .. } = input else { return Ok(None) };
-        let block = self.blocks.block(cid).ok_or("the job's input is gone")?;
-        String::from_utf8(block).map(Some).map_err(|e| e.to_string())
+        let Input::Linked { cid, bytes } = input else { return Ok(None) };
+        within_prompt(*bytes).map_err(|e| e.to_string())?;
+        let (mut reader, mut text) = (Reader::new(*cid, *bytes).map_err(|e| e.to_string())?, Vec::new());
+        while let Some(cid) = reader.wanted() {
+            let block = self.blocks.block(&cid).ok_or("the job's input is gone")?;
+            text.extend_from_slice(reader.supply(&block).map_err(|e| e.to_string())?);
+        }
+        String::from_utf8(text).map(Some).map_err(|e| e.to_string())
     }
 
     /// Stores and pins blocks, durably.
@@ -121,5 +153,54 @@ impl Content {
             let _ = self.network.stored(cids).await;
         }
         done
+    }
+}
+
+/// Whether bytes that come in pieces are UTF-8.
+#[derive(Debug, Default)]
+struct TextCheck {
+    /// The beginning of a character whose end has not come yet.
+    begun: Vec<u8>,
+}
+
+impl TextCheck {
+    fn push(&mut self, piece: &[u8]) -> Result<()> {
+        let mut bytes = std::mem::take(&mut self.begun);
+        bytes.extend_from_slice(piece);
+        match std::str::from_utf8(&bytes) {
+            Ok(_) => Ok(()),
+            Err(error) if error.error_len().is_none() => {
+                self.begun = bytes.split_off(error.valid_up_to());
+                Ok(())
+            }
+            Err(_) => Err(not_text()),
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        if self.begun.is_empty() { Ok(()) } else { Err(not_text()) }
+    }
+}
+
+fn not_text() -> Error {
+    anyhow!("the input is not UTF-8 text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_text_however_it_is_cut() {
+        let text = "naïve — 日本語 🐝";
+        let is_text = |bytes: &[u8], size: usize| {
+            let mut check = TextCheck::default();
+            bytes.chunks(size).try_for_each(|piece| check.push(piece)).and_then(|()| check.finish()).is_ok()
+        };
+        for size in 1..=text.len() {
+            assert!(is_text(text.as_bytes(), size), "{size}");
+            assert!(!is_text(&text.as_bytes()[..text.len() - 1], size), "cut off, {size}");
+            assert!(!is_text(&[text.as_bytes(), b"\xff"].concat(), size), "{size}");
+        }
     }
 }

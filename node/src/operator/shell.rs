@@ -6,7 +6,7 @@ use crate::driver::{Flow, Input, Shell};
 use crate::known::Known;
 use crate::metrics::{Figures, PoolMetrics};
 use crate::network::ReplyHandle;
-use crate::storage::blocks::BlockError;
+use crate::storage::blocks::{BlockError, MAX_BLOCK_BYTES};
 use crate::storage::crash::crash_point;
 use crate::storage::high_water::HighWater;
 use crate::storage::ledger::LedgerError;
@@ -32,6 +32,10 @@ use tokio::time::{Instant, timeout_at};
 const CHECKPOINT_RECORDS: u64 = 4096;
 /// Proofs fetched and checked at once, and inputs fetched at once.
 const MAX_FETCHES: usize = 32;
+/// Inputs of several blocks fetched at once; they take longer, and must not keep the others waiting.
+const MAX_LARGE_FETCHES: usize = 4;
+/// What an input of several blocks must come at, at least: this many bytes a second.
+const MIN_INPUT_RATE: u64 = 256 << 10;
 /// Pages of the view signed at once.
 const MAX_VIEW_PAGES: usize = 4;
 /// Nodes remembered of one wallet, the latest first: a stranger who repeats its statements must not be the only one.
@@ -88,6 +92,7 @@ pub struct OperatorShell {
     peers: Peers,
     known: Known,
     inputs: Arc<Semaphore>,
+    large_inputs: Arc<Semaphore>,
     proofs: Arc<Semaphore>,
     tree: Feed,
     pages: Arc<Semaphore>,
@@ -108,6 +113,7 @@ impl OperatorShell {
         let tree = Feed::new(content.broken.clone());
         let fetches = || Arc::new(Semaphore::new(MAX_FETCHES));
         let (peers, known, inputs, proofs) = (Peers::default(), Known::default(), fetches(), fetches());
+        let large_inputs = Arc::new(Semaphore::new(MAX_LARGE_FETCHES));
         let (pages, since_checkpoint) = (Arc::new(Semaphore::new(MAX_VIEW_PAGES)), 0);
         Self {
             key,
@@ -119,6 +125,7 @@ impl OperatorShell {
             peers,
             known,
             inputs,
+            large_inputs,
             proofs,
             tree,
             pages,
@@ -207,11 +214,13 @@ impl OperatorShell {
 
     fn fetch_input(&self, job: Link, client: Address, cid: cid::Cid, bytes: u64, deadline: Instant) {
         let (content, inbox, peers) = (self.content.clone(), self.inbox.clone(), self.peers.clone());
-        let inputs = self.inputs.clone();
+        let is_large = bytes > MAX_BLOCK_BYTES as u64;
+        let inputs = if is_large { self.large_inputs.clone() } else { self.inputs.clone() };
+        let deadline = deadline + Duration::from_secs(bytes / MIN_INPUT_RATE);
         tokio::spawn(async move {
             let fetch = async {
                 let _permit = inputs.acquire_owned().await.map_err(|e| e.to_string())?;
-                content.input(cid, bytes, &peers.of(&client), deadline).await
+                content.input(cid, bytes, &peers.of(&client), deadline).await.map_err(|e| e.to_string())
             };
             let late = Err("it could not be fetched in time".to_owned());
             let outcome = timeout_at(deadline, fetch).await.unwrap_or(late);

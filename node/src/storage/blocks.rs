@@ -183,21 +183,33 @@ impl BlockStore {
         self.lock().blocks.get(cid).is_some_and(|entry| entry.pinned || entry.kept)
     }
 
-    /// Keeps a stored block until it is unpinned, however often it was pinned; durable when it returns.
-    pub fn pin(&self, cid: &Cid) -> Result<(), BlockError> {
+    /// Keeps these stored blocks, or none if one is absent, until they are unpinned, however often they were pinned;
+    /// durable when it returns.
+    pub fn pin(&self, cids: &[Cid]) -> Result<(), BlockError> {
         let mut index = self.lock();
-        match index.blocks.get(cid) {
-            None => return Err(BlockError::Absent { cid: *cid }),
-            Some(entry) if entry.pinned => return Ok(()),
-            Some(_) => {}
+        let mut fresh = Vec::new();
+        for cid in cids {
+            match index.blocks.get(cid) {
+                None => return Err(BlockError::Absent { cid: *cid }),
+                Some(entry) if entry.pinned => {}
+                Some(_) => fresh.push(*cid),
+            }
+        }
+        if fresh.is_empty() {
+            return Ok(());
         }
         self.db(|store| {
             let transaction = store.begin()?;
-            transaction.open_table(PINS)?.insert(cid.to_bytes().as_slice(), ())?;
+            {
+                let mut pins = transaction.open_table(PINS)?;
+                for cid in &fresh {
+                    pins.insert(cid.to_bytes().as_slice(), ())?;
+                }
+            }
             Ok(transaction.commit()?)
         })?;
         index.unsynced_puts = 0;
-        index.set_pinned(cid, true);
+        fresh.iter().for_each(|cid| index.set_pinned(cid, true));
         Ok(())
     }
 
@@ -539,8 +551,8 @@ mod tests {
         let path = directory.path().join("blocks.redb");
         let store = BlockStore::open(&path, 12).unwrap();
         let a = put(&store, "aaaa");
-        store.pin(&a).unwrap();
-        store.pin(&a).unwrap();
+        store.pin(&[a]).unwrap();
+        store.pin(&[a]).unwrap();
         let (b, bytes) = block("bbbb");
         store.put_pinned(&[(b, &bytes)]).unwrap();
         drop(store);
@@ -573,7 +585,7 @@ mod tests {
     #[test]
     fn an_absent_block_cannot_be_pinned() {
         let store = BlockStore::in_memory(8).unwrap();
-        assert!(matches!(store.pin(&block("a").0), Err(BlockError::Absent { .. })));
+        assert!(matches!(store.pin(&[block("a").0]), Err(BlockError::Absent { .. })));
         store.unpin(&block("a").0).unwrap();
     }
 
@@ -589,7 +601,7 @@ mod tests {
         transaction.commit().unwrap();
         drop(database);
         let store = BlockStore::open(&path, 100).unwrap();
-        store.pin(&cid).unwrap();
+        store.pin(&[cid]).unwrap();
         assert_eq!(store.get(&cid).unwrap(), None);
         assert!(!store.has(&cid) && store.bytes() == 0);
         store.put(&cid, b"hello").unwrap();
@@ -607,7 +619,7 @@ mod tests {
                         let cid = put(&store, &format!("{thread} {n}"));
                         if n % 10 == 0 {
                             store
-                                .pin(&cid)
+                                .pin(&[cid])
                                 .or_else(|error| match error {
                                     BlockError::Absent { .. } => Ok(()),
                                     other => Err(other),

@@ -122,9 +122,9 @@ pub enum PoolEffect {
         job: JobId,
         /// Who has it.
         client: Address,
-        /// The raw block.
+        /// A raw block, or the root of a UnixFS file.
         cid: cid::Cid,
-        /// Its declared length.
+        /// The text's declared length.
         bytes: u64,
     },
     /// Fetch, store, pin and check a proof's content; answered by [`PoolEvent::Examined`].

@@ -52,11 +52,11 @@ pub enum Input {
     Text(String),
     /// Chat messages in the statement itself.
     Chat(Vec<Message>),
-    /// Text in a raw block elsewhere, UTF-8, of a declared length in bytes.
+    /// Text elsewhere, UTF-8, of a declared length in bytes.
     Linked {
-        /// The block.
+        /// One raw block, or the root of a UnixFS file.
         cid: Cid,
-        /// Its length.
+        /// The text's length.
         bytes: u64,
     },
     /// Encrypted input; refused by name until it is built.

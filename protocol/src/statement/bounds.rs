@@ -16,7 +16,7 @@ pub const MAX_STOP_BYTES: usize = 64;
 /// Most slots of one miner.
 pub const MAX_SLOTS: u32 = 256;
 /// Longest linked input, in bytes.
-pub const MAX_INPUT_BYTES: u64 = 1024 * 1024;
+pub const MAX_INPUT_BYTES: u64 = 64 * 1024 * 1024;
 /// Longest output, in bytes.
 pub const MAX_OUTPUT_BYTES: u64 = 1024 * 1024;
 /// Longest transcript, in bytes.

@@ -1,22 +1,33 @@
-// A Helia node that knows one peer. usage: helia.mjs ADDRESS TEXT REPEAT [CID...]
-// Serves TEXT, repeated, as one raw block and says its CID on stderr. With CIDs it fetches them from the peer, prints
-// their text and ends; without, it stays.
+// A Helia node that knows one peer. usage: helia.mjs ADDRESS COMMAND [ARGUMENT...]
+//   serve TEXT REPEAT    serves TEXT, repeated, as one raw block
+//   serve-file MIB       serves a UnixFS file of so many MiB, as Helia's importer cuts it
+//   read CID...          fetches blocks from the peer, and prints them: text of raw ones, JSON of DAG-CBOR
+//   cat CID...           fetches files from the peer, and prints their length and sha2-256
+// Who serves says on stderr what, and stays.
 
+import { createHash } from 'node:crypto'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { withBitswap } from '@helia/bitswap'
 import { withLibp2pLight } from '@helia/libp2p'
+import * as dagCbor from '@ipld/dag-cbor'
 import { identify } from '@libp2p/identify'
 import { tcp } from '@libp2p/tcp'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createHeliaLight } from 'helia'
+import { exporter } from 'ipfs-unixfs-exporter'
+import { importer } from 'ipfs-unixfs-importer'
+import { fixedSize } from 'ipfs-unixfs-importer/chunker'
+import { balanced } from 'ipfs-unixfs-importer/layout'
 import { CID } from 'multiformats/cid'
 import * as raw from 'multiformats/codecs/raw'
 import { sha256 } from 'multiformats/hashes/sha2'
 
 const FETCH_TIMEOUT_MS = 60_000
+const FILE_TIMEOUT_MS = 600_000
+const MIB = 1 << 20
 
-const [address, text, repeat, ...wanted] = process.argv.slice(2)
+const [address, command, ...args] = process.argv.slice(2)
 const libp2p = {
   addresses: { listen: [] },
   transports: [tcp()],
@@ -25,18 +36,82 @@ const libp2p = {
   services: { identify: identify() },
 }
 const helia = await withBitswap(withLibp2pLight(createHeliaLight(), libp2p)).start()
+const connect = () => helia.libp2p.dial(multiaddr(address))
 
-const block = new TextEncoder().encode(text.repeat(Number(repeat)))
-const own = CID.create(1, raw.code, await sha256.digest(block))
-await helia.blockstore.put(own, block)
-await helia.libp2p.dial(multiaddr(address))
-console.error(JSON.stringify({ serves: own.toString(), bytes: block.length }))
-
-for (const cid of wanted) {
-  const parts = []
-  const signal = AbortSignal.timeout(FETCH_TIMEOUT_MS)
-  for await (const part of helia.blockstore.get(CID.parse(cid), { signal })) parts.push(part)
-  console.log(JSON.stringify({ cid, text: Buffer.concat(parts).toString() }))
+const serves = async (cid, bytes) => {
+  await connect()
+  console.error(JSON.stringify({ serves: cid.toString(), bytes }))
 }
 
-if (wanted.length > 0) process.exit(0)
+// Small letters, as tests/tests/e2e/helia.rs has them.
+const pieces = function* (mib) {
+  for (let at = 0; at < mib * MIB; at += MIB) {
+    yield Uint8Array.from({ length: MIB }, (_, n) => {
+      const i = at + n
+      return 97 + ((i * 131 + Math.floor(i / 251) * 7 + Math.floor(i / 65521)) % 26)
+    })
+  }
+}
+
+const plain = (_, value) => {
+  if (typeof value === 'bigint') return value.toString()
+  if (value instanceof Uint8Array) return Buffer.from(value).toString('hex')
+  return CID.asCID(value)?.toString() ?? value
+}
+
+const fetchBlock = async (cid) => {
+  const parts = []
+  const signal = AbortSignal.timeout(FETCH_TIMEOUT_MS)
+  for await (const part of helia.blockstore.get(cid, { signal })) parts.push(part)
+  return Buffer.concat(parts)
+}
+
+const commands = {
+  async serve(text, repeat) {
+    const block = new TextEncoder().encode(text.repeat(Number(repeat)))
+    const own = CID.create(1, raw.code, await sha256.digest(block))
+    await helia.blockstore.put(own, block)
+    await serves(own, block.length)
+  },
+
+  async 'serve-file'(mib) {
+    const options = {
+      cidVersion: 1,
+      rawLeaves: true,
+      chunker: fixedSize({ chunkSize: MIB }),
+      layout: balanced({ maxChildrenPerNode: 1024 }),
+    }
+    for await (const file of importer([{ content: pieces(Number(mib)) }], helia.blockstore, options)) {
+      await serves(file.cid, Number(mib) * MIB)
+    }
+  },
+
+  async read(...wanted) {
+    await connect()
+    for (const cid of wanted.map((text) => CID.parse(text))) {
+      const block = await fetchBlock(cid)
+      const shown = cid.code === dagCbor.code ? { value: dagCbor.decode(block) } : { text: block.toString() }
+      console.log(JSON.stringify({ cid: cid.toString(), ...shown }, plain))
+    }
+    process.exit(0)
+  },
+
+  async cat(...wanted) {
+    await connect()
+    for (const cid of wanted) {
+      const begun = Date.now()
+      const hash = createHash('sha256')
+      const signal = AbortSignal.timeout(FILE_TIMEOUT_MS)
+      const file = await exporter(CID.parse(cid), helia.blockstore, { signal })
+      let bytes = 0
+      for await (const part of file.content({ signal })) {
+        hash.update(part)
+        bytes += part.length
+      }
+      console.log(JSON.stringify({ cid, bytes, sha256: hash.digest('hex'), ms: Date.now() - begun }))
+    }
+    process.exit(0)
+  },
+}
+
+await commands[command](...args)

