@@ -1,4 +1,4 @@
-// A Helia node that knows one peer. usage: helia.mjs ADDRESS COMMAND [ARGUMENT...]
+// A Helia node that knows one peer, or, with - for its address, waits for others. usage: helia.mjs ADDRESS COMMAND [ARGUMENT...]
 //   serve TEXT REPEAT    serves TEXT, repeated, as one raw block
 //   serve-file MIB       serves a UnixFS file of so many MiB, as Helia's importer cuts it
 //   read CID...          fetches blocks from the peer, and prints them: text of raw ones, JSON of DAG-CBOR
@@ -29,18 +29,19 @@ const MIB = 1 << 20
 
 const [address, command, ...args] = process.argv.slice(2)
 const libp2p = {
-  addresses: { listen: [] },
+  addresses: { listen: address === '-' ? ['/ip4/127.0.0.1/tcp/0'] : [] },
   transports: [tcp()],
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
   services: { identify: identify() },
 }
 const helia = await withBitswap(withLibp2pLight(createHeliaLight(), libp2p)).start()
-const connect = () => helia.libp2p.dial(multiaddr(address))
+const connect = () => (address === '-' ? undefined : helia.libp2p.dial(multiaddr(address)))
 
 const serves = async (cid, bytes) => {
   await connect()
-  console.error(JSON.stringify({ serves: cid.toString(), bytes }))
+  const own = helia.libp2p.getMultiaddrs()[0]?.toString()
+  console.error(JSON.stringify({ serves: cid.toString(), bytes, address: own }))
 }
 
 // Small letters, as tests/tests/e2e/helia.rs has them.
