@@ -3,7 +3,7 @@
 
 mod support;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use cid::Cid;
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{StreamExt, future::join_all};
@@ -125,9 +125,11 @@ async fn stream(content: &Arc<Vec<u8>>) -> Result<Duration> {
         }
     };
     let (peer, mut incoming) = (*server.local_peer_id(), server.behaviour().new_control().accept(STREAM)?);
+    let serving = drive(server);
     client.dial(address)?;
+    while !matches!(client.select_next_some().await, SwarmEvent::ConnectionEstablished { .. }) {}
     let mut control = client.behaviour().new_control();
-    let driving = [drive(server), drive(client)];
+    let driving = [serving, drive(client)];
     let sent = content.clone();
     let sending = tokio::spawn(async move {
         let (_, mut out) = incoming.next().await.context("a stream comes")?;
@@ -139,13 +141,7 @@ async fn stream(content: &Arc<Vec<u8>>) -> Result<Duration> {
         out.close().await?;
         anyhow::Ok(())
     });
-    let mut back = loop {
-        match control.open_stream(peer, STREAM).await {
-            Ok(stream) => break stream,
-            // The connection is still being made.
-            Err(_) => tokio::task::yield_now().await,
-        }
-    };
+    let mut back = control.open_stream(peer, STREAM).await.map_err(|error| anyhow!("{error}"))?;
     let begun = Instant::now();
     back.write_all(&[1]).await?;
     back.flush().await?;
