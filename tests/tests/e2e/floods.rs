@@ -9,6 +9,7 @@ use crate::peer::POOL;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{PeerId, Stream, StreamProtocol, SwarmBuilder, noise, tcp, yamux};
+use libp2p_stream::Control;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +28,7 @@ const IDS_PER_FRAME: u64 = 400;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Protobuf, as far as gossipsub needs it.
-fn varint(mut number: u64, out: &mut Vec<u8>) {
+pub fn varint(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -35,7 +36,7 @@ fn varint(mut number: u64, out: &mut Vec<u8>) {
     out.push(number as u8);
 }
 
-fn bytes(field: u64, content: &[u8]) -> Vec<u8> {
+pub fn bytes(field: u64, content: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     varint(field << 3 | 2, &mut out);
     varint(content.len() as u64, &mut out);
@@ -50,14 +51,14 @@ fn number(field: u64, number: u64) -> Vec<u8> {
     out
 }
 
-fn frame(rpc: &[u8]) -> Vec<u8> {
+pub fn frame(rpc: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     varint(rpc.len() as u64, &mut out);
     out.extend(rpc);
     out
 }
 
-fn topic(topic: Topic) -> Vec<u8> {
+pub fn topic(topic: Topic) -> Vec<u8> {
     topic.wire_name(POOL).into_bytes()
 }
 
@@ -116,8 +117,45 @@ impl Flood {
     }
 }
 
+/// A node that speaks only what is written by hand, on its way to the operator.
+pub fn dial(site: &Site) -> (Control, PeerId, JoinHandle<()>) {
+    let mut swarm = SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|_| libp2p_stream::Behaviour::new())
+        .unwrap()
+        .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE))
+        .build();
+    let control = swarm.behaviour().new_control();
+    let entries = addresses::scan(&site.runtime(), POOL).unwrap();
+    let operator = entries.iter().find(|entry| entry.role == "operator").unwrap();
+    let peer: PeerId = operator.peer_id.parse().unwrap();
+    let address = operator.addresses[0].parse().unwrap();
+    swarm.dial(DialOpts::peer_id(peer).addresses(vec![address]).build()).unwrap();
+    let driver = tokio::spawn(async move {
+        loop {
+            swarm.select_next_some().await;
+        }
+    });
+    (control, peer, driver)
+}
+
+/// A stream to the operator; the connection may still be on its way.
+pub async fn open(control: &mut Control, peer: PeerId, protocol: StreamProtocol) -> Stream {
+    let opened = timeout(PATIENCE, async {
+        loop {
+            match control.open_stream(peer, protocol.clone()).await {
+                Ok(stream) => return stream,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    });
+    opened.await.expect("the operator speaks it")
+}
+
 /// A peer of the operator that speaks gossipsub by hand.
-struct Raw {
+pub struct Raw {
     out: Stream,
     received: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<()>>,
@@ -125,29 +163,11 @@ struct Raw {
 
 impl Raw {
     /// Connects, subscribes to all topics and reads whatever comes.
-    async fn join(site: &Site) -> Self {
-        let mut swarm = SwarmBuilder::with_new_identity()
-            .with_tokio()
-            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
-            .unwrap()
-            .with_behaviour(|_| libp2p_stream::Behaviour::new())
-            .unwrap()
-            .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE))
-            .build();
-        let mut control = swarm.behaviour().new_control();
+    pub async fn join(site: &Site) -> Self {
+        let (mut control, peer, driver) = dial(site);
         let mut incoming = control.accept(GOSSIPSUB).unwrap();
-        let entries = addresses::scan(&site.runtime(), POOL).unwrap();
-        let operator = entries.iter().find(|entry| entry.role == "operator").unwrap();
-        let peer: PeerId = operator.peer_id.parse().unwrap();
-        let address = operator.addresses[0].parse().unwrap();
-        swarm.dial(DialOpts::peer_id(peer).addresses(vec![address]).build()).unwrap();
         let received = Arc::new(AtomicU64::new(0));
         let count = received.clone();
-        let driver = tokio::spawn(async move {
-            loop {
-                swarm.select_next_some().await;
-            }
-        });
         let reader = tokio::spawn(async move {
             while let Some((_, mut stream)) = incoming.next().await {
                 let mut buffer = vec![0; 64 * 1024];
@@ -156,15 +176,7 @@ impl Raw {
                 }
             }
         });
-        let opened = timeout(PATIENCE, async {
-            loop {
-                match control.open_stream(peer, GOSSIPSUB).await {
-                    Ok(stream) => return stream,
-                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                }
-            }
-        });
-        let mut out = opened.await.expect("the operator speaks gossipsub");
+        let mut out = open(&mut control, peer, GOSSIPSUB).await;
         let hello: Vec<u8> = Topic::ALL.iter().flat_map(|each| subscribe(&topic(*each))).collect();
         out.write_all(&frame(&hello)).await.unwrap();
         out.flush().await.unwrap();
@@ -172,14 +184,14 @@ impl Raw {
     }
 
     /// Sends frames until it is stopped; gives how many, and how many bytes came back.
-    async fn flood(mut self, flood: Flood, stop: CancellationToken) -> (u64, u64) {
+    pub async fn flood(mut self, frame: impl Fn(u64) -> Vec<u8>, stop: CancellationToken) -> (u64, u64) {
         let mut sent = 0;
         let mut turn = tokio::time::interval(PAUSE);
         let _ = stop
             .run_until_cancelled(async {
                 loop {
                     turn.tick().await;
-                    let written = self.out.write_all(&flood.frame(sent)).await;
+                    let written = self.out.write_all(&frame(sent)).await;
                     if written.is_err() || self.out.flush().await.is_err() {
                         return std::future::pending::<()>().await;
                     }
@@ -201,7 +213,7 @@ fn lowest(metrics: SocketAddr) -> f64 {
     samples(&scrape(metrics))["swarmpool_network_peer_score_lowest"]
 }
 
-fn graylisted(metrics: SocketAddr) -> f64 {
+pub fn graylisted(metrics: SocketAddr) -> f64 {
     samples(&scrape(metrics))["swarmpool_network_peers_scored_below{threshold=\"graylist\"}"]
 }
 
@@ -222,7 +234,7 @@ fn floods_of_control_messages_cost_their_sender_its_score_and_nobody_else_anythi
         let stop = CancellationToken::new();
         let raw = runtime.block_on(Raw::join(&site));
         let begun = Instant::now();
-        let flooding = runtime.spawn(raw.flood(flood, stop.clone()));
+        let flooding = runtime.spawn(raw.flood(move |round| flood.frame(round), stop.clone()));
         let mut fell_after = None;
         if flood.costs_score() {
             eventually("it is no longer listened to", || (graylisted(metrics) > 0.0).then_some(()));

@@ -25,6 +25,7 @@ mod peer;
 mod reference;
 mod replay;
 mod restarts;
+mod streams;
 mod terminal;
 mod tree;
 mod watching;

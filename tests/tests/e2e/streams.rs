@@ -1,0 +1,224 @@
+//! What a hostile program can write on the streams of a node: halves, drops, bombs, numbers of the size of a disk. Each
+//! while honest jobs flow, with an eye on how long these take and on what the operator holds.
+
+use crate::churn::{Usage, held, lets_go, settles};
+use crate::floods::{Raw, bytes, dial, frame, graylisted, open, topic, varint};
+use crate::harness::{Process, Site, eventually, short_job, text};
+use crate::hostile::{HONEST_JOBS, OPERATOR, honest};
+use crate::metrics::listener;
+use futures::{AsyncReadExt, AsyncWriteExt};
+use libp2p::{PeerId, StreamProtocol};
+use libp2p_stream::Control;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use swarm_crypto::digest::blake3;
+use swarm_node::network::Topic;
+use swarm_protocol::codec::raw_cid;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+const SYNC: StreamProtocol = StreamProtocol::new("/swarmpool/sync/1");
+const BITSWAP: StreamProtocol = StreamProtocol::new("/ipfs/bitswap/1.2.0");
+/// Streams that are attacked with at once.
+const STREAMS: usize = 40;
+/// Between two pieces of one stream: attacker and victims share two cores.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long one stream is kept; the operator may end it before.
+const KEPT: Duration = Duration::from_secs(3);
+const WANTS_PER_MESSAGE: u64 = 4_000;
+/// The most memory that the operator may ever hold.
+const MAX_PEAK_MIB: u64 = 192;
+/// Three heartbeats of a second, and one of the metrics' own.
+const TIME_TO_GRAYLIST: Duration = Duration::from_secs(4);
+/// Shorter calm times say more about the machine than about the pool.
+const LEAST_CALM: Duration = Duration::from_millis(1500);
+
+#[derive(Debug, Clone, Copy)]
+enum Attack {
+    /// A request that ends in the middle, and a stream that does not.
+    HalfRequest,
+    /// A request that claims 4 GiB.
+    EndlessRequest,
+    /// A request that comes byte by byte.
+    DrippingRequest,
+    /// CBOR lists in lists, and a list that claims 2^63 items, as requests.
+    RequestBomb,
+    /// A message that claims 2^40 bytes.
+    HugeMessage,
+    /// A message that comes byte by byte.
+    DrippingMessage,
+    /// A million wants of blocks that there are not.
+    Wants,
+    /// Blocks that nobody asked for.
+    Unasked,
+}
+
+impl Attack {
+    const ALL: [Attack; 8] = [
+        Attack::HalfRequest,
+        Attack::EndlessRequest,
+        Attack::DrippingRequest,
+        Attack::RequestBomb,
+        Attack::HugeMessage,
+        Attack::DrippingMessage,
+        Attack::Wants,
+        Attack::Unasked,
+    ];
+
+    fn protocol(self) -> StreamProtocol {
+        match self {
+            Attack::HalfRequest | Attack::EndlessRequest | Attack::DrippingRequest | Attack::RequestBomb => {
+                SYNC
+            }
+            Attack::HugeMessage | Attack::DrippingMessage | Attack::Wants | Attack::Unasked => BITSWAP,
+        }
+    }
+
+    /// What is written at once, and what follows it piece by piece.
+    fn pieces(self, round: u64) -> (Vec<u8>, Vec<u8>) {
+        let request = |length: u32, body: Vec<u8>| [length.to_be_bytes().to_vec(), body].concat();
+        match self {
+            Attack::HalfRequest => (request(1000, vec![0xa1; 10]), Vec::new()),
+            Attack::EndlessRequest => (request(u32::MAX, vec![0; 8 * 1024]), Vec::new()),
+            Attack::DrippingRequest => (request(1000, Vec::new()), vec![0xa1; 999]),
+            Attack::RequestBomb => (request(9000, bomb(round, 9000)), Vec::new()),
+            Attack::HugeMessage => {
+                let mut claim = Vec::new();
+                varint(1 << 40, &mut claim);
+                (claim, vec![0x0a; 999])
+            }
+            Attack::DrippingMessage => {
+                let mut claim = Vec::new();
+                varint(1 << 20, &mut claim);
+                (claim, vec![0x0a; 999])
+            }
+            Attack::Wants => (wants(round), Vec::new()),
+            Attack::Unasked => (unasked(round), Vec::new()),
+        }
+    }
+}
+
+/// Lists in lists, or one that claims more items than there are bytes in the world.
+fn bomb(round: u64, length: usize) -> Vec<u8> {
+    let mut bytes = if round.is_multiple_of(2) { vec![0x81; length] } else { vec![0x9b; length] };
+    bytes[length - 8..].copy_from_slice(&round.to_be_bytes());
+    bytes
+}
+
+fn wants(round: u64) -> Vec<u8> {
+    let entry =
+        |n: u64| bytes(1, &bytes(1, &raw_cid(&(round * WANTS_PER_MESSAGE + n).to_be_bytes()).to_bytes()));
+    frame(&bytes(1, &(0..WANTS_PER_MESSAGE).flat_map(entry).collect::<Vec<_>>()))
+}
+
+fn unasked(round: u64) -> Vec<u8> {
+    let block = blake3(&round.to_be_bytes()).0.repeat(8 * 1024);
+    frame(&bytes(3, &[bytes(1, &[1, 0x55, 0x12, 32]), bytes(2, &block)].concat()))
+}
+
+/// One stream after another, until it is stopped.
+async fn attack(attack: Attack, mut control: Control, peer: PeerId, sent: Arc<AtomicU64>) {
+    loop {
+        let round = sent.fetch_add(1, Ordering::Relaxed);
+        // A node that has had enough opens no more streams: that ends the attack.
+        let Ok(Ok(mut stream)) = timeout(KEPT, control.open_stream(peer, attack.protocol())).await else {
+            sleep(KEPT).await;
+            continue;
+        };
+        let (first, rest) = attack.pieces(round);
+        let write = async {
+            stream.write_all(&first).await?;
+            stream.flush().await?;
+            for byte in rest {
+                sleep(PAUSE).await;
+                stream.write_all(&[byte]).await?;
+                stream.flush().await?;
+            }
+            // Whoever hangs up says so by ending the stream.
+            stream.read(&mut [0]).await
+        };
+        // That the operator ends the stream is its good right.
+        let _ = timeout(KEPT, write).await;
+        sleep(PAUSE).await;
+    }
+}
+
+fn peak_mib(operator: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", operator.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+/// The longest of honest jobs is at most twice what it was, or what it may well be.
+fn hold(what: &str, calm: &[Duration], attacked: &[Duration], operator: &Process, note: &str) {
+    let longest = |times: &[Duration]| times[HONEST_JOBS - 1];
+    println!(
+        "| {what} | {note} | {:.2?} | {:.2?} | {} MiB |",
+        attacked[HONEST_JOBS / 2],
+        longest(attacked),
+        peak_mib(operator)
+    );
+    let bound = longest(calm).max(LEAST_CALM) * 2;
+    assert!(longest(attacked) <= bound, "{what}: {attacked:?}, calm {calm:?}");
+    assert!(peak_mib(operator) <= MAX_PEAK_MIB, "{what}: {} MiB", peak_mib(operator));
+}
+
+#[test]
+fn halves_drops_and_bombs_keep_no_honest_job_waiting() {
+    let site = Site::new();
+    let operator = site.operator(&[&OPERATOR[..], &["--metrics", "0"]].concat());
+    let metrics = listener(&operator);
+    let miners = ["alice.eth", "bob.eth"].map(|name| site.miner(name, &[]));
+    let job = text(&site.job("job", &short_job("The carriage")));
+    honest(&site, &job);
+    let (before, holdings) = (Usage::of(&operator), held(&operator));
+    let calm = honest(&site, &job);
+    println!("| attack | streams | honest jobs, median | longest | operator's peak |\n|---|---|---|---|---|");
+    hold("none", &calm, &calm, &operator, "");
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for kind in Attack::ALL {
+        let (mut control, peer, driver) = runtime.block_on(async { dial(&site) });
+        drop(runtime.block_on(open(&mut control, peer, kind.protocol())));
+        let sent = Arc::new(AtomicU64::new(0));
+        let attackers: Vec<_> =
+            (0..STREAMS).map(|_| runtime.spawn(attack(kind, control.clone(), peer, sent.clone()))).collect();
+        let attacked = honest(&site, &job);
+        attackers.iter().chain([&driver]).for_each(tokio::task::JoinHandle::abort);
+        let streams = sent.load(Ordering::Relaxed);
+        assert!(streams >= STREAMS as u64, "{kind:?} was tried");
+        hold(&format!("{kind:?}"), &calm, &attacked, &operator, &streams.to_string());
+        assert!(graylisted(metrics) < 1.0, "{kind:?}: somebody honest is despised");
+    }
+
+    let stop = CancellationToken::new();
+    let raw = runtime.block_on(Raw::join(&site));
+    let message = |round: u64| {
+        frame(&bytes(2, &[bytes(2, &bomb(round, 4000)), bytes(4, &topic(Topic::Jobs))].concat()))
+    };
+    let begun = Instant::now();
+    let flooding = runtime.spawn(raw.flood(message, stop.clone()));
+    eventually("who gossips bombs is no longer listened to", || (graylisted(metrics) > 0.0).then_some(()));
+    let fell_after = begun.elapsed();
+    let attacked = honest(&site, &job);
+    assert!(graylisted(metrics) <= 1.0, "nobody else is despised");
+    stop.cancel();
+    let (sent, _) = runtime.block_on(flooding).unwrap();
+    hold(
+        "GossipBomb",
+        &calm,
+        &attacked,
+        &operator,
+        &format!("{sent} messages, graylisted after {fell_after:.2?}"),
+    );
+    assert!(fell_after <= TIME_TO_GRAYLIST, "{fell_after:?}");
+    drop(runtime);
+
+    settles("the operator", &operator, before, 60);
+    lets_go(&operator, &holdings);
+    for miner in miners {
+        miner.terminate().good();
+    }
+    operator.terminate().good();
+}
