@@ -9,7 +9,7 @@ use swarm_crypto::digest::{Digest, blake3};
 use swarm_crypto::key::SecretKey;
 use swarm_protocol::codec::{self, CodecError, JobId};
 use swarm_protocol::money::MicroUsdc;
-use swarm_protocol::pool::{Entry, EpochHeader, Leaf, State};
+use swarm_protocol::pool::{Entry, EpochHeader, Leaf, RecordPage, State};
 use swarm_protocol::query::{Answer, Query};
 use swarm_protocol::race::Roster;
 use swarm_protocol::statement::{Carrier, Intake, Signed, Statement, Topic};
@@ -53,6 +53,7 @@ pub fn targets() -> Vec<Target> {
         target("checkpoint", 30, 20_000, &PLAIN, Box::new(checkpoint)),
         target("roster", 40, 12_000, &STRICT, Box::new(strict::<Roster>)),
         target("header", 40, 4_000, &STRICT, Box::new(strict::<EpochHeader>)),
+        target("record-page", 20, 20_000, &STRICT, Box::new(strict::<RecordPage>)),
         target("leaf", 20, 1_000, &STRICT, Box::new(strict::<Leaf>)),
         target("transcript", 50, 20_000, &TRANSCRIPT, Box::new(transcript)),
         target("texts", 60, 200, &TEXTS, Box::new(texts)),

@@ -8,7 +8,7 @@ use swarm_node::content::car::CarWriter;
 use swarm_node::network::bitswap::{Block, Message, Presence, Want, WantKind};
 use swarm_protocol::codec::{Link, raw_cid};
 use swarm_protocol::money::MicroUsdc;
-use swarm_protocol::pool::{Pool, PoolConfig, PoolEffect, PoolEvent};
+use swarm_protocol::pool::{Pool, PoolConfig, PoolEffect, PoolEvent, RecordPage};
 use swarm_protocol::query::{Answer, Fate, Query};
 use swarm_protocol::race::Roster;
 use swarm_protocol::sampler::Candidate;
@@ -256,13 +256,16 @@ fn pool_session() {
     }
     write("checkpoint", "session", &table.pool.state().checkpoint());
     for block in &table.blocks {
+        let is_page = swarm_protocol::codec::decode::<RecordPage>(block).is_ok();
         let name = match swarm_protocol::codec::decode::<Roster>(block) {
             Ok(_) => "roster",
+            Err(_) if is_page => "record-page",
             Err(_) => "header",
         };
         write(name, &Link::of(block).to_string()[50..], block);
         let keys = match name {
             "roster" => ["fee168", "loss24", "models"],
+            "record-page" => ["records", "previous", "first_seq"],
             _ => ["audits_root", "debits_root", "proofs_root"],
         };
         write(name, &format!("unsorted-{}", block.len()), &swapped(block, keys));
