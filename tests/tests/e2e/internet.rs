@@ -226,6 +226,47 @@ impl Machine {
         Process::start("client", self.inside(&command)).finish()
     }
 
+    /// How this machine's nodes say that their peers are connected.
+    pub fn routes(&self) -> Vec<String> {
+        let mut command = self.site.command("swarm-node");
+        command.args(["status", "--json"]);
+        let status = Process::start("status", self.inside(&command)).finish().good().json();
+        let peers =
+            status["nodes"].as_array().into_iter().flatten().flat_map(|node| node["peers"].as_array());
+        peers.flatten().map(|peer| peer["route"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Loses two of a hundred packets in each direction of this machine's link.
+    pub fn lose_packets(&self) {
+        let rules = "table ip lossy {
+            chain in { type filter hook input priority 0; policy accept; numgen random mod 100 < 2 counter drop; }
+            chain out { type filter hook output priority 0; policy accept; numgen random mod 100 < 2 counter drop; }
+        }";
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("nft -f - <<'RULES'\n{rules}\nRULES")]);
+        let done = self.inside(&command).status().unwrap();
+        assert!(done.success(), "packets are not lost");
+    }
+
+    /// Packets that were lost so far.
+    pub fn lost_packets(&self) -> u64 {
+        let mut command = Command::new("nft");
+        command.args(["list", "table", "ip", "lossy"]);
+        let listed = self.inside(&command).output().unwrap();
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        let counts = listed.split("counter packets ").skip(1);
+        counts.map(|count| count.split(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
+    /// Runs another program on this machine.
+    pub fn run(&self, name: &str, command: &Command) -> Process {
+        let mut inside = self.inside(command);
+        if let Some(folder) = command.get_current_dir() {
+            inside.current_dir(folder);
+        }
+        Process::start(name, inside)
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = self.site.command(program);
         command.env("SWARMPOOL_LISTEN", &self.listen);
@@ -246,6 +287,7 @@ impl Machine {
     }
 }
 
-fn bootstrap() -> String {
+/// Where the operator is, before and after it moves.
+pub fn bootstrap() -> String {
     format!("/ip4/{NETWORK}.1.2/tcp/{PORT},/ip4/{NETWORK}.1.3/tcp/{PORT}")
 }
