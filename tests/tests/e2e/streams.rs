@@ -6,14 +6,20 @@ use crate::floods::{Raw, bytes, dial, frame, graylisted, open, topic, varint};
 use crate::harness::{Process, Site, eventually, short_job, text};
 use crate::hostile::{HONEST_JOBS, OPERATOR, honest};
 use crate::metrics::listener;
-use futures::{AsyncReadExt, AsyncWriteExt};
+use crate::peer::POOL;
+use cid::Cid;
+use futures::future::join_all;
+use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::{PeerId, StreamProtocol};
 use libp2p_stream::Control;
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use swarm_crypto::digest::blake3;
-use swarm_node::network::Topic;
+use swarm_node::content::car::CarWriter;
+use swarm_node::content::import;
+use swarm_node::network::{Topic, addresses};
 use swarm_protocol::codec::raw_cid;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +28,8 @@ const SYNC: StreamProtocol = StreamProtocol::new("/swarmpool/sync/1");
 const BITSWAP: StreamProtocol = StreamProtocol::new("/ipfs/bitswap/1.2.0");
 /// Streams that are attacked with at once.
 const STREAMS: usize = 40;
+/// Connections from one address that never end their handshakes.
+const CONNECTIONS: u64 = 500;
 /// Between two pieces of one stream: attacker and victims share two cores.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long one stream is kept; the operator may end it before.
@@ -52,10 +60,12 @@ enum Attack {
     Wants,
     /// Blocks that nobody asked for.
     Unasked,
+    /// Eight blocks of a mebibyte, asked for again and again by one who never reads.
+    NeverReading,
 }
 
 impl Attack {
-    const ALL: [Attack; 8] = [
+    const ALL: [Attack; 9] = [
         Attack::HalfRequest,
         Attack::EndlessRequest,
         Attack::DrippingRequest,
@@ -64,6 +74,7 @@ impl Attack {
         Attack::DrippingMessage,
         Attack::Wants,
         Attack::Unasked,
+        Attack::NeverReading,
     ];
 
     fn protocol(self) -> StreamProtocol {
@@ -71,7 +82,11 @@ impl Attack {
             Attack::HalfRequest | Attack::EndlessRequest | Attack::DrippingRequest | Attack::RequestBomb => {
                 SYNC
             }
-            Attack::HugeMessage | Attack::DrippingMessage | Attack::Wants | Attack::Unasked => BITSWAP,
+            Attack::HugeMessage
+            | Attack::DrippingMessage
+            | Attack::Wants
+            | Attack::Unasked
+            | Attack::NeverReading => BITSWAP,
         }
     }
 
@@ -95,6 +110,7 @@ impl Attack {
             }
             Attack::Wants => (wants(round), Vec::new()),
             Attack::Unasked => (unasked(round), Vec::new()),
+            Attack::NeverReading => (wanted(), Vec::new()),
         }
     }
 }
@@ -110,6 +126,19 @@ fn wants(round: u64) -> Vec<u8> {
     let entry =
         |n: u64| bytes(1, &bytes(1, &raw_cid(&(round * WANTS_PER_MESSAGE + n).to_be_bytes()).to_bytes()));
     frame(&bytes(1, &(0..WANTS_PER_MESSAGE).flat_map(entry).collect::<Vec<_>>()))
+}
+
+type Blocks = Vec<(Cid, Vec<u8>)>;
+
+/// What the operator imports at its start.
+static FILE: LazyLock<(Cid, Blocks)> = LazyLock::new(|| {
+    let numbers = (0..8u64 * 1024 * 1024 / 8).flat_map(u64::to_be_bytes);
+    import(&numbers.collect::<Vec<u8>>())
+});
+
+fn wanted() -> Vec<u8> {
+    let entries = FILE.1.iter().flat_map(|(cid, _)| bytes(1, &bytes(1, &cid.to_bytes())));
+    frame(&bytes(1, &entries.collect::<Vec<_>>()))
 }
 
 fn unasked(round: u64) -> Vec<u8> {
@@ -144,10 +173,45 @@ async fn attack(attack: Attack, mut control: Control, peer: PeerId, sent: Arc<At
     }
 }
 
+/// Takes streams and reads none.
+async fn ignore(mut incoming: libp2p_stream::IncomingStreams) {
+    let mut kept = Vec::new();
+    while let Some(stream) = incoming.next().await {
+        kept.push(stream);
+    }
+}
+
+/// Connections of which each says so little that its handshake never ends.
+async fn slow_handshakes(at: SocketAddr, opened: Arc<AtomicU64>) {
+    let one = || async {
+        loop {
+            if let Ok(mut connection) = tokio::net::TcpStream::connect(at).await {
+                opened.fetch_add(1, Ordering::Relaxed);
+                while tokio::io::AsyncWriteExt::write_all(&mut connection, &[0x13]).await.is_ok() {
+                    sleep(Duration::from_secs(1)).await;
+                }
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+    };
+    join_all((0..CONNECTIONS).map(|_| one())).await;
+}
+
 fn peak_mib(operator: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", operator.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+/// Where the operator takes TCP.
+fn address(site: &Site) -> SocketAddr {
+    let entries = addresses::scan(&site.runtime(), POOL).unwrap();
+    let operator = entries.iter().find(|entry| entry.role == "operator").unwrap();
+    let port = operator.addresses.iter().find_map(|address| {
+        let port = address.split("/tcp/").nth(1)?.split('/').next()?.parse().ok()?;
+        Some(port)
+    });
+    SocketAddr::from(([127, 0, 0, 1], port.unwrap()))
 }
 
 /// The longest of honest jobs is at most twice what it was, or what it may well be.
@@ -167,7 +231,11 @@ fn hold(what: &str, calm: &[Duration], attacked: &[Duration], operator: &Process
 #[test]
 fn halves_drops_and_bombs_keep_no_honest_job_waiting() {
     let site = Site::new();
-    let operator = site.operator(&[&OPERATOR[..], &["--metrics", "0"]].concat());
+    let archive = site.home().join("file.car");
+    let mut writer = CarWriter::new(std::fs::File::create(&archive).unwrap(), &[FILE.0]).unwrap();
+    FILE.1.iter().for_each(|(cid, block)| writer.put(cid, block).unwrap());
+    writer.finish().unwrap();
+    let operator = site.operator(&[&OPERATOR[..], &["--metrics", "0", "--import", &text(&archive)]].concat());
     let metrics = listener(&operator);
     let miners = ["alice.eth", "bob.eth"].map(|name| site.miner(name, &[]));
     let job = text(&site.job("job", &short_job("The carriage")));
@@ -181,16 +249,26 @@ fn halves_drops_and_bombs_keep_no_honest_job_waiting() {
     for kind in Attack::ALL {
         let (mut control, peer, driver) = runtime.block_on(async { dial(&site) });
         drop(runtime.block_on(open(&mut control, peer, kind.protocol())));
+        let ignoring = runtime.spawn(ignore(control.accept(BITSWAP).unwrap()));
         let sent = Arc::new(AtomicU64::new(0));
         let attackers: Vec<_> =
             (0..STREAMS).map(|_| runtime.spawn(attack(kind, control.clone(), peer, sent.clone()))).collect();
         let attacked = honest(&site, &job);
-        attackers.iter().chain([&driver]).for_each(tokio::task::JoinHandle::abort);
+        attackers.iter().chain([&driver, &ignoring]).for_each(tokio::task::JoinHandle::abort);
         let streams = sent.load(Ordering::Relaxed);
         assert!(streams >= STREAMS as u64, "{kind:?} was tried");
         hold(&format!("{kind:?}"), &calm, &attacked, &operator, &streams.to_string());
         assert!(graylisted(metrics) < 1.0, "{kind:?}: somebody honest is despised");
     }
+
+    let at = address(&site);
+    let opened = Arc::new(AtomicU64::new(0));
+    let slow = runtime.spawn(slow_handshakes(at, opened.clone()));
+    eventually("all have connected", || (opened.load(Ordering::Relaxed) >= CONNECTIONS).then_some(()));
+    let attacked = honest(&site, &job);
+    slow.abort();
+    let connections = format!("{} connections", opened.load(Ordering::Relaxed));
+    hold("SlowHandshakes", &calm, &attacked, &operator, &connections);
 
     let stop = CancellationToken::new();
     let raw = runtime.block_on(Raw::join(&site));
