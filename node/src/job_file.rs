@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use cid::Cid;
+use cid::{Cid, Version};
 use swarm_protocol::codec;
 use swarm_protocol::money::{MIN_PRICE, MicroUsdc};
 use swarm_protocol::statement::{
@@ -237,7 +237,8 @@ fn block_cid(field: &Field<'_>) -> Result<Cid, Fault> {
     let text = field.text()?;
     let wrong = |_| Fault::new(&field.path, format!("must be a CID, not \"{}\"", shown(text)));
     let cid = Cid::from_str(text).map_err(wrong)?;
-    if !matches!(cid.codec(), RAW | DAG_PB) || cid.hash().code() != SHA2_256 {
+    let is_known = cid.version() == Version::V1 && matches!(cid.codec(), RAW | DAG_PB);
+    if !is_known || cid.hash().code() != SHA2_256 {
         return Err(Fault::new(
             &field.path,
             "must be a CIDv1 of a raw block or a UnixFS file with sha2-256 (it begins with bafkrei or bafybei)",
