@@ -4,7 +4,7 @@ use cid::Cid;
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::btree_map::{BTreeMap, Entry};
 
-/// Blocks of one file that are asked for at once, and held at most.
+/// Blocks of one level of a file that are asked for ahead of the one that is wanted.
 pub const MAX_AHEAD: usize = 8;
 
 /// Reads a file whose blocks `fetch` brings, some ahead of others; `take` gets each block and the bytes of the file in it,

@@ -47,6 +47,9 @@ impl Content {
     /// Fetches a job's linked input, which must be text, block after block, and pins it once all of it is there. `from`
     /// says who has it, as far as is known.
     pub async fn input(&self, root: Cid, bytes: u64, from: &[PeerId], deadline: Instant) -> Result<()> {
+        if !self.blocks.is_pinned(&root) {
+            self.has_room(bytes)?;
+        }
         let until = Until { found: deadline, fetched: deadline };
         let fetch = |cid| async move {
             let block = self.fetch(cid, MAX_BLOCK as u64, from, until).await.map_err(Error::msg)?;
@@ -60,6 +63,15 @@ impl Content {
         read_ahead(Reader::new(root, bytes)?, fetch, take).await?;
         text.finish()?;
         self.pin(blocks.into_iter().collect()).await
+    }
+
+    /// Refuses what could not be pinned in the end, before anything else is thrown out for it.
+    fn has_room(&self, bytes: u64) -> Result<()> {
+        let usage = self.blocks.usage();
+        match bytes <= usage.quota_bytes.saturating_sub(usage.pinned_bytes) {
+            true => Ok(()),
+            false => Err(anyhow!("the operator has no room for {bytes} bytes more")),
+        }
     }
 
     /// Keeps a block as a copy that may go again.

@@ -35,7 +35,7 @@ const MAX_FETCHES: usize = 32;
 /// Inputs of several blocks fetched at once; they take longer, and must not keep the others waiting.
 const MAX_LARGE_FETCHES: usize = 4;
 /// What an input of several blocks must come at, at least: this many bytes a second.
-const MIN_INPUT_RATE: u64 = 256 << 10;
+const MIN_INPUT_RATE: u64 = 64 << 10;
 /// Pages of the view signed at once.
 const MAX_VIEW_PAGES: usize = 4;
 /// Nodes remembered of one wallet, the latest first: a stranger who repeats its statements must not be the only one.

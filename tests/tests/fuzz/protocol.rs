@@ -17,8 +17,9 @@ use swarm_protocol::transcript::Transcript;
 use swarm_protocol::{Rejection, Timestamp};
 
 pub const NOW: Timestamp = Timestamp(1_800_000_000_000);
-/// What the decoder's values take beyond the bytes that they are read from.
-const MEMORY: (usize, usize) = (64, 64 * 1024);
+/// What the decoder's values take beyond the bytes that they are read from: lists and maps within one another take room at
+/// every level; fifty million inputs found up to 300 bytes of it for a byte.
+const MEMORY: (usize, usize) = (512, 64 * 1024);
 /// Plain CBOR's lists are given up to a mebibyte for what they say that they hold.
 const PLAIN_MEMORY: (usize, usize) = (64, 4 * 1024 * 1024);
 
