@@ -8,18 +8,17 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use cid::{Cid, Version};
+use cid::Cid;
 use swarm_protocol::codec;
 use swarm_protocol::money::{MIN_PRICE, MicroUsdc};
 use swarm_protocol::statement::{
-    Assurance, Input, Job, JobType, MAX_INPUT_BYTES, MAX_JOB_LIFE, MAX_NAME_BYTES, MAX_STOP_BYTES, MAX_STOPS,
-    MAX_TEMPERATURE, MAX_TOKENS, Message, Params,
+    Assurance, Input, Job, JobType, MAX_INPUT_BYTES, MAX_JOB_LIFE, MAX_NAME_BYTES, MAX_PROMPT_BYTES,
+    MAX_STOP_BYTES, MAX_STOPS, MAX_TEMPERATURE, MAX_TOKENS, Message, Params,
 };
 use swarm_protocol::{Millis, Timestamp};
 
 use crate::cli::UserError;
 use crate::content::import;
-use crate::workload::MAX_PROMPT_BYTES;
 use fields::{Fault, Field, Fields, shown};
 use json::Json;
 
@@ -41,10 +40,6 @@ pub const MAX_MESSAGES: usize = 1024;
 pub const MAX_RUNTIME_S: u64 = 86_400;
 /// The most device memory that a job may ask for, in MiB.
 pub const MAX_VRAM_MB: u64 = 1024 * 1024;
-
-const RAW: u64 = 0x55;
-const DAG_PB: u64 = 0x70;
-const SHA2_256: u64 = 0x12;
 
 /// A job file that passed every check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,8 +232,7 @@ fn block_cid(field: &Field<'_>) -> Result<Cid, Fault> {
     let text = field.text()?;
     let wrong = |_| Fault::new(&field.path, format!("must be a CID, not \"{}\"", shown(text)));
     let cid = Cid::from_str(text).map_err(wrong)?;
-    let is_known = cid.version() == Version::V1 && matches!(cid.codec(), RAW | DAG_PB);
-    if !is_known || cid.hash().code() != SHA2_256 {
+    if !codec::may_be_file(&cid) {
         return Err(Fault::new(
             &field.path,
             "must be a CIDv1 of a raw block or a UnixFS file with sha2-256 (it begins with bafkrei or bafybei)",

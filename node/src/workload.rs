@@ -11,9 +11,6 @@ use swarm_protocol::sampler::{self, Candidate};
 use swarm_protocol::statement::{Input, Job};
 use swarm_protocol::transcript::{Step, StopReason};
 
-/// The longest prompt, in bytes: more than any model's context holds.
-pub const MAX_PROMPT_BYTES: u64 = 4 << 20;
-
 /// A model that this node knows, ready to check proofs or to be run.
 #[derive(Debug, Clone)]
 pub struct KnownModel {
@@ -113,19 +110,9 @@ pub fn prompt_text(job: &Job, linked: Option<&str>) -> Result<String> {
             Ok(inference::render_chat(&messages.iter().map(turn).collect::<Vec<_>>()))
         }
         Input::Linked { .. } => {
-            let text = linked.ok_or_else(|| anyhow!("the linked input is not at hand"))?;
-            within_prompt(text.len() as u64)?;
-            Ok(text.to_owned())
+            linked.map(str::to_owned).ok_or_else(|| anyhow!("the linked input is not at hand"))
         }
         Input::Sealed { .. } => Err(anyhow!("sealed input is not built in this version")),
-    }
-}
-
-/// Refuses what no model could be given.
-pub fn within_prompt(bytes: u64) -> Result<()> {
-    match bytes <= MAX_PROMPT_BYTES {
-        true => Ok(()),
-        false => Err(anyhow!("a prompt has at most {MAX_PROMPT_BYTES} bytes, this one has {bytes}")),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::codec::{CodecError, Link, names};
 use crate::sampler::{Candidate, MAX_COST, ONE, draw, sample, sampling_seed, weight};
-use crate::statement::{Assurance, Job, JobType, Proof};
+use crate::statement::{Assurance, Job, JobType, MAX_PROMPT_BYTES, Proof};
 use crate::transcript::{PrefixDigest, Step, StopReason, Transcript};
 use std::collections::BTreeSet;
 use swarm_crypto::digest::Digest;
@@ -43,6 +43,9 @@ pub struct ModelFacts {
 /// Why what was delivered is not accepted; the prover is at fault. Steps count from 0.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AcceptanceFault {
+    /// The input is longer than any prompt.
+    #[error("a prompt has at most {MAX_PROMPT_BYTES} bytes, this one has {0}")]
+    PromptBytes(u64),
     /// No acceptance rule is built for the workload.
     #[error("workload {0:?} cannot be accepted by this version")]
     Workload(JobType),
@@ -155,6 +158,14 @@ impl Opened {
     }
 }
 
+/// Refuses an input that no model could be given, before anybody fetches it for one.
+pub fn check_prompt(job: &Job) -> Result<(), AcceptanceFault> {
+    match job.input_bytes() {
+        bytes if bytes > MAX_PROMPT_BYTES => Err(AcceptanceFault::PromptBytes(bytes)),
+        _ => Ok(()),
+    }
+}
+
 /// Reads the transcript delivered for `proof`.
 pub fn open(proof: &Proof, transcript: &[u8]) -> Result<Opened, AcceptanceFault> {
     let found = transcript.len() as u64;
@@ -199,6 +210,7 @@ fn check_model(job: &Job, transcript: &Transcript, model: &ModelFacts) -> Result
     if job.job_type != JobType::LlmGen {
         return Err(AcceptanceFault::Workload(job.job_type));
     }
+    check_prompt(job)?;
     if transcript.model != job.model || transcript.model != model.name {
         return Err(AcceptanceFault::Model);
     }

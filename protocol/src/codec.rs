@@ -116,10 +116,16 @@ pub fn dag_pb_cid(block: &[u8]) -> Cid {
 
 /// True for a CIDv1 of a DAG-PB block hashed with sha2-256.
 pub fn is_dag_pb(cid: &Cid) -> bool {
-    cid.version() == cid::Version::V1
-        && cid.codec() == DAG_PB
-        && cid.hash().code() == SHA2_256
-        && cid.hash().size() == 32
+    is_v1(cid) && cid.codec() == DAG_PB
+}
+
+/// True for a CIDv1 that may name a file: a raw block or the root of a UnixFS file, hashed with sha2-256.
+pub fn may_be_file(cid: &Cid) -> bool {
+    is_v1(cid) && matches!(cid.codec(), RAW | DAG_PB)
+}
+
+fn is_v1(cid: &Cid) -> bool {
+    cid.version() == cid::Version::V1 && cid.hash().code() == SHA2_256 && cid.hash().size() == 32
 }
 
 /// All links in a block of canonical DAG-CBOR, in the order in which they lie there.

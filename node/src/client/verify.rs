@@ -6,7 +6,7 @@ use super::{Connection, Session};
 use crate::cli::{Exit, UserError};
 use crate::home::home_root;
 use crate::link::Link;
-use crate::network::Until;
+use crate::network::{MAX_BLOCK, Until};
 use crate::storage::pins::{KNOWN_OPERATORS_FILE, known_operator};
 use anyhow::{Result, anyhow};
 use serde_json::json;
@@ -30,7 +30,6 @@ const MAX_WALK: u64 = 100_000;
 
 /// Pages of records that are fetched to check one receipt: half a GiB.
 const MAX_RECORD_PAGES: usize = 1024;
-const MAX_BLOCK_BYTES: usize = 2 << 20;
 const EPOCH: &str = "epoch";
 const RECORDS: &str = "records";
 
@@ -255,7 +254,7 @@ async fn fetch(link: &Link, cid: &Cid) -> Result<Vec<u8>> {
     let from: Vec<_> = link.peer().into_iter().collect();
     let now = Instant::now();
     let until = Until { found: now + PATIENCE, fetched: now + FETCH_TIMEOUT };
-    Ok(link.network().fetch(&cid.cid(), &from, MAX_BLOCK_BYTES, until).await?)
+    Ok(link.network().fetch(&cid.cid(), &from, MAX_BLOCK, until).await?)
 }
 
 fn report(session: &Session, receipt: &Receipt, checks: &[Check]) -> Result<Exit> {

@@ -2,13 +2,14 @@ use super::Reader;
 use anyhow::{Result, anyhow};
 use cid::Cid;
 use futures::stream::{FuturesUnordered, StreamExt};
-use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::BTreeMap;
 
-/// Blocks of one level of a file that are asked for ahead of the one that is wanted.
+/// Blocks of one file that are asked for at once, and held at most; one more for each level below the first, as what is
+/// wanted there was not known before.
 pub const MAX_AHEAD: usize = 8;
 
-/// Reads a file whose blocks `fetch` brings, some ahead of others; `take` gets each block and the bytes of the file in it,
-/// in the order of the file. Says how many bytes the file has.
+/// Reads a file whose blocks `fetch` brings, some ahead of others, each as long as it is needed once; `take` gets each block
+/// and the bytes of the file in it, in the order of the file. Says how many bytes the file has.
 pub async fn read_ahead<F: Future<Output = Result<Vec<u8>>>>(
     mut reader: Reader,
     fetch: impl Fn(Cid) -> F,
@@ -18,8 +19,8 @@ pub async fn read_ahead<F: Future<Output = Result<Vec<u8>>>>(
     let mut asked: BTreeMap<Cid, Option<Vec<u8>>> = BTreeMap::new();
     while let Some(wanted) = reader.wanted() {
         for cid in reader.ahead(MAX_AHEAD) {
-            if let Entry::Vacant(place) = asked.entry(cid) {
-                place.insert(None);
+            if !asked.contains_key(&cid) && (asked.len() < MAX_AHEAD || cid == wanted) {
+                asked.insert(cid, None);
                 let fetched = fetch(cid);
                 coming.push(async move { (cid, fetched.await) });
             }
@@ -28,8 +29,7 @@ pub async fn read_ahead<F: Future<Output = Result<Vec<u8>>>>(
             let content = reader.supply(block)?;
             take(&wanted, block, content)?;
             total += content.len() as u64;
-            let ahead: Vec<Cid> = reader.ahead(MAX_AHEAD).collect();
-            asked.retain(|cid, _| ahead.contains(cid));
+            asked.retain(|cid, _| reader.needs(cid));
         } else {
             let (cid, fetched): (Cid, Result<Vec<u8>>) =
                 coming.next().await.ok_or_else(|| anyhow!("a block was not asked for"))?;

@@ -60,6 +60,11 @@ impl Reader {
         self.ahead.iter().rev().take(most).map(|(cid, _, _)| *cid)
     }
 
+    /// Whether the block is known to be wanted, now or later.
+    pub fn needs(&self, cid: &Cid) -> bool {
+        self.ahead.iter().any(|(ahead, _, _)| ahead == cid)
+    }
+
     /// Takes the wanted block; gives the bytes of the file that are in it.
     pub fn supply<'a>(&mut self, block: &'a [u8]) -> Result<&'a [u8], UnixFsError> {
         let Some((cid, length, depth)) = self.ahead.pop() else { return Err(UnixFsError::OtherBlock) };

@@ -3,6 +3,7 @@ use super::*;
 use crate::protobuf::{put_bytes, put_number};
 use cid::Cid;
 use proptest::prelude::*;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use swarm_crypto::address::Address;
@@ -60,6 +61,39 @@ fn roots_are_those_of_helias_importer() {
         assert_eq!(root.length, number("length"));
         assert_eq!(read(root.cid, root.length, &blocks).unwrap(), content(length), "{vector}");
     }
+}
+
+#[tokio::test]
+async fn a_file_is_read_ahead_in_order_with_each_block_fetched_once_and_few_held() {
+    let numbers: Vec<u8> = (0..5_000u32).flat_map(u32::to_be_bytes).collect();
+    let (root, blocks) = write(&numbers, Shape { chunk: 64, links: 12 }, 999);
+    let (open, most) = (Cell::new(0), Cell::new(0));
+    let fetches = RefCell::new(BTreeMap::<Cid, usize>::new());
+    let fetch = |cid: Cid| {
+        *fetches.borrow_mut().entry(cid).or_default() += 1;
+        open.set(open.get() + 1);
+        most.set(most.get().max(open.get()));
+        // Later ones come first as often as not.
+        let turns = cid.hash().digest()[0] % 8;
+        let block = blocks[&cid].clone();
+        async move {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            Ok(block)
+        }
+    };
+    let mut read = Vec::new();
+    let take = |_: &Cid, _: &[u8], content: &[u8]| {
+        open.set(open.get() - 1);
+        read.extend_from_slice(content);
+        Ok(())
+    };
+    let total = read_ahead(Reader::at_most(root.cid, 1 << 20).unwrap(), fetch, take).await.unwrap();
+    assert_eq!((total, &read), (20_000, &numbers));
+    assert!(fetches.borrow().values().all(|times| *times == 1), "{fetches:?}");
+    assert_eq!(fetches.borrow().len(), blocks.len());
+    assert!((2..=MAX_AHEAD + MAX_DEPTH).contains(&most.get()), "{} at once", most.get());
 }
 
 #[test]

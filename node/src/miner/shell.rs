@@ -8,7 +8,7 @@ use crate::network::{MAX_BLOCK, Until};
 use crate::storage::blocks::{BlockError, BlockStore};
 use crate::storage::disk::DiskError;
 use crate::wire;
-use crate::workload::{Models, within_prompt};
+use crate::workload::Models;
 use anyhow::{Context, Result, anyhow};
 use cid::Cid;
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ use std::time::Duration;
 use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
 use swarm_inference::CancelToken;
+use swarm_protocol::acceptance;
 use swarm_protocol::codec::{self, JobId};
 use swarm_protocol::miner::{Content, Delivered, Effect, Event, Miner, Run};
 use swarm_protocol::query::{Answer, Query};
@@ -186,6 +187,7 @@ async fn fetch_content(link: &Link, job: JobId) -> Result<Content> {
     if verified.id() != job {
         return Err(anyhow!("the operator sent another job"));
     }
+    acceptance::check_prompt(body)?;
     let linked = match &body.input {
         JobInput::Linked { cid, bytes } => Some(fetch_text(link, cid, *bytes).await?),
         JobInput::Text(_) | JobInput::Chat(_) | JobInput::Sealed { .. } => None,
@@ -194,7 +196,6 @@ async fn fetch_content(link: &Link, job: JobId) -> Result<Content> {
 }
 
 async fn fetch_text(link: &Link, cid: &Cid, bytes: u64) -> Result<String> {
-    within_prompt(bytes)?;
     let from: Vec<_> = link.peer().into_iter().collect();
     let until = Until::within(FETCH_TIMEOUT);
     let fetch = |cid| {

@@ -4,7 +4,7 @@ use crate::content::{Reader, read_ahead};
 use crate::network::{MAX_BLOCK, Network, Until};
 use crate::storage::blocks::{BlockError, BlockStore};
 use crate::storage::disk::DiskError;
-use crate::workload::{Models, within_prompt};
+use crate::workload::Models;
 use anyhow::{Error, Result, anyhow};
 use cid::Cid;
 use libp2p::PeerId;
@@ -76,28 +76,35 @@ impl Content {
 
     /// Keeps a block as a copy that may go again.
     async fn cache(&self, cid: Cid, block: Vec<u8>) -> Result<Vec<u8>> {
-        self.on_disk(move |blocks| blocks.put(&cid, &block).map(|()| block)).await
+        Ok(self.on_disk(move |blocks| blocks.put(&cid, &block).map(|()| block)).await?)
     }
 
     async fn pin(&self, cids: Vec<Cid>) -> Result<()> {
-        let kept = cids.clone();
+        let pinned = cids.clone();
         self.on_disk(move |blocks| blocks.pin(&cids)).await?;
-        // A network that is shut down has nobody to tell.
-        let _ = self.network.stored(kept).await;
+        self.tell_stored(pinned).await;
         Ok(())
+    }
+
+    /// Whoever waits for these blocks can have them now.
+    async fn tell_stored(&self, cids: Vec<Cid>) {
+        // A network that is shut down has nobody to tell.
+        let _ = self.network.stored(cids).await;
     }
 
     async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce(&BlockStore) -> Result<T, BlockError> + Send + 'static,
-    ) -> Result<T> {
+    ) -> Result<T, BlockError> {
         let blocks = self.blocks.clone();
-        let done = tokio::task::spawn_blocking(move || work(&blocks)).await?;
+        let done = tokio::task::spawn_blocking(move || work(&blocks))
+            .await
+            .unwrap_or(Err(BlockError::Disk(DiskError::Closed { path: "the content store".into() })));
         if let Err(BlockError::Disk(error)) = &done {
             // The first failure is the one that is told.
             let _ = self.broken.set(error.clone());
         }
-        Ok(done?)
+        done
     }
 
     /// Fetches a proof's content, checks it by the rule, and stores and pins what is delivered.
@@ -126,6 +133,7 @@ impl Content {
         let bad = |why: String| ExamineFault::Unacceptable(why);
         let ours = |why: String| ExamineFault::Unavailable(why);
         let model = self.models.get(&exam.job.model).ok_or_else(|| ours("the model is gone".into()))?;
+        acceptance::check_prompt(&exam.job).map_err(|e| bad(e.to_string()))?;
         let linked = self.linked_text(&exam.job.input).map_err(ours)?;
         let opened = acceptance::open(&exam.proof, transcript).map_err(|e| bad(e.to_string()))?;
         let facts = model.facts(&exam.job, linked.as_deref(), &opened).map_err(|e| bad(e.to_string()))?;
@@ -135,7 +143,6 @@ impl Content {
 
     fn linked_text(&self, input: &Input) -> Result<Option<String>, String> {
         let Input::Linked { cid, bytes } = input else { return Ok(None) };
-        within_prompt(*bytes).map_err(|e| e.to_string())?;
         let (mut reader, mut text) = (Reader::new(*cid, *bytes).map_err(|e| e.to_string())?, Vec::new());
         while let Some(cid) = reader.wanted() {
             let block = self.blocks.block(&cid).ok_or("the job's input is gone")?;
@@ -146,25 +153,15 @@ impl Content {
 
     /// Stores and pins blocks, durably.
     pub async fn store(&self, blocks: Vec<(Cid, Vec<u8>)>) -> Result<(), BlockError> {
-        let store = self.blocks.clone();
         let cids = blocks.iter().map(|(cid, _)| *cid).collect();
-        let put = move || {
+        let put = move |store: &BlockStore| {
             let borrowed: Vec<(Cid, &[u8])> =
                 blocks.iter().map(|(cid, bytes)| (*cid, bytes.as_slice())).collect();
             store.put_pinned(&borrowed)
         };
-        let done = tokio::task::spawn_blocking(put)
-            .await
-            .unwrap_or(Err(BlockError::Disk(DiskError::Closed { path: "the content store".into() })));
-        if let Err(BlockError::Disk(error)) = &done {
-            // The first failure is the one that is told.
-            let _ = self.broken.set(error.clone());
-        }
-        if done.is_ok() {
-            // A network that is shut down has nobody to tell.
-            let _ = self.network.stored(cids).await;
-        }
-        done
+        self.on_disk(put).await?;
+        self.tell_stored(cids).await;
+        Ok(())
     }
 }
 

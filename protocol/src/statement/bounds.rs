@@ -17,6 +17,8 @@ pub const MAX_STOP_BYTES: usize = 64;
 pub const MAX_SLOTS: u32 = 256;
 /// Longest linked input, in bytes.
 pub const MAX_INPUT_BYTES: u64 = 64 * 1024 * 1024;
+/// Longest input that is a prompt, in bytes: more than any model's context holds.
+pub const MAX_PROMPT_BYTES: u64 = 4 * 1024 * 1024;
 /// Longest output, in bytes.
 pub const MAX_OUTPUT_BYTES: u64 = 1024 * 1024;
 /// Longest transcript, in bytes.
@@ -85,7 +87,10 @@ impl Job {
         }
         within("max_runtime_s", self.max_runtime_s > 0)?;
         match &self.input {
-            Input::Linked { bytes, .. } => within("input bytes", (1..=MAX_INPUT_BYTES).contains(bytes)),
+            Input::Linked { cid, bytes } => {
+                within("input bytes", (1..=MAX_INPUT_BYTES).contains(bytes))?;
+                within("input cid", codec::may_be_file(cid))
+            }
             Input::Text(text) => within("input", !text.is_empty()),
             Input::Chat(messages) => within("input", !messages.is_empty()),
             Input::Sealed { .. } => Ok(()),

@@ -3,7 +3,7 @@ use swarm_crypto::digest::{Digest, blake3};
 use swarm_protocol::acceptance::{AcceptanceFault as Fault, WorkUnits, check, open};
 use swarm_protocol::codec::{Link, encode, raw_cid};
 use swarm_protocol::sampler::{Candidate, MAX_COST};
-use swarm_protocol::statement::{Assurance, JobType, MAX_DETAIL_BYTES, Proof};
+use swarm_protocol::statement::{Assurance, Input, JobType, MAX_DETAIL_BYTES, MAX_PROMPT_BYTES, Proof};
 use swarm_protocol::transcript::StopReason;
 
 /// Delivers under the proof that an attacker would sign over exactly this.
@@ -61,6 +61,9 @@ fn every_fault_has_its_name() {
         step.candidates.iter().find(|c| c.token != step.token && c.token != EOS).unwrap().token
     };
     assert_eq!(with(&|d| d.job.job_type = JobType::Embed), Fault::Workload(JobType::Embed));
+    let bytes = MAX_PROMPT_BYTES + 1;
+    let linked = |d: &mut Delivery| d.job.input = Input::Linked { cid: raw_cid(b"x"), bytes };
+    assert_eq!(with(&linked), Fault::PromptBytes(bytes));
     assert_eq!(with(&|d| d.transcript.model = "toy2".into()), Fault::Model);
     assert_eq!(with(&|d| d.job.model = "toy2".into()), Fault::Model);
     assert_eq!(with(&|d| d.transcript.model_digest.0[0] ^= 1), Fault::ModelDigest);
