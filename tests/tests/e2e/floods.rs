@@ -1,9 +1,8 @@
 //! A program of somebody else's, which writes gossipsub's frames by hand, and writes too many of them: what becomes of
 //! its score, of honest jobs meanwhile, and of what the operator holds afterwards.
 
-use crate::churn::{Usage, held, lets_go, settles};
-use crate::harness::{PATIENCE, Site, eventually, short_job, text};
-use crate::hostile::{HONEST_JOBS, OPERATOR, honest};
+use crate::harness::{PATIENCE, Site, eventually};
+use crate::hostile::{Besieged, HONEST_JOBS};
 use crate::metrics::{listener, samples, scrape};
 use crate::peer::POOL;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
@@ -219,20 +218,14 @@ pub fn graylisted(metrics: SocketAddr) -> f64 {
 
 #[test]
 fn floods_of_control_messages_cost_their_sender_its_score_and_nobody_else_anything() {
-    let site = Site::new();
-    let operator = site.operator(&[&OPERATOR[..], &["--metrics", "0"]].concat());
-    let metrics = listener(&operator);
-    let miners = ["alice.eth", "bob.eth"].map(|name| site.miner(name, &[]));
-    let job = text(&site.job("job", &short_job("The carriage")));
-    honest(&site, &job);
-    let (before, holdings) = (Usage::of(&operator), held(&operator));
-    let calm = honest(&site, &job);
+    let pool = Besieged::start(Site::new(), &["--metrics", "0"]);
+    let (metrics, calm) = (listener(&pool.operator), &pool.calm);
     println!("calm: median {:?}, longest {:?}", calm[HONEST_JOBS / 2], calm[HONEST_JOBS - 1]);
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     for flood in [Flood::IHave, Flood::IWant, Flood::PruneAndGraft, Flood::Subscribe] {
         let stop = CancellationToken::new();
-        let raw = runtime.block_on(Raw::join(&site));
+        let raw = runtime.block_on(Raw::join(&pool.site));
         let begun = Instant::now();
         let flooding = runtime.spawn(raw.flood(move |round| flood.frame(round), stop.clone()));
         let mut fell_after = None;
@@ -241,7 +234,7 @@ fn floods_of_control_messages_cost_their_sender_its_score_and_nobody_else_anythi
             fell_after = Some(begun.elapsed());
         }
         let score = lowest(metrics);
-        let attacked = honest(&site, &job);
+        let attacked = pool.honest();
         let end = lowest(metrics);
         stop.cancel();
         let (sent, received) = runtime.block_on(flooding).unwrap();
@@ -252,15 +245,11 @@ fn floods_of_control_messages_cost_their_sender_its_score_and_nobody_else_anythi
             attacked[HONEST_JOBS / 2],
             attacked[HONEST_JOBS - 1]
         );
+        pool.bears(&format!("{flood:?}"), &attacked);
         assert!(fell_after.is_none_or(|after| after < TIME_TO_GRAYLIST), "{flood:?}: {fell_after:?}");
         // Out of the graylist it is heard again, and falls again.
         assert!(!flood.costs_score() || end < PUBLISH_THRESHOLD, "{flood:?}: {end}");
         eventually("it has left, and nobody else has lost score", || (lowest(metrics) >= 0.0).then_some(()));
     }
-    settles("the operator", &operator, before, 60);
-    lets_go(&operator, &holdings);
-    for miner in miners {
-        miner.terminate().good();
-    }
-    operator.terminate().good();
+    pool.recovers(60);
 }
