@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The long runs: the simulation, gossip among 10,000 nodes, every decoder fuzzed, the operator's crashes, the churn, large
-# files over a lossy link (as root, after scripts/interop.sh); arguments name some of them, none means all.
-# Each leaves a report in docs/nightly, to be committed. SIM_SEEDS, FUZZ_EXECUTIONS, OPERATOR_KILLS and CHURN_SECONDS
-# say how much;
+# The long runs: the simulation, gossip among 10,000 nodes, every decoder fuzzed, blindly and guided by coverage, the
+# operator's crashes, the churn, the soak, large files over lossy and over slow links (as root, after scripts/interop.sh);
+# arguments name some of them, none means all.
+# Each leaves a report in docs/nightly, to be committed. SIM_SEEDS, FUZZ_EXECUTIONS, OPERATOR_KILLS, CHURN_SECONDS and
+# SOAK_SECONDS say how much;
 # the tests print the seeds that repeat a run. A million seeds take an hour on two cores: scribbles stand for
 # signatures there (SIM_VOUCH), and nowhere else.
 set -euo pipefail
@@ -13,9 +14,10 @@ export SIM_VOUCH=${SIM_VOUCH:-1}
 export FUZZ_EXECUTIONS=${FUZZ_EXECUTIONS:-100000000}
 export OPERATOR_KILLS=${OPERATOR_KILLS:-300}
 export CHURN_SECONDS=${CHURN_SECONDS:-1800}
+export SOAK_SECONDS=${SOAK_SECONDS:-14400}
 
 parts=("$@")
-[ $# -gt 0 ] || parts=(simulation gossip fuzz crashes churn lossy)
+[ $# -gt 0 ] || parts=(simulation gossip fuzz coverage crashes churn soak lossy slow)
 
 scripts/setup.sh
 cargo build --locked --workspace --bins --tests
@@ -25,20 +27,26 @@ commit=$(git rev-parse HEAD)
 git diff --quiet HEAD -- . ':!docs/nightly' || commit="$commit with local changes"
 mkdir -p docs/nightly
 
-# The name of a part, the test that it is in, and which of that test's cases.
-run() {
-    local report
-    report=docs/nightly/$(date -u +%Y-%m-%d)-$1.txt
+# The name of a part, and the command that is it.
+report() {
+    local name=$1 report
+    shift
+    report=docs/nightly/$(date -u +%Y-%m-%d)-$name.txt
     {
         echo "commit $commit"
-        echo "simulation seeds $SIM_SEEDS, fuzz executions $FUZZ_EXECUTIONS, operator kills $OPERATOR_KILLS, churn of $CHURN_SECONDS s"
+        echo "simulation seeds $SIM_SEEDS, fuzz executions $FUZZ_EXECUTIONS, operator kills $OPERATOR_KILLS, churn of $CHURN_SECONDS s, soak of $SOAK_SECONDS s"
         echo "begun $(date -u +%FT%TZ)"
     } >"$report"
     local status=0
-    cargo test --locked --workspace --test "$2" -- --include-ignored --nocapture --test-threads 1 "$3" >>"$report" 2>&1 || status=$?
+    "$@" >>"$report" 2>&1 || status=$?
     printf '\nended %s, exit %s\n' "$(date -u +%FT%TZ)" "$status" >>"$report"
-    echo "$1: exit $status, see $report"
+    echo "$name: exit $status, see $report"
     return "$status"
+}
+
+# The name of a part, the test that it is in, and which of that test's cases.
+run() {
+    report "$1" cargo test --locked --workspace --test "$2" -- --include-ignored --nocapture --test-threads 1 "$3"
 }
 
 failed=0
@@ -47,12 +55,15 @@ for part in "${parts[@]}"; do
         simulation) run simulation simulation simulation_ || failed=1 ;;
         gossip) run gossip gossip gossip_ || failed=1 ;;
         fuzz) run fuzz fuzz fuzz || failed=1 ;;
+        coverage) report coverage scripts/coverage-fuzz.sh || failed=1 ;;
         crashes) run crashes e2e crashes || failed=1 ;;
         churn) run churn e2e churn || failed=1 ;;
-        lossy) run lossy e2e lossy || failed=1 ;;
+        soak) run soak e2e soak || failed=1 ;;
+        lossy) run lossy e2e helia::lossy_links || failed=1 ;;
+        slow) run slow e2e slow_and_lossy || failed=1 ;;
         *)
             echo "error: there is no part named $part" >&2
-            echo "  → name simulation, gossip, fuzz, crashes, churn or lossy" >&2
+            echo "  → name simulation, gossip, fuzz, coverage, crashes, churn, soak, lossy or slow" >&2
             exit 2
             ;;
     esac

@@ -43,33 +43,37 @@ const OPERATOR: [&str; 16] = [
     "2s",
 ];
 
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
     /// Below `limit`, evenly enough.
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 16) % limit
     }
 
-    fn pick<T>(&mut self, from: &mut Vec<T>) -> Option<T> {
+    pub fn pick<T>(&mut self, from: &mut Vec<T>) -> Option<T> {
         let place = self.below(from.len().max(1) as u64) as usize;
         (place < from.len()).then(|| from.swap_remove(place))
     }
 }
 
-fn setting(name: &str, default: u64) -> u64 {
+pub fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
 /// What a process takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
-    resident_kib: u64,
-    threads: u64,
-    files: u64,
+    pub resident_kib: u64,
+    pub threads: u64,
+    pub files: u64,
 }
 
 impl Usage {
@@ -237,7 +241,7 @@ fn who_comes_and_goes_leaves_nothing_behind() {
     let holdings = held(&operator);
     let before = (Usage::of(&operator), Usage::of(&steady));
 
-    let dice = Dice(seed | 1);
+    let dice = Dice::new(seed);
     let (miners, clients, ended) = (Vec::new(), Vec::new(), Vec::new());
     let mut crowd = Crowd { site: &site, dice, miners, clients, ended, jobs: 0 };
     let start = Instant::now();

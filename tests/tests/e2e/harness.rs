@@ -13,7 +13,7 @@ use tempfile::TempDir;
 /// How long anything may take that should happen at all; generous, as two slow cores may be shared.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// The most lines kept of one process.
-const MAX_LINES: usize = 200_000;
+const MAX_LINES: usize = 500_000;
 /// Lines shown of each process when a test fails.
 const SHOWN_LINES: usize = 60;
 const POOL: &str = "swarmpool.eth";
@@ -217,6 +217,7 @@ struct Said {
 /// A running program; killed when dropped.
 pub struct Process {
     name: String,
+    patience: Duration,
     child: Child,
     log: Arc<Log>,
     readers: Vec<JoinHandle<Vec<u8>>>,
@@ -249,7 +250,13 @@ impl Process {
                 Vec::new()
             }),
         ];
-        Self { name: name.to_owned(), child, log, readers }
+        Self { name: name.to_owned(), patience: PATIENCE, child, log, readers }
+    }
+
+    /// Gives it more time for everything than [`PATIENCE`].
+    pub fn patiently(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     pub fn id(&self) -> u32 {
@@ -268,7 +275,7 @@ impl Process {
 
     /// The same for a line with any of these texts.
     pub fn expect_any(&self, from: usize, wanted: &[&str]) -> (usize, String) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let mut next = from;
         let mut said = self.log.said.lock().unwrap();
         loop {
@@ -330,7 +337,7 @@ impl Process {
 
     /// Waits for the end.
     pub fn finish(mut self) -> Finished {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;

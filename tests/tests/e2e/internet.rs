@@ -31,6 +31,14 @@ pub enum Cut {
     FromOperator,
 }
 
+/// What a slow wire does to each packet, in each direction.
+#[derive(Debug, Clone, Copy)]
+pub struct SlowLink {
+    pub delay_ms: u32,
+    pub loss_percent: u32,
+    pub rate_mbit: u32,
+}
+
 /// The namespaces; gone when dropped.
 pub struct Internet {
     prefix: String,
@@ -106,6 +114,28 @@ impl Internet {
         );
         self.do_in(&router, &format!("nft -f - <<'RULES'\n{rules}\nRULES"));
         self.machine(&home, 0)
+    }
+
+    /// A wire of its own from a home to the operator, slow and lossy in both directions; it is cut when the process ends.
+    pub fn slow_link(&self, home: &Machine, link: &SlowLink) -> Process {
+        let (here, there) = (format!("{NETWORK}.9.1"), format!("{NETWORK}.9.2"));
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/interop/link.py");
+        let mut command = Command::new("python3");
+        command.args([script, &home.space, &here, &self.name("operator"), &there]);
+        command.args([link.delay_ms, link.loss_percent, link.rate_mbit].map(|number| number.to_string()));
+        let wire = Process::start("link", command);
+        wire.expect("ready");
+        run(Command::new("ip").args([
+            "-n",
+            &home.space,
+            "route",
+            "add",
+            &format!("{NETWORK}.1.2"),
+            "dev",
+            "slow",
+        ]))
+        .unwrap();
+        wire
     }
 
     /// Takes the operator's address away and gives it the next one.

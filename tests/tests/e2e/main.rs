@@ -25,6 +25,7 @@ mod peer;
 mod reference;
 mod replay;
 mod restarts;
+mod soak;
 mod streams;
 mod terminal;
 mod tree;

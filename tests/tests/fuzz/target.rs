@@ -64,6 +64,19 @@ pub fn name(of: &dyn Debug) -> Outcome {
 }
 
 impl Target {
+    /// Decodes one input: its outcome, and the most memory that it took at once.
+    pub fn execute(&mut self, input: &[u8], memory: &peak_alloc::PeakAlloc) -> (Outcome, usize) {
+        let before = memory.current_usage();
+        memory.reset_peak_usage();
+        let outcome = (self.run)(input);
+        (outcome, memory.peak_usage().saturating_sub(before))
+    }
+
+    /// The most memory that an input of so many bytes may take.
+    pub fn allowed(&self, bytes: usize) -> usize {
+        bytes * self.memory.0 + self.memory.1
+    }
+
     pub fn fuzz(mut self, executions: u64, seed: u64, memory: &peak_alloc::PeakAlloc) -> Shown {
         let mut pool = corpus::read(self.name);
         assert!(!pool.is_empty(), "no corpus for {}", self.name);
@@ -85,13 +98,10 @@ impl Target {
                     mutate(&mut rng, &pool[of], &pool[other], self.max_bytes)
                 }
             };
-            let before = memory.current_usage();
-            memory.reset_peak_usage();
-            let outcome = catch_unwind(AssertUnwindSafe(|| (self.run)(&input)));
-            let taken = memory.peak_usage().saturating_sub(before);
-            let outcome = outcome.unwrap_or_else(|_| shown.fault("it panics", &input));
+            let executed = catch_unwind(AssertUnwindSafe(|| self.execute(&input, memory)));
+            let (outcome, taken) = executed.unwrap_or_else(|_| (shown.fault("it panics", &input), 0));
             shown.peak = shown.peak.max(taken);
-            if taken > input.len() * self.memory.0 + self.memory.1 {
+            if taken > self.allowed(input.len()) {
                 shown.fault(&format!("it takes {taken} bytes of memory"), &input);
             }
             let times = shown.outcomes.entry(outcome.clone()).or_default();
