@@ -328,6 +328,7 @@ mod tests {
         };
         let (client, wallet) = (key(3).address(), key(4).address());
         let receipt = Receipt {
+            pps: None,
             job: JOB,
             proof: JOB,
             client,

@@ -14,6 +14,7 @@ pub mod money;
 pub mod planted;
 pub mod pool;
 mod posted;
+pub mod pps;
 pub mod protobuf;
 pub mod query;
 pub mod race;

@@ -98,7 +98,7 @@ impl FeeSplit {
 pub enum Account {
     /// The world; negative by what it put in.
     Outside,
-    /// What an operator account lacked; stops admission while it is not zero.
+    /// What an operator account or the reserve lacked; stops admission while it is not zero.
     Shortfall,
     /// A client's money, free to spend.
     ClientFree(Address),

@@ -320,6 +320,7 @@ mod tests {
     fn answers_come_back_as_they_went() {
         let wallet = Address([1; 20]);
         let entry = RosterEntry {
+            mode: crate::statement::PayoutMode::Solo,
             wallet,
             w: 3,
             fee168: MicroUsdc(5),

@@ -2,6 +2,7 @@
 
 use crate::codec::{JobId, Link, hash, keyed};
 use crate::money::MicroUsdc;
+use crate::statement::PayoutMode;
 use crate::{Millis, Posted, Timestamp};
 use serde::{Deserialize, Serialize};
 use swarm_crypto::address::Address;
@@ -34,6 +35,8 @@ pub struct RosterEntry {
     pub models: Vec<String>,
     /// Jobs it runs at once.
     pub slots: u32,
+    /// How it is paid in this epoch.
+    pub mode: PayoutMode,
 }
 
 /// The wallets alive at a boundary, by wallet.

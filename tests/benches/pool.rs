@@ -32,6 +32,7 @@ fn key(n: u8) -> SecretKey {
 
 fn config() -> PoolConfig {
     PoolConfig {
+        reserve: swarm_protocol::money::MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: key(1).address(),
         models: [MODEL.to_owned()].into(),

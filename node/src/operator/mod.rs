@@ -155,6 +155,7 @@ fn open_pool(
     let high_water = HighWater::open(&directory.file(mark))?;
     high_water.check(ledger)?;
     let config = PoolConfig {
+        reserve: swarm_protocol::money::MicroUsdc(0),
         name: args.pool.pool.clone(),
         operator: key.address(),
         models: models.names().cloned().collect(),

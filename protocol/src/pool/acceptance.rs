@@ -3,7 +3,7 @@ use super::{Examination, ExamineFault, Pool, PoolEffect, PoolStory, Record, Stag
 use crate::codec::{JobId, Link};
 use crate::money::FeeSplit;
 use crate::planted::{self, Bug};
-use crate::statement::{EndCause, PayoutMode, Proof, Reason, Receipt, Topic, Verified};
+use crate::statement::{EndCause, Proof, Reason, Receipt, Topic, Verified};
 use crate::{Millis, Timestamp};
 use swarm_crypto::digest::Digest;
 
@@ -116,11 +116,12 @@ impl Pool {
             miner_part: split.miner,
             operator_part: split.operator,
             units: accepted.units,
-            mode: PayoutMode::Solo,
+            mode: accepted.mode,
             asset: self.state.genesis.asset.clone(),
             output: accepted.body.output,
             output_bytes: accepted.body.output_bytes,
             held_until: accepted.epoch + super::HELD_EPOCHS,
+            pps: accepted.pps,
         })
     }
 

@@ -135,15 +135,20 @@ impl Pool {
 
     fn admit(&mut self, verified: &Verified, job: &Job, now: Timestamp) {
         let (id, client) = (verified.id(), verified.statement().header.by);
-        if !self.state.clients.contains_key(&client) && self.state.posted.test_credit.0 > 0 {
-            self.record(now, Record::Credited { client });
-        }
+        self.credit_once(client, now);
         let seed = self.draw_seed(&id, 1);
         self.record(now, Record::Admitted { job: verified.signed().clone(), seed });
         self.effects.push_back(PoolEffect::Store(verified.signed().encode()));
         self.say(Topic::Jobs, now, Admitted { job: id, epoch: self.state.epoch.number });
         self.tell(PoolStory::NewJob { job: id, client, model: job.model.clone(), price: job.price });
         self.list(id);
+    }
+
+    /// Gives a new client its test credit.
+    pub(super) fn credit_once(&mut self, client: Address, now: Timestamp) {
+        if !self.state.clients.contains_key(&client) && self.state.posted.test_credit.0 > 0 {
+            self.record(now, Record::Credited { client });
+        }
     }
 
     pub(super) fn handle_cancel(&mut self, verified: &Verified, cancel: &Cancel, now: Timestamp) {

@@ -5,8 +5,7 @@ use super::{Boundary, HELD_EPOCHS, Pool, PoolEffect, PoolStory, Record, SETTLEME
 use crate::money::{Account, MicroUsdc};
 use crate::race::{self, Roster, RosterEntry};
 use crate::statement::{
-    Beacon, EpochOpened, EpochSealed, Heartbeat, Identified, MAX_MODELS, ModelSupply, NameStanding,
-    PayoutMode, Reason, Topic,
+    Beacon, EpochOpened, EpochSealed, Heartbeat, Identified, MAX_MODELS, ModelSupply, NameStanding, Topic,
 };
 use crate::{Millis, Posted, Timestamp};
 use std::cmp::Reverse;
@@ -25,6 +24,7 @@ impl Pool {
     pub(super) fn start(&mut self, now: Timestamp) {
         self.live.now = now;
         self.live.started_at = now;
+        self.fund_reserve(now);
         self.open_epoch(now);
         self.beacon_due(now);
         let leased: Vec<_> = self.live.runs.keys().copied().collect();
@@ -63,11 +63,27 @@ impl Pool {
             next_secret_hash: race::secret_commitment(&next),
             roster: self.make_roster(),
             posted: self.next_posted(),
+            rates: self.state.next_rates(),
             settlement: SETTLEMENT_VERSION,
         };
         self.tell_settlement(epoch);
         self.record(now, Record::Boundary(Box::new(boundary)));
+        self.fund_reserve(now);
         self.open_epoch(now);
+    }
+
+    /// Brings what the operator has put into the reserve up to what it wants to, as far as its free money reaches.
+    fn fund_reserve(&mut self, now: Timestamp) {
+        let missing = self.config.reserve.saturating_sub(self.state.pps.funded);
+        if missing.0 == 0 {
+            return;
+        }
+        self.credit_once(self.config.operator, now);
+        let free = self.state.accounts.amount(&Account::ClientFree(self.config.operator));
+        let amount = missing.min(free);
+        if amount.0 > 0 {
+            self.record(now, Record::ReserveFunded { amount });
+        }
     }
 
     fn tell_settlement(&mut self, epoch: u64) {
@@ -89,6 +105,7 @@ impl Pool {
                 established: standing.is_some_and(|s| s.is_established(&self.state.posted)),
                 models: self.known_models(miner).into_iter().collect(),
                 slots: miner.heartbeat.slots,
+                mode: miner.heartbeat.mode,
             }
         };
         let mut entries: Vec<RosterEntry> = self.live.miners.iter().map(entry).collect();
@@ -168,11 +185,6 @@ impl Pool {
     ) {
         let verified = identified.verified();
         let wallet = verified.statement().header.by;
-        if heartbeat.mode == PayoutMode::Pps {
-            let detail = "payout mode pps is not built in this version; use solo".to_owned();
-            let id = verified.id();
-            return self.refuse(Topic::Jobs, now, id, id, Reason::Unsupported, detail);
-        }
         let known = self.live.miners.get(&wallet);
         let order = |h: &Heartbeat| (h.boot_at, h.counter);
         if known.is_some_and(|miner| order(&miner.heartbeat) >= order(heartbeat)) {
@@ -248,7 +260,9 @@ impl Pool {
             epoch: self.state.epoch.number,
             pending: self.live.pending,
             leased: self.live.leased,
-            models: models.map(|(model, miners)| ModelSupply { model, miners }).collect(),
+            models: models
+                .map(|(model, miners)| ModelSupply { rate: self.state.rate(&model), model, miners })
+                .collect(),
             posted: self.state.posted.clone(),
             tree: self.live.tree,
         }

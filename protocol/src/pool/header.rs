@@ -8,7 +8,7 @@ use swarm_crypto::digest::Digest;
 use swarm_crypto::standard_tree::StandardTree;
 
 /// Version of the settlement rules that this crate follows.
-pub const SETTLEMENT_VERSION: u32 = 1;
+pub const SETTLEMENT_VERSION: u32 = 2;
 
 /// Leaf hashes of one page block.
 pub const MAX_PAGE_LEAVES: usize = 16_384;

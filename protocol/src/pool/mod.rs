@@ -3,11 +3,15 @@
 mod acceptance;
 mod admission;
 mod arbitration;
+mod audit;
+mod chain;
 mod epoch;
 mod fate;
 mod header;
+mod held;
 mod live;
 mod page;
+mod postings;
 mod record;
 mod record_page;
 mod state;
@@ -17,18 +21,22 @@ mod tree;
 mod wallet;
 
 pub use arbitration::expected_lease;
+pub use audit::AuditEvent;
+pub use chain::ChainEvent;
 pub use fate::JobFate;
 pub use header::{
     Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root,
 };
+pub use held::{HELD_EPOCHS, Held, HeldLeaf};
 pub use live::{Holdings, LiveMiner};
 pub use page::ViewPage;
-pub use record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
+pub use record::{Boundary, Close, Entry, Genesis, Leaf, LeafAt, Record, chain_hash};
 pub use record_page::{MAX_PAGE_BYTES, MAX_ROW_BYTES, PageError, RecordPage, RecordPages, RecordReader};
-pub use state::{Acceptance, Granted, HELD_EPOCHS, Held, JobEntry, OpenEpoch, Sealing, Stage, State};
+pub use state::{Acceptance, Granted, JobEntry, OpenEpoch, Pps, Sealing, Stage, State};
 pub use wallet::{LOSS_EPOCHS, REPUTATION_EPOCHS, Standing};
 
 use crate::codec::{CodecError, JobId, Link};
+use crate::money::MicroUsdc;
 use crate::race;
 use crate::statement::{
     Asset, Body, Identified, Job, ListingEntry, MAX_DETAIL_BYTES, MAX_LISTING_ENTRIES, Proof, Reason,
@@ -60,6 +68,8 @@ pub struct PoolConfig {
     pub posted: Posted,
     /// 32 bytes made at genesis and never told.
     pub secret: [u8; 32],
+    /// How much of its own money the operator wants to have put into the PPS reserve.
+    pub reserve: MicroUsdc,
 }
 
 /// What can happen to a pool.
@@ -87,6 +97,10 @@ pub enum PoolEvent {
         /// Work units, or why not.
         outcome: Result<u64, ExamineFault>,
     },
+    /// Money came in, or turned out not to have.
+    Chain(ChainEvent),
+    /// What auditors say.
+    Audit(AuditEvent),
     /// A tree of the pool is published: its blocks are durable.
     TreePublished {
         /// Its root; none if there will be no tree any more.
@@ -459,6 +473,8 @@ impl Machine for Pool {
             PoolEvent::Statement(identified) => self.handle_statement(&identified, now),
             PoolEvent::InputFetched { job, outcome } => self.handle_input(job, outcome, now),
             PoolEvent::Examined { job, proof, outcome } => self.handle_examined(job, proof, outcome, now),
+            PoolEvent::Chain(event) => self.handle_chain(event, now),
+            PoolEvent::Audit(event) => self.handle_audit(&event, now),
             PoolEvent::TreePublished { root } => self.live.tree = root,
         }
     }

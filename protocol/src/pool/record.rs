@@ -4,6 +4,7 @@ use crate::race::Roster;
 use crate::statement::{Asset, EndCause, Signed};
 use crate::{Posted, Timestamp, codec};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::{Context, Digest, derive};
 
@@ -47,6 +48,25 @@ pub enum Record {
     Credited {
         /// Who.
         client: Address,
+    },
+    /// A client's money came in.
+    Deposited {
+        /// Whose.
+        client: Address,
+        /// How much.
+        amount: MicroUsdc,
+        /// What it is called where it came from.
+        reference: Digest,
+    },
+    /// A deposit turned out not to be one.
+    DepositUndone {
+        /// Which.
+        reference: Digest,
+    },
+    /// The operator put money of its own into the reserve.
+    ReserveFunded {
+        /// How much.
+        amount: MicroUsdc,
     },
     /// A job entered the jobpool and is listed, attempt 1.
     Admitted {
@@ -99,6 +119,40 @@ pub enum Record {
         /// Verified work units.
         units: u64,
     },
+    /// An auditor was paid for looking at an acceptance whose money is held.
+    AuditPaid {
+        /// Which acceptance.
+        leaf: LeafAt,
+        /// Who looked.
+        auditor: Address,
+        /// How much.
+        amount: MicroUsdc,
+    },
+    /// Somebody paid for an audit of an acceptance whose money is held.
+    Challenged {
+        /// Which acceptance.
+        leaf: LeafAt,
+        /// Who asked.
+        challenger: Address,
+        /// Who looks.
+        auditor: Address,
+        /// How much.
+        amount: MicroUsdc,
+    },
+    /// A challenge was right: the challenger has its money back.
+    ChallengeReturned {
+        /// Which acceptance.
+        leaf: LeafAt,
+        /// Who was right.
+        challenger: Address,
+        /// How much.
+        amount: MicroUsdc,
+    },
+    /// An acceptance whose money is held was overturned: the client has its money back.
+    Overturned {
+        /// Which acceptance.
+        leaf: LeafAt,
+    },
     /// A pending job left the jobpool unanswered; the client has its money back.
     Closed {
         /// Which job.
@@ -115,6 +169,16 @@ pub enum Record {
         /// The header's block.
         header: Link,
     },
+}
+
+/// An acceptance's place in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeafAt {
+    /// The epoch that holds it.
+    pub epoch: u64,
+    /// Its index among the epoch's acceptances.
+    pub index: u64,
 }
 
 /// How a pending job ends without an answer.
@@ -162,6 +226,8 @@ pub struct Boundary {
     pub roster: Roster,
     /// Numbers in force in N+1.
     pub posted: Posted,
+    /// What a million work units are paid in N+1, by model, in micro-USDC.
+    pub rates: BTreeMap<String, u64>,
     /// Version of the settlement rules.
     pub settlement: u32,
 }

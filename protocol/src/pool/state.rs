@@ -1,13 +1,15 @@
 use super::header::{Counts, EpochHeader, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root};
+use super::held::{HELD_EPOCHS, Held, HeldLeaf};
 use super::record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
 use super::record_page::RecordPages;
 use super::wallet::Standing;
 use crate::codec::{JobId, Link};
-use crate::money::{Account, Accounts, FeeSplit, MicroUsdc, Transfer};
+use crate::money::{Accounts, FeeSplit, MicroUsdc};
 use crate::planted::{self, Bug};
+use crate::pps::{self, Credits};
 use crate::race::Roster;
 use crate::statement::{
-    Body, EndCause, Header, Job, Nonce, PayoutMode, Proof, SKEW, Signed, Statement, lease_id,
+    Body, EndCause, Header, Job, Nonce, PayoutMode, PpsTerms, Proof, SKEW, Signed, Statement, lease_id,
 };
 use crate::{Posted, Timestamp, codec};
 use serde::{Deserialize, Serialize};
@@ -15,9 +17,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
 use swarm_crypto::merkle::Tree;
-
-/// Epochs for which a sealed epoch's money is held.
-pub const HELD_EPOCHS: u64 = 2;
 
 /// Everything durable about a pool: the fold of its entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +41,9 @@ pub struct State {
     pub(super) epoch: OpenEpoch,
     pub(super) rosters: BTreeMap<u64, (Roster, u64)>,
     pub(super) held: BTreeMap<u64, Held>,
+    pub(super) pps: Pps,
+    /// Deposits that can still be undone, by reference: in which epoch, whose, how much.
+    pub(super) deposits: BTreeMap<Digest, (u64, Address, MicroUsdc)>,
     pub(super) sealing: Option<Sealing>,
     /// The epoch of the last fixed header: its blocks may not have been stored yet.
     pub(super) sealed: Option<Sealing>,
@@ -80,15 +82,13 @@ pub struct Sealing {
     pub leaves: Vec<Digest>,
 }
 
-/// Money of one epoch's acceptances, still held.
+/// What pay per share rests on.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Held {
-    /// By miner.
-    pub miners: BTreeMap<Address, MicroUsdc>,
-    /// The operator's.
-    pub operator: MicroUsdc,
-    /// By client: what becomes a lifetime debit at release.
-    pub debits: BTreeMap<Address, MicroUsdc>,
+pub struct Pps {
+    /// By index into the pool's models.
+    pub models: BTreeMap<u32, pps::History>,
+    /// What the operator has put into the reserve.
+    pub funded: MicroUsdc,
 }
 
 /// What the ledger knows of a client.
@@ -184,6 +184,10 @@ pub struct Acceptance {
     pub wallet: Address,
     /// Verified work units.
     pub units: u64,
+    /// How the miner is paid for them.
+    pub mode: PayoutMode,
+    /// At which rate, in mode PPS.
+    pub pps: Option<PpsTerms>,
 }
 
 impl Stage {
@@ -232,71 +236,22 @@ impl State {
             epoch,
             rosters: BTreeMap::from([(0, (Roster::default(), 0))]),
             held: BTreeMap::new(),
+            pps: Pps::default(),
+            deposits: BTreeMap::new(),
             sealing: None,
             sealed: None,
             last_header: None,
         }
     }
 
-    /// The transfers that `record` makes in this state, by the postings table.
-    pub fn transfers(&self, record: &Record) -> Vec<Transfer> {
-        let pay = |from, to, amount| Transfer { from, to, amount };
-        match record {
-            Record::Credited { client } => {
-                vec![pay(Account::Outside, Account::ClientFree(*client), self.posted.test_credit)]
-            }
-            Record::Admitted { job, .. } => {
-                let (Header { by, .. }, job) = job_of(job);
-                vec![pay(Account::ClientFree(by), Account::ClientReserved(by), job.price)]
-            }
-            Record::Accepted { job, lease, .. } => {
-                let entry = &self.jobs[job];
-                let wallet = entry.holder(lease).expect("only a lease's proof is accepted");
-                let (from, split) = (Account::ClientReserved(entry.client), FeeSplit::of(entry.price));
-                let operator = Account::OperatorHeld(self.genesis.operator);
-                vec![pay(from, Account::MinerHeld(wallet), split.miner), pay(from, operator, split.operator)]
-            }
-            Record::Closed { job, end } => {
-                let entry = &self.jobs[job];
-                if planted::is(Bug::LostRefund) && *end == Close::Expired {
-                    return Vec::new();
-                }
-                vec![pay(
-                    Account::ClientReserved(entry.client),
-                    Account::ClientFree(entry.client),
-                    entry.price,
-                )]
-            }
-            Record::Boundary(boundary) => self.release(boundary.epoch),
-            Record::Genesis(_)
-            | Record::Bound { .. }
-            | Record::Leased { .. }
-            | Record::LeaseEnded { .. }
-            | Record::HeaderFixed { .. } => Vec::new(),
-        }
-    }
-
-    fn release(&self, epoch: u64) -> Vec<Transfer> {
-        let Some(held) = epoch.checked_sub(HELD_EPOCHS).and_then(|due| self.held.get(&due)) else {
-            return Vec::new();
-        };
-        let operator = self.genesis.operator;
-        let miners = held.miners.iter().map(|(wallet, amount)| Transfer {
-            from: Account::MinerHeld(*wallet),
-            to: Account::MinerPayable(*wallet),
-            amount: *amount,
-        });
-        let own = Transfer {
-            from: Account::OperatorHeld(operator),
-            to: Account::OperatorPayable(operator),
-            amount: held.operator,
-        };
-        miners.chain([own]).collect()
-    }
-
     /// Applies one entry; gives the record pages that it fills. Every entry was made by the rules, so a fault here is
     /// ours.
     pub fn apply(&mut self, entry: &Entry, row: &[u8]) -> Vec<Vec<u8>> {
+        let credits = match &entry.record {
+            // They follow from the reserve as it is before it pays them.
+            Record::Boundary(_) => self.pps_credits(),
+            _ => Credits::default(),
+        };
         for transfer in &entry.transfers {
             self.accounts.transfer(transfer).expect("every posting is covered before it is recorded");
         }
@@ -310,6 +265,15 @@ impl State {
             Record::Credited { client } => {
                 self.clients.entry(*client).or_default();
             }
+            Record::Deposited { client, amount, reference } => {
+                self.clients.entry(*client).or_default();
+                self.deposits.insert(*reference, (self.epoch.number, *client, *amount));
+            }
+            Record::DepositUndone { reference } => _ = self.deposits.remove(reference),
+            Record::ReserveFunded { amount } => {
+                add(&mut self.pps.funded, *amount);
+                *self.debits.entry(self.genesis.operator).or_default() += u128::from(amount.0);
+            }
             Record::Admitted { job, seed } => self.admit(job, *seed, seq, entry.at),
             Record::Bound { name, wallet, confirmed } => {
                 self.names.insert(name.clone(), (*wallet, *confirmed));
@@ -320,9 +284,14 @@ impl State {
             Record::LeaseEnded { job, cause, seed } => self.end_lease(job, *cause, *seed, seq, entry.at),
             Record::Accepted { job, lease, proof, units } => self.accept(job, lease, proof, *units, entry.at),
             Record::Closed { job, end } => self.close(job, end, entry.at),
+            Record::AuditPaid { auditor, amount, .. } | Record::Challenged { auditor, amount, .. } => {
+                self.hold_for_auditor(*auditor, *amount);
+            }
+            Record::ChallengeReturned { .. } => {}
+            Record::Overturned { leaf } => self.overturn(*leaf),
             Record::Boundary(boundary) => {
                 pages.push(self.epoch.pages.finish());
-                self.cross(boundary, seq, entry.at);
+                self.cross(boundary, credits, seq, entry.at);
             }
             Record::HeaderFixed { epoch, header } => {
                 self.sealed = self.sealing.take();
@@ -417,14 +386,15 @@ impl State {
         let statement = Statement::decode(&proof.payload).expect("accepted proofs were decoded before");
         let Body::Proof(body) = statement.body else { panic!("only proofs are accepted") };
         let epoch = self.epoch.number;
-        let entry = self.jobs.get_mut(id).expect("leased jobs are known");
+        let entry = &self.jobs[id];
         let wallet = entry.holder(lease).expect("only a lease's proof is accepted");
-        let leaf =
-            Leaf { job: *id, proof: proof.id(), wallet, price: entry.price, units, mode: PayoutMode::Solo };
-        let leaf = leaf.hash();
+        let mode = self.mode(&wallet);
+        let pps = self.pps.terms(mode, entry.model, entry.price);
+        let leaf = Leaf { job: *id, proof: proof.id(), wallet, price: entry.price, units, mode }.hash();
         let index = self.epoch.tree.append(leaf);
         self.epoch.leaves.push(leaf);
-        let (client, price) = (entry.client, entry.price);
+        let (client, price, model) = (entry.client, entry.price, entry.model);
+        let entry = self.jobs.get_mut(id).expect("leased jobs are known");
         entry.stage = Stage::Accepted(Box::new(Acceptance {
             at,
             epoch,
@@ -434,12 +404,23 @@ impl State {
             body,
             wallet,
             units,
+            mode,
+            pps,
         }));
         let split = FeeSplit::of(price);
-        let held = self.held.entry(epoch).or_default();
-        add(held.miners.entry(wallet).or_default(), split.miner);
-        add(&mut held.operator, split.operator);
-        add(held.debits.entry(client).or_default(), price);
+        let leaf = HeldLeaf {
+            job: *id,
+            client,
+            wallet,
+            lease: *lease,
+            price,
+            units,
+            model,
+            mode,
+            credit: MicroUsdc(0),
+            overturned: false,
+        };
+        self.held.entry(epoch).or_default().accept(leaf);
         self.standings.entry(wallet).or_default().earn(epoch, split.operator);
         self.epoch.counts.accepted += 1;
         add(&mut self.epoch.volume, price);
@@ -483,15 +464,11 @@ impl State {
         self.unlist(listed);
     }
 
-    fn cross(&mut self, boundary: &Boundary, seq: u64, at: Timestamp) {
+    fn cross(&mut self, boundary: &Boundary, credits: Credits, seq: u64, at: Timestamp) {
         assert!(boundary.epoch == self.epoch.number && boundary.end_seq == seq, "boundaries are contiguous");
         assert!(self.sealing.is_none(), "a header is fixed before the next boundary");
         assert!(self.accounts.total() == 0, "money is conserved");
-        if let Some(held) = boundary.epoch.checked_sub(HELD_EPOCHS).and_then(|due| self.held.remove(&due)) {
-            for (client, amount) in held.debits {
-                *self.debits.entry(client).or_default() += u128::from(amount.0);
-            }
-        }
+        self.settle(boundary.epoch, credits);
         let header = self.header(boundary);
         self.sealing = Some(Sealing { header, leaves: std::mem::take(&mut self.epoch.leaves) });
         let number = boundary.epoch + 1;
@@ -533,7 +510,7 @@ impl State {
             totals: Totals::of(&self.accounts),
             secret: boundary.secret,
             settlement: SETTLEMENT_VERSION,
-            pps_scaled: false,
+            pps_scaled: self.held.get(&boundary.epoch).is_some_and(|held| held.scaled),
             audits_unserved: 0,
         }
     }
@@ -602,7 +579,7 @@ impl EndCause {
     }
 }
 
-fn job_of(signed: &Signed) -> (Header, Job) {
+pub(super) fn job_of(signed: &Signed) -> (Header, Job) {
     let statement = Statement::decode(&signed.payload).expect("admitted statements were decoded before");
     match statement.body {
         Body::Job(job) => (statement.header, job),
@@ -610,6 +587,6 @@ fn job_of(signed: &Signed) -> (Header, Job) {
     }
 }
 
-fn add(sum: &mut MicroUsdc, amount: MicroUsdc) {
+pub(super) fn add(sum: &mut MicroUsdc, amount: MicroUsdc) {
     *sum = sum.checked_add(amount).expect("all money of a pool fits 64 bits");
 }

@@ -23,7 +23,17 @@ impl Touched {
     pub fn note(&mut self, state: &State, at: Timestamp, record: &Record) {
         self.any = true;
         match record {
-            Record::Genesis(_) | Record::Credited { .. } | Record::Bound { .. } => {}
+            Record::Genesis(_)
+            | Record::Credited { .. }
+            | Record::Deposited { .. }
+            | Record::DepositUndone { .. }
+            | Record::ReserveFunded { .. }
+            | Record::ChallengeReturned { .. }
+            | Record::Bound { .. } => {}
+            Record::AuditPaid { auditor, .. } | Record::Challenged { auditor, .. } => {
+                self.miners.insert(*auditor);
+            }
+            Record::Overturned { leaf } => _ = self.miners.insert(state.leaf(*leaf).wallet),
             Record::Admitted { job, .. } => _ = self.jobs.insert(job.id()),
             Record::Leased { job, .. } => _ = self.jobs.insert(*job),
             Record::LeaseEnded { job, .. } => {

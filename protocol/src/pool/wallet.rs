@@ -69,6 +69,13 @@ impl Standing {
         self.consecutive = 0;
     }
 
+    /// A proof of that epoch was overturned: its fee counts no more.
+    pub(super) fn unearn(&mut self, epoch: u64, fee: MicroUsdc) {
+        if let Some(sum) = self.fees.get_mut(&epoch) {
+            *sum = sum.saturating_sub(fee);
+        }
+    }
+
     pub(super) fn lose(&mut self, epoch: u64, job: JobId, halves: u32, at: Timestamp, posted: &Posted) {
         if halves == 0 {
             return;

@@ -359,6 +359,20 @@ pub struct Receipt {
     pub output_bytes: u64,
     /// The boundary at which the money becomes payable.
     pub held_until: u64,
+    /// How work units are paid, in mode `pps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pps: Option<PpsTerms>,
+}
+
+/// What an acceptance in mode `pps` will be credited at the boundary that ends its epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PpsTerms {
+    /// Micro-USDC for a million work units; absent while there is no rate, when the epoch's pot is shared by units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    /// The most that it can be.
+    pub at_most: MicroUsdc,
 }
 
 /// How a miner is paid.
@@ -367,7 +381,7 @@ pub struct Receipt {
 pub enum PayoutMode {
     /// The miner part of the miner's own jobs.
     Solo,
-    /// Work units at a posted rate; refused until it is built.
+    /// Work units at a posted rate.
     Pps,
 }
 
@@ -454,6 +468,9 @@ pub struct ModelSupply {
     pub model: String,
     /// Live miners that serve it.
     pub miners: u64,
+    /// What a million of its work units are paid in mode `pps`, in micro-USDC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
 }
 
 /// A new epoch is open.

@@ -102,6 +102,7 @@ fn proof(term: u32) -> Proof {
 
 fn receipt() -> Receipt {
     Receipt {
+        pps: None,
         job: id(),
         proof: Link([2; 32]),
         client: wallet(CLIENT),
@@ -126,7 +127,8 @@ fn refusal(subject: Link, reason: Reason) -> Refusal {
 }
 
 fn beacon(models: &[(&str, u64)]) -> Beacon {
-    let supply = |(model, miners): &(&str, u64)| ModelSupply { model: (*model).into(), miners: *miners };
+    let supply =
+        |(model, miners): &(&str, u64)| ModelSupply { rate: None, model: (*model).into(), miners: *miners };
     Beacon {
         name: "swarmpool.eth".into(),
         asset: Asset::Test,

@@ -73,6 +73,7 @@ fn config() -> PoolConfig {
         ..Posted::default()
     };
     PoolConfig {
+        reserve: swarm_protocol::money::MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: key(1).address(),
         models: [MODEL.to_owned()].into(),

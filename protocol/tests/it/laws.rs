@@ -125,6 +125,7 @@ fn receipt() -> impl Strategy<Value = Receipt> {
         let (price, miner_part, operator_part, units, asset) = amounts;
         let mode = PayoutMode::Solo;
         Receipt {
+            pps: None,
             job,
             proof,
             client,
@@ -157,7 +158,7 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
 }
 
 fn beacon() -> impl Strategy<Value = Beacon> {
-    let supply = (name(), any::<u64>()).prop_map(|(model, miners)| ModelSupply { model, miners });
+    let supply = (name(), any::<u64>()).prop_map(|(model, miners)| ModelSupply { rate: None, model, miners });
     let head = (name(), asset(), any::<u64>(), address(), any::<[u64; 3]>());
     let tree = proptest::option::of(any::<[u8; 4]>().prop_map(|block| dag_pb_cid(&block)));
     (head, vec(supply, 0..4), posted(), tree).prop_map(

@@ -133,6 +133,7 @@ fn headers_leaves_and_roster_entries_are_as_written() {
     let (job, proof, price) = (Link([3; 32]), Link([4; 32]), MicroUsdc(6));
     let leaf = Leaf { job, proof, wallet, price, units: 7, mode: PayoutMode::Solo };
     let entry = RosterEntry {
+        mode: swarm_protocol::statement::PayoutMode::Solo,
         wallet,
         w: 1,
         fee168: MicroUsdc(0),

@@ -152,6 +152,7 @@ fn receipt(job: JobId, proof_id: Link, proof: &Proof) -> Receipt {
     let price = MicroUsdc(100_000);
     let split = FeeSplit::of(price);
     Receipt {
+        pps: None,
         job,
         proof: proof_id,
         client: key(2).address(),
@@ -180,7 +181,7 @@ fn beacon() -> Beacon {
         epoch: 3,
         pending: 1,
         leased: 0,
-        models: vec![ModelSupply { model: "queenbee-nano".into(), miners: 2 }],
+        models: vec![ModelSupply { rate: None, model: "queenbee-nano".into(), miners: 2 }],
         posted: Posted::default(),
         tree: Some(dag_pb_cid(b"a tree")),
     }

@@ -58,6 +58,7 @@ fn refusal(job: Link, reason: Reason) -> Body {
 
 fn receipt(job: Link, index: u64) -> Body {
     Receipt {
+        pps: None,
         job,
         proof: job,
         client: key(2).address(),

@@ -39,7 +39,7 @@ impl MinerShell {
             wallet: wallet(node),
             slots: 1 + u32::from(node.is_multiple_of(2)),
             models: vec![terms],
-            mode: PayoutMode::Solo,
+            mode: if world.rng.chance(500) { PayoutMode::Pps } else { PayoutMode::Solo },
             ens: (!node.is_multiple_of(3)).then(|| format!("miner{}.eth", node % 2)),
             device: "cpu".into(),
             vram_mb: 0,

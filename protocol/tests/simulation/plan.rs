@@ -19,6 +19,8 @@ pub(crate) struct Plan {
     /// Jobs per honest client.
     pub(crate) jobs: u64,
     pub(crate) posted: Posted,
+    /// What the operator wants to have put into the reserve.
+    pub(crate) reserve: MicroUsdc,
     /// When the faults stop.
     pub(crate) calm_at: u64,
     /// Whether two more epochs are awaited after the last job.
@@ -82,6 +84,7 @@ impl Plan {
             client_crashes,
             skew: if rng.chance(500) { 8_000 } else { 0 },
             mishaps,
+            reserve: MicroUsdc(if rng.chance(500) { rng.below(2_000_000) } else { 0 }),
         }
     }
 

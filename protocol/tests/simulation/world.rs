@@ -120,6 +120,7 @@ impl World {
             operator: wallet(OPERATOR),
             secret: operator.config.secret,
             posted: plan.posted.clone(),
+            reserve: plan.reserve.0,
         };
         let skew = plan.skew;
         let clocks = (0..nodes).map(|_| if skew > 0 { rng.around(skew) } else { 0 }).collect();

@@ -101,6 +101,7 @@ impl Scene {
             free: (1, 1),
         };
         let receipt = Receipt {
+            pps: None,
             job,
             proof: subject,
             client: self.holder,

@@ -146,16 +146,17 @@ fn lossy_links_carry_large_files_both_ways() {
 }
 
 #[test]
-#[ignore = "takes half an hour and needs Helia: scripts/nightly.sh slow"]
+#[ignore = "takes a quarter of an hour and needs Helia: scripts/nightly.sh slow"]
 fn slow_and_lossy_links_carry_large_files_both_ways() {
     let (mut internet, outside) = match Internet::new() {
         Ok(made) => made,
         Err(why) => return println!("skipped: {why}"),
     };
     let home = internet.home(1, Nat::Steady);
-    let link = SlowLink { delay_ms: 50, loss_percent: 2, rate_mbit: 100 };
+    // A round trip of 50 ms.
+    let link = SlowLink { delay_ms: 25, loss_percent: 2, rate_mbit: 100 };
     let wire = internet.slow_link(&home, &link);
-    large_files_both_ways(&outside, &home, Duration::from_secs(3600));
+    large_files_both_ways(&outside, &home, Duration::from_secs(1800));
     println!("over {link:?} each way: {}", wire.terminate().good().stderr);
 }
 

@@ -94,6 +94,13 @@ impl Reading {
             }
             Record::Credited { client } => assert!(self.credited.insert(*client), "credited twice: {client}"),
             Record::Bound { .. } => {}
+            Record::ReserveFunded { .. }
+            | Record::Deposited { .. }
+            | Record::DepositUndone { .. }
+            | Record::AuditPaid { .. }
+            | Record::Challenged { .. }
+            | Record::ChallengeReturned { .. }
+            | Record::Overturned { .. } => panic!("nobody asked for record {seq}: {record:?}"),
             Record::Admitted { job, .. } => {
                 let statement = statement(job);
                 let Body::Job(body) = statement.body else { panic!("{seq} admits no job") };

@@ -110,7 +110,7 @@ fn lease() -> Lease {
 }
 
 fn beacon() -> Beacon {
-    let supply = ModelSupply { model: MODEL.into(), miners: 1 };
+    let supply = ModelSupply { rate: None, model: MODEL.into(), miners: 1 };
     Beacon {
         name: "swarmpool.eth".into(),
         asset: Asset::Usdc { chain: 1, contract: key(1).address() },
@@ -233,6 +233,7 @@ fn vectors() -> Vec<(String, Vec<u8>, Vec<u8>)> {
 fn pool_session() {
     let posted = Posted { epoch: Millis::from_secs(20), ..Posted::default() };
     let config = PoolConfig {
+        reserve: swarm_protocol::money::MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: key(1).address(),
         models: [MODEL.to_owned()].into(),

@@ -17,6 +17,7 @@ fn delivered() -> Delivered {
 
 fn receipt(lease: &Lease, proof: Link) -> Receipt {
     Receipt {
+        pps: None,
         job: lease.job,
         proof,
         client: wallet(CLIENT),

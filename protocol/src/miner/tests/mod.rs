@@ -105,6 +105,7 @@ pub(super) fn lease(entry: &ListingEntry, to: u8, until: Timestamp) -> Lease {
 
 pub(super) fn in_roster(n: u8, established: bool) -> RosterEntry {
     RosterEntry {
+        mode: crate::statement::PayoutMode::Solo,
         wallet: wallet(n),
         w: 1,
         fee168: MicroUsdc(0),

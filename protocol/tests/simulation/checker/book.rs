@@ -1,4 +1,5 @@
 use super::jobs::{Attempt, JobFacts, Stage};
+use super::pps::{Pps, Shared};
 use super::{Facts, Law, Truth, must};
 use crate::mint::Mint;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ pub(crate) struct Book {
     pub(crate) rosters: Vec<Roster>,
     pub(crate) wallets: BTreeMap<Address, Wallet>,
     pub(crate) held: BTreeMap<u64, Held>,
+    pub(crate) pps: Pps,
     pub(crate) payouts: BTreeMap<Address, u128>,
     pub(crate) debits: BTreeMap<Address, u128>,
     pub(crate) sealing: Option<EpochHeader>,
@@ -53,6 +55,8 @@ pub(crate) struct Held {
     pub(crate) miners: BTreeMap<Address, u64>,
     pub(crate) operator: u64,
     pub(crate) clients: BTreeMap<Address, u64>,
+    pub(crate) shared: Vec<Shared>,
+    pub(crate) scaled: bool,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +80,7 @@ impl Book {
             rosters: vec![Roster::default()],
             wallets: BTreeMap::new(),
             held: BTreeMap::new(),
+            pps: Pps::default(),
             payouts: BTreeMap::new(),
             debits: BTreeMap::new(),
             sealing: None,
@@ -104,6 +109,23 @@ impl Book {
                 let credit = self.posted.test_credit.0;
                 self.pays(transfers, &[(Account::Outside, Account::ClientFree(*client), credit)])?;
             }
+            Record::ReserveFunded { amount } => {
+                let operator = self.truth.operator;
+                self.pps.funded += amount.0;
+                must!(
+                    self.pps.funded <= self.truth.reserve,
+                    "the reserve is funded with {}",
+                    self.pps.funded
+                );
+                *self.debits.entry(operator).or_default() += u128::from(amount.0);
+                self.pays(transfers, &[(Account::ClientFree(operator), Account::Reserve, amount.0)])?;
+            }
+            Record::Deposited { .. }
+            | Record::DepositUndone { .. }
+            | Record::AuditPaid { .. }
+            | Record::Challenged { .. }
+            | Record::ChallengeReturned { .. }
+            | Record::Overturned { .. } => return Err(format!("nobody asked for {record:?}")),
             Record::Admitted { job, seed } => self.admitted(job, *seed, *at, transfers, mint)?,
             Record::Bound { name, wallet, confirmed } => {
                 self.pays(transfers, &[])?;

@@ -11,7 +11,7 @@ use swarm_protocol::codec::{Link, encode};
 use swarm_protocol::money::{Account, MicroUsdc, Transfer};
 use swarm_protocol::pool::{Boundary, EpochHeader, RecordPage, Totals};
 use swarm_protocol::race::RosterEntry;
-use swarm_protocol::statement::Asset;
+use swarm_protocol::statement::{Asset, PayoutMode};
 
 /// Boundaries until what was earned is paid for good.
 const HELD: u64 = 2;
@@ -28,8 +28,13 @@ impl Book {
         must!(boundary.next_secret_hash == next, "boundary {number} commits to another secret");
         self.posted_well(boundary)?;
         self.rostered_well(boundary)?;
-        let due = self.release(number);
+        let mut due = self.credit(number);
+        due.extend(self.release(number));
         self.pays(transfers, &due)?;
+        let shared = self.held.get(&number).map(|held| held.shared.clone()).unwrap_or_default();
+        self.pps.sealed(&shared, self.posted.pps_percent);
+        let rates = self.pps.rates();
+        must!(boundary.rates == rates, "boundary {number} posts {:?}, {rates:?} is due", boundary.rates);
         if let Some(held) = number.checked_sub(HELD).and_then(|due| self.held.remove(&due)) {
             for (client, amount) in held.clients {
                 *self.debits.entry(client).or_default() += u128::from(amount);
@@ -38,6 +43,8 @@ impl Book {
         let (paid, spent) = (self.payouts.values().sum::<u128>(), self.debits.values().sum::<u128>());
         must!(paid <= spent, "payouts of {paid} pass debits of {spent}");
         self.sealing = Some(self.header(boundary));
+        let by_share = boundary.roster.0.iter().filter(|entry| entry.mode == PayoutMode::Pps);
+        self.pps.wallets = by_share.map(|entry| entry.wallet).collect();
         self.rosters.push(boundary.roster.clone());
         self.posted = boundary.posted.clone();
         let (opened, first_seq) = (self.seq, self.seq + 1);
@@ -82,6 +89,20 @@ impl Book {
         (fees.map(|(_, fee)| fee).sum(), losses.map(|(_, _, halves)| halves).sum())
     }
 
+    /// What those paid by share get.
+    fn credit(&mut self, epoch: u64) -> Vec<(Account, Account, u64)> {
+        let reserve = self.balances.get(&Account::Reserve).copied().unwrap_or(0);
+        let Some(held) = self.held.get_mut(&epoch) else { return Vec::new() };
+        let (credits, scaled) = self.pps.credits(&held.shared, reserve.try_into().expect("never overdrawn"));
+        held.scaled = scaled;
+        let mut paid = BTreeMap::<Address, u64>::new();
+        for (shared, credit) in held.shared.iter().zip(credits) {
+            *paid.entry(shared.wallet).or_default() += credit;
+            *held.miners.entry(shared.wallet).or_default() += credit;
+        }
+        paid.into_iter().map(|(wallet, sum)| (Account::Reserve, Account::MinerHeld(wallet), sum)).collect()
+    }
+
     /// What was held for two boundaries becomes payable.
     fn release(&self, epoch: u64) -> Vec<(Account, Account, u64)> {
         let Some(held) = epoch.checked_sub(HELD).and_then(|due| self.held.get(&due)) else {
@@ -116,8 +137,8 @@ impl Book {
             audits_root: Digest::ZERO,
             totals: self.totals(),
             secret: boundary.secret,
-            settlement: 1,
-            pps_scaled: false,
+            settlement: 2,
+            pps_scaled: self.held.get(&boundary.epoch).is_some_and(|held| held.scaled),
             audits_unserved: 0,
         }
     }

@@ -180,6 +180,5 @@ impl Facts {
             && book.live_leases(wallet) == 0
             && book.wallets.get(wallet).is_none_or(|known| known.last_loss_at.is_none())
             && !job.barred().any(|(barred, _)| barred == *wallet)
-            && beat.mode == swarm_protocol::statement::PayoutMode::Solo
     }
 }

@@ -56,6 +56,8 @@ pub(crate) struct Accepted {
     pub(crate) body: Proof,
     pub(crate) wallet: Address,
     pub(crate) units: u64,
+    /// For those paid by share: the rate, if there was one.
+    pub(crate) rate: Option<Option<u64>>,
 }
 
 impl Stage {

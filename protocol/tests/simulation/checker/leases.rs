@@ -1,6 +1,7 @@
 use super::book::{Book, genuine, split};
 use super::facts::{Facts, HeardClaim};
 use super::jobs::{Accepted, JobFacts, LeaseFacts, Stage, by_time, halves};
+use super::pps::Shared;
 use super::{Law, must};
 use crate::mint::Mint;
 use std::collections::{BTreeMap, BTreeSet};
@@ -199,23 +200,32 @@ impl Book {
             must!(verdict == Some(&Ok(units)), "{id} is accepted with {units} units, examined {verdict:?}");
         }
         let (price, client) = (job.body.price, job.client);
-        let leaf = Leaf { job: *id, proof, wallet: holder, price, units, mode: PayoutMode::Solo };
+        let by_share = self.pps.wallets.contains(&holder);
+        let mode = if by_share { PayoutMode::Pps } else { PayoutMode::Solo };
+        let model = job.body.model.clone();
+        let leaf = Leaf { job: *id, proof, wallet: holder, price, units, mode };
         let leaf = derive(Context::Leaf, &encode(&leaf));
         let (epoch, index) = (self.epoch.number, self.epoch.leaves.len() as u64);
         self.epoch.leaves.push(leaf);
-        let accepted = Accepted { seq: self.seq, epoch, index, leaf, proof, body, wallet: holder, units };
+        let rate = by_share.then(|| self.pps.rate(&model));
+        let accepted =
+            Accepted { seq: self.seq, epoch, index, leaf, proof, body, wallet: holder, units, rate };
         self.jobs.get_mut(id).expect("it was just seen").stage = Stage::Accepted(Box::new(accepted));
         self.epoch.counts.accepted += 1;
         self.epoch.volume += price.0;
         let (miner, operator) = split(price);
         let held = self.held.entry(epoch).or_default();
-        *held.miners.entry(holder).or_default() += miner;
+        match by_share {
+            true => held.shared.push(Shared { wallet: holder, model, part: miner, units }),
+            false => *held.miners.entry(holder).or_default() += miner,
+        }
         held.operator += operator;
         *held.clients.entry(client).or_default() += price.0;
         *self.wallets.entry(holder).or_default().fees.entry(epoch).or_default() += operator;
         let from = Account::ClientReserved(client);
         let operators = Account::OperatorHeld(self.truth.operator);
-        Ok(vec![(from, Account::MinerHeld(holder), miner), (from, operators, operator)])
+        let to = if by_share { Account::Reserve } else { Account::MinerHeld(holder) };
+        Ok(vec![(from, to, miner), (from, operators, operator)])
     }
 
     /// Three wallets whose engines failed, or three established ones that lost it.

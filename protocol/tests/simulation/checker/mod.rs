@@ -6,6 +6,7 @@ mod epochs;
 mod facts;
 mod jobs;
 mod leases;
+mod pps;
 mod speech;
 
 use crate::mint::Mint;
@@ -39,6 +40,8 @@ pub(crate) struct Truth {
     pub(crate) operator: Address,
     pub(crate) secret: [u8; 32],
     pub(crate) posted: Posted,
+    /// What the operator wants to have put into the reserve.
+    pub(crate) reserve: u64,
 }
 
 /// What a verdict on a proof demands.

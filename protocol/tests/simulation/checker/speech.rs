@@ -54,6 +54,10 @@ impl Checker {
         must!(fact.seq < self.durable, "a receipt for {id}, whose acceptance is not durable");
         let (miner, operator) = split(job.body.price);
         let due = Receipt {
+            pps: fact.rate.map(|rate| {
+                let at_most = swarm_protocol::money::MicroUsdc(miner * 5 / 4);
+                swarm_protocol::statement::PpsTerms { rate, at_most }
+            }),
             job: *id,
             proof: fact.proof,
             client: job.client,
@@ -65,7 +69,7 @@ impl Checker {
             miner_part: swarm_protocol::money::MicroUsdc(miner),
             operator_part: swarm_protocol::money::MicroUsdc(operator),
             units: fact.units,
-            mode: PayoutMode::Solo,
+            mode: if fact.rate.is_some() { PayoutMode::Pps } else { PayoutMode::Solo },
             asset: Asset::Test,
             output: fact.body.output,
             output_bytes: fact.body.output_bytes,

@@ -1,0 +1,44 @@
+use super::{Pool, Record};
+use crate::Timestamp;
+use crate::money::{Account, MicroUsdc};
+use swarm_crypto::address::Address;
+use swarm_crypto::digest::Digest;
+
+/// What is seen where the pool's money comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChainEvent {
+    /// A client put money in.
+    Deposited {
+        /// Who.
+        client: Address,
+        /// How much.
+        amount: MicroUsdc,
+        /// A name that no other deposit has.
+        reference: Digest,
+    },
+    /// A deposit is gone: the blocks that held it were replaced.
+    Undone {
+        /// Which.
+        reference: Digest,
+    },
+}
+
+impl Pool {
+    /// Every deposit counts once, and is undone once.
+    pub(super) fn handle_chain(&mut self, event: ChainEvent, now: Timestamp) {
+        match event {
+            ChainEvent::Deposited { client, amount, reference } => {
+                let known = self.state.deposits.contains_key(&reference);
+                let all = self.state.accounts.balance(&Account::Outside) - i128::from(amount.0);
+                // All money of a pool fits 64 bits, so that no sum of it overflows.
+                if !known && amount.0 > 0 && -all <= i128::from(u64::MAX) {
+                    self.record(now, Record::Deposited { client, amount, reference });
+                }
+            }
+            ChainEvent::Undone { reference } if self.state.deposits.contains_key(&reference) => {
+                self.record(now, Record::DepositUndone { reference });
+            }
+            ChainEvent::Undone { .. } => {}
+        }
+    }
+}
