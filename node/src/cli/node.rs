@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand, ValueEnum, parser::ValueSource};
 use swarm_protocol::money::MicroUsdc;
+use swarm_protocol::statement::PayoutMode;
 use swarm_protocol::{Millis, Posted};
 
 use super::UserError;
@@ -172,7 +173,8 @@ pub struct MinerArgs {
     #[arg(long, env = "SWARMPOOL_MIN_PRICE", default_value = "0", value_name = "USDC")]
     pub min_price: MicroUsdc,
 
-    /// How you are paid: solo, for your own jobs; pps is not built in this version
+    /// How you are paid: solo, three quarters of the price of your own jobs; pps, for work units at the pool's rate,
+    /// which is steadier. Counts from the next epoch on
     #[arg(long, env = "SWARMPOOL_PAYOUT", value_enum, default_value = "solo")]
     pub payout: Payout,
 }
@@ -182,6 +184,15 @@ pub struct MinerArgs {
 pub enum Payout {
     Solo,
     Pps,
+}
+
+impl From<Payout> for PayoutMode {
+    fn from(payout: Payout) -> Self {
+        match payout {
+            Payout::Solo => PayoutMode::Solo,
+            Payout::Pps => PayoutMode::Pps,
+        }
+    }
 }
 
 /// Where the operator keeps its records.
@@ -278,6 +289,10 @@ pub struct OperatorArgs {
     )]
     pub test_credit: MicroUsdc,
 
+    /// How much of your own free USDC to put into the reserve, which pays miners who chose pps; in all, not each time
+    #[arg(long, env = "SWARMPOOL_RESERVE", default_value = "0", value_name = "USDC", hide_short_help = true)]
+    pub reserve: MicroUsdc,
+
     /// Open jobs that one client may have at once
     #[arg(long, env = "SWARMPOOL_MAX_OPEN_JOBS", default_value = "10000", value_name = "N", hide_short_help = true,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -332,11 +347,6 @@ impl NodeArgs {
         if is_operator && (self.pool.operator.is_some() || self.pool.accept_operator.is_some()) {
             return Err(UserError::misuse("an operator takes no --operator or --accept-operator")
                 .hint("its address follows from its key; choose that with --key"));
-        }
-        if !is_operator && self.miner.payout == Payout::Pps {
-            return Err(
-                UserError::misuse("--payout pps is not built in this version").hint("use --payout solo")
-            );
         }
         self.limits.check()
     }

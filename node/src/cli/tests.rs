@@ -106,10 +106,6 @@ fn mistakes_on_the_command_line() {
             "an operator takes no --operator or --accept-operator → its address follows from its key; choose that with --key",
         ),
         (
-            "swarm-node --role miner --payout pps",
-            "--payout pps is not built in this version → use --payout solo",
-        ),
-        (
             "swarm-node --role miner --ens Alice",
             "invalid value 'Alice' for '--ens <NAME>': write a name like alice.eth: lower-case letters, digits, - and _, with dots between → see swarm-node --help",
         ),

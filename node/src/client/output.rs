@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use swarm_crypto::address::Address;
+use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::statement::{Body, Receipt, Signed, Statement};
 use swarm_protocol::submission::Stage;
 
@@ -132,6 +133,11 @@ pub(crate) fn receipt_json(signed: &Signed) -> serde_json::Value {
         "miner_usdc": receipt.miner_part.to_string(),
         "operator_usdc": receipt.operator_part.to_string(),
         "asset": if receipt.asset == swarm_protocol::statement::Asset::Test { "test" } else { "usdc" },
+        "mode": receipt.mode,
+        "pps": receipt.pps.map(|terms| serde_json::json!({
+            "usdc_for_a_million_units": terms.rate.map(|rate| MicroUsdc(rate).to_string()),
+            "at_most_usdc": terms.at_most.to_string(),
+        })),
         "work_units": receipt.units,
         "output": receipt.output.to_string(),
         "output_bytes": receipt.output_bytes,

@@ -301,8 +301,13 @@ fn answered(session: &Session, id: JobId, signed: &Signed, output: &[u8]) -> Res
     }
     let asset = if receipt.asset == swarm_protocol::statement::Asset::Test { " of test credit" } else { "" };
     session.printer.note(&format!(
-        "paid {} USDC{asset}: {} to the miner {}, {} to the operator; held until boundary {}",
-        receipt.price, receipt.miner_part, receipt.wallet, receipt.operator_part, receipt.held_until
+        "paid {} USDC{asset}: {} {} {}, {} to the operator; held until boundary {}",
+        receipt.price,
+        receipt.miner_part,
+        if receipt.pps.is_some() { "to the reserve, which pays the miner" } else { "to the miner" },
+        receipt.wallet,
+        receipt.operator_part,
+        receipt.held_until
     ));
     session.printer.note(&format!("receipt {}", path.display()));
     Ok(Exit::Done)

@@ -61,6 +61,8 @@ impl MinerMetrics {
                 self.earned.inc_by(amount.0);
                 self.came_to("accepted");
             }
+            // What it is paid is known at the boundary.
+            Story::Shared { .. } => self.came_to("accepted"),
             Story::Underpaid { .. } => self.came_to("underpaid"),
             Story::Refused { .. } => self.came_to("refused"),
             Story::LeaseLost { .. } => self.came_to("lease_lost"),

@@ -26,7 +26,7 @@ use std::time::Duration;
 use swarm_inference::Registry;
 use swarm_protocol::Millis;
 use swarm_protocol::miner::{Config, Event, Miner, ModelTerms};
-use swarm_protocol::statement::{Assurance, PayoutMode};
+use swarm_protocol::statement::Assurance;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -124,7 +124,7 @@ fn config(
         wallet: key.address(),
         slots: args.miner.slots,
         models: engines.models().map(terms).collect(),
-        mode: PayoutMode::Solo,
+        mode: args.miner.payout.into(),
         ens: args.miner.ens.clone(),
         device: "cpu".to_owned(),
         vram_mb: 0,

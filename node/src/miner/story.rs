@@ -2,6 +2,7 @@
 
 use crate::words::{short_job, who};
 use swarm_protocol::miner::Story;
+use swarm_protocol::money::MicroUsdc;
 
 /// Writes one line.
 pub fn tell(story: &Story) {
@@ -22,6 +23,18 @@ pub fn tell(story: &Story) {
             "earned {amount} USDC with {} in epoch {epoch}, held until boundary {held_until}",
             short_job(job)
         ),
+        Story::Shared { job, units, terms, epoch, held_until } => {
+            let rate = match terms.rate {
+                Some(rate) => format!("at {} USDC for a million", MicroUsdc(rate)),
+                None => "by their share of the epoch's".to_owned(),
+            };
+            tracing::info!(
+                "earned {units} work units with {}, paid {rate} when epoch {epoch} ends, at most {} USDC, held until \
+                 boundary {held_until}",
+                short_job(job),
+                terms.at_most
+            );
+        }
         Story::Underpaid { job, due, paid } => {
             tracing::warn!("the receipt of {} names {paid} USDC, {due} were due; keep it", short_job(job));
         }

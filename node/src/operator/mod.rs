@@ -155,7 +155,7 @@ fn open_pool(
     let high_water = HighWater::open(&directory.file(mark))?;
     high_water.check(ledger)?;
     let config = PoolConfig {
-        reserve: swarm_protocol::money::MicroUsdc(0),
+        reserve: args.operator.reserve,
         name: args.pool.pool.clone(),
         operator: key.address(),
         models: models.names().cloned().collect(),

@@ -3,7 +3,7 @@ use crate::money::MicroUsdc;
 use crate::query::{Fate, Query};
 use crate::race::Roster;
 use crate::statement::{
-    Assurance, EndCause, Job, PayoutMode, Reason, ReleaseCause, Statement, Topic, Verified,
+    Assurance, EndCause, Job, PayoutMode, PpsTerms, Reason, ReleaseCause, Statement, Topic, Verified,
 };
 use crate::{Millis, Timestamp};
 use cid::Cid;
@@ -182,31 +182,85 @@ pub struct Run {
 #[expect(missing_docs, reason = "the fields are named for what they are")]
 pub enum Story {
     /// A job that suits was announced.
-    NewJob { job: JobId, attempt: u32, model: String, price: MicroUsdc },
+    NewJob {
+        job: JobId,
+        attempt: u32,
+        model: String,
+        price: MicroUsdc,
+    },
     /// The job is not for this miner.
-    Declined { job: JobId, reason: Decline },
+    Declined {
+        job: JobId,
+        reason: Decline,
+    },
     /// A claim went out, so long after the job was heard of.
-    Claiming { job: JobId, class: u8, waited: Millis },
+    Claiming {
+        job: JobId,
+        class: u8,
+        waited: Millis,
+    },
     /// The lease is this miner's.
-    Won { job: JobId, lease: Digest, term: u32 },
+    Won {
+        job: JobId,
+        lease: Digest,
+        term: u32,
+    },
     /// The lease is somebody else's.
-    Lost { job: JobId, to: Address },
+    Lost {
+        job: JobId,
+        to: Address,
+    },
     /// The engine runs.
-    Executing { job: JobId, lease: Digest },
+    Executing {
+        job: JobId,
+        lease: Digest,
+    },
     /// The proof went out.
-    ProofSubmitted { job: JobId, proof: Link },
+    ProofSubmitted {
+        job: JobId,
+        proof: Link,
+    },
     /// The receipt came; the money becomes payable at the boundary `held_until`.
-    Earned { job: JobId, amount: MicroUsdc, epoch: u64, held_until: u64 },
+    Earned {
+        job: JobId,
+        amount: MicroUsdc,
+        epoch: u64,
+        held_until: u64,
+    },
+    Shared {
+        job: JobId,
+        units: u64,
+        terms: PpsTerms,
+        epoch: u64,
+        held_until: u64,
+    },
     /// The receipt came and names less than was due: keep it, it is evidence.
-    Underpaid { job: JobId, due: MicroUsdc, paid: MicroUsdc },
+    Underpaid {
+        job: JobId,
+        due: MicroUsdc,
+        paid: MicroUsdc,
+    },
     /// The operator refused the proof.
-    Refused { job: JobId, reason: Reason, detail: String },
+    Refused {
+        job: JobId,
+        reason: Reason,
+        detail: String,
+    },
     /// The lease ended without acceptance.
-    LeaseLost { job: JobId, cause: EndCause },
+    LeaseLost {
+        job: JobId,
+        cause: EndCause,
+    },
     /// The lease was given back.
-    Released { job: JobId, cause: ReleaseCause, why: String },
+    Released {
+        job: JobId,
+        cause: ReleaseCause,
+        why: String,
+    },
     /// No new jobs from here on; so many are still in hand.
-    Draining { running: u32 },
+    Draining {
+        running: u32,
+    },
 }
 
 /// Why a job is not for this miner.

@@ -259,7 +259,12 @@ impl Miner {
         self.shun(job, 0, now);
         self.past.entry(job).and_modify(|past| past.earned = true);
         let Receipt { miner_part: amount, epoch, held_until, .. } = *receipt;
-        self.tell(Story::Earned { job, amount, epoch, held_until });
+        match receipt.pps {
+            None => self.tell(Story::Earned { job, amount, epoch, held_until }),
+            Some(terms) => {
+                self.tell(Story::Shared { job, units: receipt.units, terms, epoch, held_until });
+            }
+        }
         let due = FeeSplit::of(price).miner;
         if amount < due {
             self.tell(Story::Underpaid { job, due, paid: amount });

@@ -304,14 +304,46 @@ fn check_totals(header: &EpochHeader, balances: &BTreeMap<Account, i128>) {
     assert_eq!(totals.operator_payable, total(|a| matches!(a, Account::OperatorPayable(_))));
 }
 
-/// Reads the ledger of an operator that does not run, and holds everything against everything.
-pub fn read(site: &Site) -> Reading {
+/// What an operator's ledger says of the reserve, and of what a boundary moved out of it for good.
+#[derive(Debug)]
+pub struct Shared {
+    pub reserve: i128,
+    pub miner: i128,
+}
+
+/// Sums the transfers of a pool that has no miners but those paid by share.
+pub fn shared(site: &Site) -> Shared {
+    let mut balances = BTreeMap::<Account, i128>::new();
+    open(site)
+        .replay(0, &mut |_, row| {
+            for transfer in Entry::decode(row).unwrap().transfers {
+                *balances.entry(transfer.from).or_default() -= i128::from(transfer.amount.0);
+                *balances.entry(transfer.to).or_default() += i128::from(transfer.amount.0);
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(balances.values().sum::<i128>(), 0);
+    let sum = |of: fn(&Account) -> bool| balances.iter().filter(|(a, _)| of(a)).map(|(_, sum)| *sum).sum();
+    assert_eq!(sum(|account| matches!(account, Account::MinerHeld(_))), 0, "nothing is held any more");
+    Shared {
+        reserve: sum(|account| matches!(account, Account::Reserve)),
+        miner: sum(|account| matches!(account, Account::MinerPayable(_))),
+    }
+}
+
+fn open(site: &Site) -> RedbLedger {
     let home = site.data("operator");
     let key = std::fs::read_to_string(home.join("key")).unwrap();
     let key = swarm_crypto::key::SecretKey::from_bytes(&hex::decode(key.trim()).unwrap().try_into().unwrap())
         .unwrap();
     let pool = PoolId::derive(POOL, key.address(), 0, Address::ZERO);
-    let ledger = RedbLedger::open(&home.join("ledger.redb"), &pool.0).unwrap();
+    RedbLedger::open(&home.join("ledger.redb"), &pool.0).unwrap()
+}
+
+/// Reads the ledger of an operator that does not run, and holds everything against everything.
+pub fn read(site: &Site) -> Reading {
+    let (home, ledger) = (site.data("operator"), open(site));
     let (mut reading, mut replay) = (Reading::default(), Replay::new(None));
     ledger
         .replay(0, &mut |seq, row| {

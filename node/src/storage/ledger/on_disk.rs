@@ -12,7 +12,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use swarm_crypto::digest::{Context, Digest, derive};
 
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 const CACHE_BYTES: usize = 32 << 20;
 const HASH_BYTES: usize = 32;
 

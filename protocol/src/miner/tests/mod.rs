@@ -279,6 +279,7 @@ fn tale(story: &Story) -> String {
         Story::Executing { .. } => "executing".into(),
         Story::ProofSubmitted { .. } => "proof submitted".into(),
         Story::Earned { amount, .. } => format!("earned {amount}"),
+        Story::Shared { units, .. } => format!("earned {units} units"),
         Story::Underpaid { due, paid, .. } => format!("underpaid: {paid} of {due}"),
         Story::Refused { reason, .. } => format!("refused: {reason:?}"),
         Story::LeaseLost { cause, .. } => format!("lease lost: {cause:?}"),

@@ -15,10 +15,12 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Pps {
     pub(crate) wallets: std::collections::BTreeSet<Address>,
-    /// By model: the rate, and for each sealed epoch with units what its pot counted as, and its units.
-    models: BTreeMap<String, (Option<u128>, Vec<(u128, u128)>)>,
+    models: BTreeMap<String, Model>,
     pub(crate) funded: u64,
 }
+
+/// The rate, and for each sealed epoch with units what its pot counted as, and its units.
+type Model = (Option<u128>, Vec<(u128, u128)>);
 
 fn cap(part: u64) -> u128 {
     u128::from(part) + u128::from(part) / 4
@@ -45,7 +47,7 @@ impl Pps {
                 None => {
                     let pot: u128 = of(epoch, &one.model).map(|other| u128::from(other.part)).sum();
                     let units: u128 = of(epoch, &one.model).map(|other| u128::from(other.units)).sum();
-                    if units == 0 { 0 } else { pot * u128::from(one.units) / units }
+                    (pot * u128::from(one.units)).checked_div(units).unwrap_or(0)
                 }
             };
             worth.min(cap(one.part))
@@ -71,7 +73,7 @@ impl Pps {
                 epoch.iter().zip(&credits).map(|(one, credit)| cap(one.part) - credit).collect();
             let all: u128 = rooms.iter().sum();
             for (credit, room) in credits.iter_mut().zip(rooms) {
-                *credit += if all == 0 { 0 } else { extra.min(all) * room / all };
+                *credit += (extra.min(all) * room).checked_div(all).unwrap_or(0);
             }
         }
         (credits.into_iter().map(|credit| credit.try_into().expect("small")).collect(), scaled)
