@@ -44,7 +44,7 @@ use crate::statement::{
 };
 use crate::{Machine, Posted, Timestamp};
 use live::Live;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::{Digest, blake3};
 use tree::Touched;
@@ -434,6 +434,16 @@ impl State {
     /// Every account.
     pub fn accounts(&self) -> &crate::money::Accounts {
         &self.accounts
+    }
+
+    /// Lifetime debits of clients: the leaves of the debits root.
+    pub fn lifetime_debits(&self) -> &BTreeMap<Address, u128> {
+        &self.debits
+    }
+
+    /// Money that can still be overturned, by epoch.
+    pub fn held(&self) -> &BTreeMap<u64, Held> {
+        &self.held
     }
 
     /// The open epoch.

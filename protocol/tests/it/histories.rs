@@ -9,7 +9,8 @@ use swarm_crypto::key::SecretKey;
 use swarm_protocol::codec::{JobId, Link, raw_cid};
 use swarm_protocol::money::{Account, MicroUsdc};
 use swarm_protocol::pool::{
-    Entry, Examination, ExamineFault, Pool, PoolConfig, PoolEffect, PoolEvent, Replay, Stage, State,
+    AuditEvent, ChainEvent, Entry, Examination, ExamineFault, Pool, PoolConfig, PoolEffect, PoolEvent,
+    Record, Replay, Stage, State,
 };
 use swarm_protocol::statement::*;
 use swarm_protocol::tree::{Change, Changes, Place, Summary, Tree};
@@ -18,18 +19,50 @@ use swarm_protocol::{Machine, Millis, Posted, Timestamp};
 const MODEL: &str = "queenbee-nano";
 const START: Timestamp = Timestamp(1_800_000_000_000);
 const CREDIT: u64 = 2_000;
+/// What the operator wants to put into the reserve.
+const RESERVE: u64 = 500;
 
 /// One thing that happens; numbers name people and, modulo how many there are, jobs.
 #[derive(Debug, Clone)]
 enum Step {
     Wait(u64),
     Beat(u8),
-    Job { client: u8, price: u64, life: u64 },
-    Cancel { client: u8, job: Index },
-    Claim { miner: u8, job: Index },
-    Release { miner: u8, job: Index, cause: ReleaseCause },
-    Prove { miner: u8, job: Index },
+    /// The same in mode PPS.
+    Share(u8),
+    Job {
+        client: u8,
+        price: u64,
+        life: u64,
+    },
+    Cancel {
+        client: u8,
+        job: Index,
+    },
+    Claim {
+        miner: u8,
+        job: Index,
+    },
+    Release {
+        miner: u8,
+        job: Index,
+        cause: ReleaseCause,
+    },
+    Prove {
+        miner: u8,
+        job: Index,
+    },
     Verdict(Result<u64, ExamineFault>),
+    Audit(Audit, Index),
+    Deposit(u8, u64),
+    Reorg(Index),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Audit {
+    Served,
+    Challenged,
+    Upheld,
+    Overturned,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -38,14 +71,18 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let faults = vec![
         Ok(12),
         Ok(7),
+        Ok(0),
+        Ok(u64::MAX),
         Err(ExamineFault::Unavailable("gone".into())),
         Err(ExamineFault::Unacceptable("false".into())),
     ];
+    let audits = vec![Audit::Served, Audit::Challenged, Audit::Upheld, Audit::Overturned, Audit::Overturned];
     let job = any::<Index>();
     let step = prop_oneof![
         3 => (1..9_000u64).prop_map(Step::Wait),
         3 => miner.clone().prop_map(Step::Beat),
-        3 => (client.clone(), 3..900u64, 100..60_000u64)
+        2 => miner.clone().prop_map(Step::Share),
+        3 => (client.clone(), prices(), 100..60_000u64)
             .prop_map(|(client, price, life)| Step::Job { client, price, life }),
         1 => (client, job.clone()).prop_map(|(client, job)| Step::Cancel { client, job }),
         5 => (miner.clone(), job.clone()).prop_map(|(miner, job)| Step::Claim { miner, job }),
@@ -53,8 +90,17 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(miner, job, cause)| Step::Release { miner, job, cause }),
         5 => (miner, job).prop_map(|(miner, job)| Step::Prove { miner, job }),
         5 => select(faults).prop_map(Step::Verdict),
+        2 => (select(audits), any::<Index>()).prop_map(|(audit, job)| Step::Audit(audit, job)),
+        1 => (10..12u8, prop_oneof![1..2_000u64, Just(u64::MAX / 2)])
+            .prop_map(|(client, amount)| Step::Deposit(client, amount)),
+        1 => any::<Index>().prop_map(Step::Reorg),
     ];
     vec(step, 1..70)
+}
+
+/// From below the least to more than anybody has.
+fn prices() -> impl Strategy<Value = u64> {
+    prop_oneof![3..8u64, 3..900u64, Just(u64::MAX / 3)]
 }
 
 fn key(n: u8) -> SecretKey {
@@ -73,7 +119,7 @@ fn config() -> PoolConfig {
         ..Posted::default()
     };
     PoolConfig {
-        reserve: swarm_protocol::money::MicroUsdc(0),
+        reserve: MicroUsdc(RESERVE),
         name: "swarmpool.eth".into(),
         operator: key(1).address(),
         models: [MODEL.to_owned()].into(),
@@ -91,6 +137,7 @@ struct Table {
     jobs: Vec<JobId>,
     asked: Vec<Examination>,
     beats: u64,
+    deposits: Vec<swarm_crypto::digest::Digest>,
     published: Published,
 }
 
@@ -133,9 +180,9 @@ impl Table {
     fn new() -> Self {
         let pool = Pool::create(config(), START);
         let intake = Intake::new(pool.id(), key(1).address());
-        let (rows, jobs, asked) = (Vec::new(), Vec::new(), Vec::new());
+        let (rows, jobs, asked, deposits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let published = Published::of(&pool, &[]);
-        let mut table = Self { pool, intake, now: START, rows, jobs, asked, beats: 0, published };
+        let mut table = Self { pool, intake, now: START, rows, jobs, asked, beats: 0, deposits, published };
         table.settle();
         table
     }
@@ -158,6 +205,11 @@ impl Table {
         self.pool.handle(PoolEvent::Statement(Identified::new(verified, false)), self.now);
         self.settle();
         signed.id()
+    }
+
+    fn happen(&mut self, event: PoolEvent) {
+        self.pool.handle(event, self.now);
+        self.settle();
     }
 
     fn job(&self, index: &Index) -> Option<JobId> {
@@ -191,6 +243,33 @@ impl Table {
                 self.beats += 1;
                 let heartbeat = heartbeat(self.beats);
                 self.say(*miner, heartbeat);
+            }
+            Step::Share(miner) => {
+                self.beats += 1;
+                let heartbeat = Heartbeat { mode: PayoutMode::Pps, draining: false, ..heartbeat(self.beats) };
+                self.say(*miner, heartbeat);
+            }
+            Step::Audit(audit, job) => {
+                let Some(job) = self.job(job) else { return };
+                let (challenger, auditor) = (key(10).address(), key(5).address());
+                self.happen(PoolEvent::Audit(match audit {
+                    Audit::Served => AuditEvent::Served { job, auditor },
+                    Audit::Challenged => AuditEvent::Challenged { job, challenger, auditor },
+                    Audit::Upheld => AuditEvent::ChallengeUpheld { job, challenger },
+                    Audit::Overturned => AuditEvent::Overturned { job },
+                }));
+            }
+            Step::Deposit(client, amount) => {
+                let reference = swarm_crypto::digest::blake3(&self.deposits.len().to_be_bytes());
+                self.deposits.push(reference);
+                let (client, amount) = (key(*client).address(), MicroUsdc(*amount));
+                self.happen(PoolEvent::Chain(ChainEvent::Deposited { client, amount, reference }));
+            }
+            Step::Reorg(which) => {
+                if !self.deposits.is_empty() {
+                    let reference = self.deposits[which.index(self.deposits.len())];
+                    self.happen(PoolEvent::Chain(ChainEvent::Undone { reference }));
+                }
             }
             Step::Job { client, price, life } => {
                 let job = wish(*price, self.now + Millis(*life));
@@ -263,22 +342,39 @@ fn fold(from: Option<State>, rows: &[Vec<u8>]) -> Option<State> {
     replay.finish()
 }
 
-/// What each client has, whatever became of its jobs.
-fn spent(rows: &[Vec<u8>]) -> BTreeMap<Address, i128> {
-    let transfers = rows.iter().flat_map(|row| Entry::decode(row).unwrap().transfers);
-    let mut spent = BTreeMap::new();
-    for transfer in transfers {
-        if let (Account::ClientReserved(client), Account::MinerHeld(_) | Account::OperatorHeld(_)) =
-            (transfer.from, transfer.to)
-        {
-            *spent.entry(client).or_default() += i128::from(transfer.amount.0);
-        }
+/// What must hold of money at each boundary: it pays out no more than clients were debited.
+fn settled(state: &State, epoch: u64) -> Result<(), TestCaseError> {
+    let payouts: u128 = state.accounts().payouts().values().sum();
+    prop_assert!(payouts <= state.lifetime_debits().values().sum::<u128>(), "boundary {}", epoch);
+    let held = state.accounts().iter().filter(|(account, _)| matches!(account, Account::MinerHeld(_)));
+    let held: i128 = held.map(|(_, balance)| balance).sum();
+    let due: u64 = state.held().values().flat_map(|held| held.miners.values()).map(|amount| amount.0).sum();
+    prop_assert_eq!(held, i128::from(due));
+    Ok(())
+}
+
+/// What each client should have, by what became of its deposits and jobs.
+fn ledger_of(entries: impl Iterator<Item = Entry>) -> BTreeMap<Address, i128> {
+    let mut moved = BTreeMap::<Address, i128>::new();
+    let is_client = |account: &Account| match account {
+        Account::ClientFree(client) | Account::ClientReserved(client) => Some(*client),
+        _ => None,
+    };
+    for transfer in entries.flat_map(|entry| entry.transfers) {
+        let amount = i128::from(transfer.amount.0);
+        is_client(&transfer.from).into_iter().for_each(|client| *moved.entry(client).or_default() -= amount);
+        is_client(&transfer.to).into_iter().for_each(|client| *moved.entry(client).or_default() += amount);
     }
-    spent
+    moved
+}
+
+/// `HISTORIES` says how many; 10,000 of each law take some minutes.
+fn cases() -> u32 {
+    std::env::var("HISTORIES").map_or(96, |text| text.parse().unwrap())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn the_fold_of_the_rows_is_the_live_state_from_every_checkpoint(steps in steps(), cut in any::<Index>()) {
@@ -306,17 +402,24 @@ proptest! {
         let mut replay = None;
         for row in &table.rows {
             replay = fold(replay, std::slice::from_ref(row));
-            let accounts = replay.as_ref().unwrap().accounts();
-            prop_assert_eq!(accounts.total(), 0);
-            prop_assert!(accounts.iter().all(|(account, balance)| *account == Account::Outside || balance > 0));
+            let state = replay.as_ref().unwrap();
+            prop_assert_eq!(state.accounts().total(), 0);
+            let may = |account: &Account| matches!(account, Account::Outside | Account::Shortfall);
+            prop_assert!(state.accounts().iter().all(|(account, balance)| may(account) || balance > 0));
+            if let Record::Boundary(boundary) = Entry::decode(row).unwrap().record {
+                settled(state, boundary.epoch)?;
+            }
         }
-        let accounts = table.pool.state().accounts();
-        for (client, spent) in spent(&table.rows) {
-            let left = accounts.balance(&Account::ClientFree(client))
-                + accounts.balance(&Account::ClientReserved(client));
-            prop_assert_eq!(left + spent, i128::from(CREDIT));
+        // What a client is charged beyond its jobs that stand is what it paid for challenges; nothing is lost.
+        let entries = table.rows.iter().map(|row| Entry::decode(row).unwrap());
+        let state = table.pool.state();
+        for (client, moved) in ledger_of(entries) {
+            let left = state.accounts().balance(&Account::ClientFree(client))
+                + state.accounts().balance(&Account::ClientReserved(client));
+            prop_assert_eq!(left, moved);
         }
     }
+
     #[test]
     fn the_tree_kept_by_changes_is_the_tree_made_at_once_also_after_a_restart(steps in steps()) {
         let mut table = Table::new();

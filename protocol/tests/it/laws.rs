@@ -119,31 +119,35 @@ fn receipt() -> impl Strategy<Value = Receipt> {
     let who = (link(), link(), address(), address());
     let place = (any::<u64>(), any::<u64>(), digest(), any::<u64>());
     let amounts = (money(), money(), money(), any::<u64>(), asset());
-    (who, place, amounts, cid(), any::<u64>()).prop_map(|(who, place, amounts, output, output_bytes)| {
-        let (job, proof, client, wallet) = who;
-        let (epoch, index, leaf, held_until) = place;
-        let (price, miner_part, operator_part, units, asset) = amounts;
-        let mode = PayoutMode::Solo;
-        Receipt {
-            pps: None,
-            job,
-            proof,
-            client,
-            wallet,
-            epoch,
-            index,
-            leaf,
-            price,
-            miner_part,
-            operator_part,
-            units,
-            mode,
-            asset,
-            output,
-            output_bytes,
-            held_until,
-        }
-    })
+    let terms = (any::<Option<u64>>(), money()).prop_map(|(rate, at_most)| PpsTerms { rate, at_most });
+    let terms = proptest::option::of(terms);
+    (who, place, amounts, cid(), any::<u64>(), terms).prop_map(
+        |(who, place, amounts, output, output_bytes, pps)| {
+            let (job, proof, client, wallet) = who;
+            let (epoch, index, leaf, held_until) = place;
+            let (price, miner_part, operator_part, units, asset) = amounts;
+            let mode = if pps.is_some() { PayoutMode::Pps } else { PayoutMode::Solo };
+            Receipt {
+                pps,
+                job,
+                proof,
+                client,
+                wallet,
+                epoch,
+                index,
+                leaf,
+                price,
+                miner_part,
+                operator_part,
+                units,
+                mode,
+                asset,
+                output,
+                output_bytes,
+                held_until,
+            }
+        },
+    )
 }
 
 fn heartbeat() -> impl Strategy<Value = Heartbeat> {
@@ -158,7 +162,11 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
 }
 
 fn beacon() -> impl Strategy<Value = Beacon> {
-    let supply = (name(), any::<u64>()).prop_map(|(model, miners)| ModelSupply { rate: None, model, miners });
+    let supply = (name(), any::<u64>(), any::<Option<u64>>()).prop_map(|(model, miners, rate)| ModelSupply {
+        model,
+        miners,
+        rate,
+    });
     let head = (name(), asset(), any::<u64>(), address(), any::<[u64; 3]>());
     let tree = proptest::option::of(any::<[u8; 4]>().prop_map(|block| dag_pb_cid(&block)));
     (head, vec(supply, 0..4), posted(), tree).prop_map(
@@ -379,7 +387,7 @@ proptest! {
         let mut less = own.clone();
         less.remove(a);
         if let Ok(read) = Statement::decode(&map(&less)) {
-            let may_be_absent = [&b"\x63ens"[..], b"\x64tree"].iter().any(|name| own[a].starts_with(name));
+            let may_be_absent = [&b"\x63ens"[..], b"\x63pps", b"\x64tree"].iter().any(|name| own[a].starts_with(name));
             prop_assert!(may_be_absent && read.encode() == map(&less), "{:?}", read);
         }
         for value in [&[0xf6][..], &[0], &[0xfb, 0, 0, 0, 0, 0, 0, 0, 0]] {

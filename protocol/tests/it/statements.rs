@@ -152,7 +152,7 @@ fn receipt(job: JobId, proof_id: Link, proof: &Proof) -> Receipt {
     let price = MicroUsdc(100_000);
     let split = FeeSplit::of(price);
     Receipt {
-        pps: None,
+        pps: Some(PpsTerms { rate: Some(1_234), at_most: MicroUsdc(93_750) }),
         job,
         proof: proof_id,
         client: key(2).address(),
@@ -164,7 +164,7 @@ fn receipt(job: JobId, proof_id: Link, proof: &Proof) -> Receipt {
         miner_part: split.miner,
         operator_part: split.operator,
         units: 640,
-        mode: PayoutMode::Solo,
+        mode: PayoutMode::Pps,
         asset: Asset::Test,
         output: proof.output,
         output_bytes: proof.output_bytes,
@@ -181,7 +181,7 @@ fn beacon() -> Beacon {
         epoch: 3,
         pending: 1,
         leased: 0,
-        models: vec![ModelSupply { rate: None, model: "queenbee-nano".into(), miners: 2 }],
+        models: vec![ModelSupply { rate: Some(1_234), model: "queenbee-nano".into(), miners: 2 }],
         posted: Posted::default(),
         tree: Some(dag_pb_cid(b"a tree")),
     }

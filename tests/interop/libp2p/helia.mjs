@@ -25,6 +25,7 @@ import { sha256 } from 'multiformats/hashes/sha2'
 
 const FETCH_TIMEOUT_MS = 60_000
 const FILE_TIMEOUT_MS = 600_000
+const REDIAL_MS = 1_000
 const MIB = 1 << 20
 
 const [address, command, ...args] = process.argv.slice(2)
@@ -37,6 +38,15 @@ const libp2p = {
 }
 const helia = await withBitswap(withLibp2pLight(createHeliaLight(), libp2p)).start()
 const connect = () => (address === '-' ? undefined : helia.libp2p.dial(multiaddr(address)))
+
+// js-libp2p gives a connection up when a ping is late, which happens behind large blocks on a slow link.
+helia.libp2p.addEventListener('connection:close', async () => {
+  if (address === '-' || helia.libp2p.status !== 'started') return
+  console.error('the connection ended; dialling again')
+  while (helia.libp2p.getConnections().length === 0) {
+    await connect().catch(() => new Promise((resolve) => setTimeout(resolve, REDIAL_MS)))
+  }
+})
 
 const serves = async (cid, bytes) => {
   await connect()
