@@ -121,7 +121,7 @@ pub(crate) fn receipt_of(signed: &Signed) -> Option<(Receipt, Address)> {
 /// A receipt as JSON, with its signed bytes.
 pub(crate) fn receipt_json(signed: &Signed) -> serde_json::Value {
     let Some((receipt, operator)) = receipt_of(signed) else { return serde_json::Value::Null };
-    serde_json::json!({
+    let mut json = serde_json::json!({
         "job": receipt.job.to_string(),
         "proof": receipt.proof.to_string(),
         "operator": operator.to_string(),
@@ -134,14 +134,17 @@ pub(crate) fn receipt_json(signed: &Signed) -> serde_json::Value {
         "operator_usdc": receipt.operator_part.to_string(),
         "asset": if receipt.asset == swarm_protocol::statement::Asset::Test { "test" } else { "usdc" },
         "mode": receipt.mode,
-        "pps": receipt.pps.map(|terms| serde_json::json!({
-            "usdc_for_a_million_units": terms.rate.map(|rate| MicroUsdc(rate).to_string()),
-            "at_most_usdc": terms.at_most.to_string(),
-        })),
         "work_units": receipt.units,
         "output": receipt.output.to_string(),
         "output_bytes": receipt.output_bytes,
         "held_until_boundary": receipt.held_until,
         "signed": hex::encode(signed.encode()),
-    })
+    });
+    if let Some(terms) = receipt.pps {
+        json["at_most_usdc"] = terms.at_most.to_string().into();
+        if let Some(rate) = terms.rate {
+            json["usdc_for_a_million_units"] = MicroUsdc(rate).to_string().into();
+        }
+    }
+    json
 }

@@ -191,7 +191,6 @@ fn on_the_command_line() {
             "an operator for an operator",
             "--role operator --operator 0x0000000000000000000000000000000000000001",
         ),
-        ("PPS", "--role miner --payout pps"),
         ("bad duration", "--role operator --epoch 1hour"),
         ("window too long", "--role operator --window 3s"),
         ("bad multiaddr", "--role miner --bootstrap 127.0.0.1:4001"),
