@@ -175,7 +175,9 @@ impl Postings<'_> {
         let good = released.min(lacking(self));
         self.pay(operator, Account::Shortfall, good);
         released = released.saturating_sub(good);
-        self.pay_up_to(Account::ClientFree(state.genesis.operator), Account::Shortfall, lacking(self));
+        let asked = lacking(self);
+        let missing = self.pay_up_to(Account::ClientFree(state.genesis.operator), Account::Shortfall, asked);
+        debits += u128::from(asked.saturating_sub(missing).0);
         let covered = u64::try_from(debits.saturating_sub(payouts)).unwrap_or(u64::MAX);
         self.pay(
             operator,

@@ -4,7 +4,7 @@ use super::record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
 use super::record_page::RecordPages;
 use super::wallet::Standing;
 use crate::codec::{JobId, Link};
-use crate::money::{Accounts, FeeSplit, MicroUsdc};
+use crate::money::{Account, Accounts, FeeSplit, MicroUsdc};
 use crate::planted::{self, Bug};
 use crate::pps::{self, Credits};
 use crate::race::Roster;
@@ -254,6 +254,11 @@ impl State {
         };
         for transfer in &entry.transfers {
             self.accounts.transfer(transfer).expect("every posting is covered before it is recorded");
+            if transfer.to == Account::Shortfall
+                && transfer.from == Account::ClientFree(self.genesis.operator)
+            {
+                *self.debits.entry(self.genesis.operator).or_default() += u128::from(transfer.amount.0);
+            }
         }
         let seq = self.seq;
         self.seq += 1;

@@ -55,7 +55,7 @@ fn another_format_is_refused() {
         let newer = 9u32.to_be_bytes();
         transaction.open_table(META).unwrap().insert("format", newer.as_slice()).unwrap();
     });
-    assert!(matches!(refusal(&path), LedgerError::OtherFormat { known: 3, found: 9, .. }));
+    assert!(matches!(refusal(&path), LedgerError::OtherFormat { known: 4, found: 9, .. }));
 }
 
 #[test]
