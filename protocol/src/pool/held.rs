@@ -65,7 +65,8 @@ impl HeldLeaf {
         }
     }
 
-    fn share(&self) -> Option<Share> {
+    /// What it counts as in pay per share, if it does.
+    pub(super) fn share(&self) -> Option<Share> {
         let counts = self.mode == PayoutMode::Pps && !self.overturned;
         let part = FeeSplit::of(self.price).miner;
         counts.then_some(Share { model: self.model, part, units: self.units })
