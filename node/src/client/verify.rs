@@ -213,7 +213,7 @@ async fn in_records(link: &Link, header: &EpochHeader, receipt: &Receipt) -> Res
     };
     for page in &header.record_pages {
         match reader.supply(&fetch(link, page).await?) {
-            Ok(entries) => accepted |= entries.iter().any(is_this),
+            Ok(rows) => accepted |= rows.iter().any(|row| is_this(&row.entry)),
             Err(fault) => return Ok(no(RECORDS, fault.to_string())),
         }
     }

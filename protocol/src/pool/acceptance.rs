@@ -1,5 +1,5 @@
 use super::live::{Examined, proof_of};
-use super::{Examination, ExamineFault, Pool, PoolEffect, PoolStory, Record, Stage};
+use super::{Examination, ExamineFault, Pool, PoolEffect, PoolStory, Record, Stage, State};
 use crate::codec::{JobId, Link};
 use crate::money::FeeSplit;
 use crate::planted::{self, Bug};
@@ -90,39 +90,13 @@ impl Pool {
         }
         self.record(now, Record::Accepted { job: id, lease: examined.lease, proof: examined.signed, units });
         if planted::is(Bug::ReceiptFromMemory)
-            && let Some(mut receipt) = self.receipt(&id)
+            && let Some(mut receipt) = self.state.receipt(&id)
         {
             receipt.index = index_before;
             return self.say(Topic::Proofs, now, receipt);
         }
         self.tell(PoolStory::Accepted { job: id, wallet, price, units });
         self.repeat_fate(&id, now);
-    }
-
-    /// The receipt of an accepted job, from its durable record.
-    pub fn receipt(&self, id: &JobId) -> Option<Receipt> {
-        let entry = self.state.jobs.get(id)?;
-        let Stage::Accepted(accepted) = &entry.stage else { return None };
-        let split = FeeSplit::of(entry.price);
-        Some(Receipt {
-            job: *id,
-            proof: accepted.proof,
-            client: entry.client,
-            wallet: accepted.wallet,
-            epoch: accepted.epoch,
-            index: accepted.index,
-            leaf: accepted.leaf,
-            price: entry.price,
-            miner_part: split.miner,
-            operator_part: split.operator,
-            units: accepted.units,
-            mode: accepted.mode,
-            asset: self.state.genesis.asset.clone(),
-            output: accepted.body.output,
-            output_bytes: accepted.body.output_bytes,
-            held_until: accepted.epoch + super::HELD_EPOCHS,
-            pps: accepted.pps,
-        })
     }
 
     /// The verdict is late: the proof may come again, the lease's clock runs on.
@@ -162,5 +136,33 @@ impl Pool {
     /// The proof being checked for a job, if one is.
     pub fn proof_in_hand(&self, id: &JobId) -> Option<Proof> {
         self.live.examined.get(id).map(|examined| proof_of(&examined.signed))
+    }
+}
+
+impl State {
+    /// The receipt of an accepted job, from its durable record.
+    pub fn receipt(&self, id: &JobId) -> Option<Receipt> {
+        let entry = self.jobs.get(id)?;
+        let Stage::Accepted(accepted) = &entry.stage else { return None };
+        let split = FeeSplit::of(entry.price);
+        Some(Receipt {
+            job: *id,
+            proof: accepted.proof,
+            client: entry.client,
+            wallet: accepted.wallet,
+            epoch: accepted.epoch,
+            index: accepted.index,
+            leaf: accepted.leaf,
+            price: entry.price,
+            miner_part: split.miner,
+            operator_part: split.operator,
+            units: accepted.units,
+            mode: accepted.mode,
+            asset: self.genesis.asset.clone(),
+            output: accepted.body.output,
+            output_bytes: accepted.body.output_bytes,
+            held_until: accepted.epoch + super::HELD_EPOCHS,
+            pps: accepted.pps,
+        })
     }
 }

@@ -1,7 +1,7 @@
 use super::{Close, MAX_JOBS, Pool, PoolEffect, PoolStory, Record, Stage};
 use crate::Timestamp;
 use crate::codec::JobId;
-use crate::money::{Account, MIN_PRICE};
+use crate::money::{Account, MIN_PRICE, MicroUsdc};
 use crate::statement::{Admitted, Cancel, Input, Job, JobType, Reason, Topic, Verified};
 use swarm_crypto::address::Address;
 
@@ -120,7 +120,8 @@ impl Pool {
 
     fn has_funds(&self, client: Address, job: &Job) -> Result<(), (Reason, String)> {
         let known = self.state.clients.contains_key(&client);
-        let credit = if known { Default::default() } else { self.state.posted.test_credit };
+        let due = self.state.posted.test_credit;
+        let credit = if known || !self.state.may_come_in(due) { MicroUsdc(0) } else { due };
         let free = self.state.accounts.amount(&Account::ClientFree(client));
         let free = free.checked_add(credit).unwrap_or(free);
         let missing = job.price.saturating_sub(free);
@@ -146,7 +147,8 @@ impl Pool {
 
     /// Gives a new client its test credit.
     pub(super) fn credit_once(&mut self, client: Address, now: Timestamp) {
-        if !self.state.clients.contains_key(&client) && self.state.posted.test_credit.0 > 0 {
+        let credit = self.state.posted.test_credit;
+        if !self.state.clients.contains_key(&client) && credit.0 > 0 && self.state.may_come_in(credit) {
             self.record(now, Record::Credited { client });
         }
     }

@@ -1,5 +1,5 @@
 use super::live::{MAX_CLAIMS_PER_JOB, MAX_PROGRESS, Timer};
-use super::{Close, JobEntry, Pool, PoolStory, Record, Stage};
+use super::{Close, JobEntry, Pool, PoolStory, Record, Stage, State};
 use crate::codec::JobId;
 use crate::planted::{self, Bug};
 use crate::race::{self, Rank, Roster};
@@ -7,12 +7,12 @@ use crate::statement::{
     Assurance, Claim, EndCause, Input, Job, Lease, LeaseEnded, ListingEntry, MAX_NAMED_CLAIMS, Progress,
     Reason, Release, ReleaseCause, Signed, Topic, Verified, lease_id,
 };
-use crate::{Millis, Timestamp};
+use crate::{Millis, Posted, Timestamp};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
 
 /// A lease given back within this time costs nothing.
-const FREE_RELEASE: Millis = Millis::from_secs(2);
+pub(super) const FREE_RELEASE: Millis = Millis::from_secs(2);
 /// With more live miners than this that serve a model and could beat a claim, its race is not closed early.
 const MAX_EARLY_CLOSE: usize = 16;
 /// How long a miner that asks reads the queue from one place; a miner that declines what it finds comes to the rest.
@@ -206,8 +206,7 @@ impl Pool {
         let winner = if planted::is(Bug::DrawIgnored) { best.last() } else { best.first() };
         let Some(wallet) = winner.map(|(rank, _)| rank.wallet) else { return };
         let window = race::window_index(entry.listed_at, now, self.state.posted.window);
-        let runtime = Millis::from_secs(u64::from(entry.max_runtime_s)).min(self.state.posted.lease);
-        let until = (now + runtime).min(entry.not_after.max(now + Millis(1)));
+        let until = lease_end(entry, &self.state.posted, now);
         let term = entry.attempt;
         let claims: Vec<Signed> = best.into_iter().map(|(_, signed)| signed).collect();
         self.grant(id, term, wallet, window, claims, until, now);
@@ -335,24 +334,11 @@ impl Pool {
         self.say(Topic::Claims, now, LeaseEnded { job: id, lease, cause });
         self.tell(PoolStory::LeaseEnded { job: id, wallet, cause });
         self.list(id);
-        if self.is_unrunnable(&id) {
+        if self.state.is_unrunnable(&id) {
             self.close(id, Close::Unrunnable, now);
         } else if self.state.jobs[&id].not_after <= now {
             self.close(id, Close::Expired, now);
         }
-    }
-
-    fn is_unrunnable(&self, id: &JobId) -> bool {
-        let entry = &self.state.jobs[id];
-        let roster = &self.state.rosters[&entry.epoch].0;
-        let count = |counts: &dyn Fn(&(Address, EndCause)) -> bool| {
-            let wallets: std::collections::BTreeSet<Address> =
-                entry.barred.iter().filter(|bar| counts(bar)).map(|(wallet, _)| *wallet).collect();
-            wallets.len() >= UNRUNNABLE_WALLETS
-        };
-        let established = |wallet: &Address| roster.get(wallet).is_some_and(|e| e.established);
-        count(&|(_, cause)| *cause == EndCause::EngineFailure)
-            || count(&|(wallet, cause)| cause.loss_halves() >= 2 && established(wallet))
     }
 
     /// Jobs that `wallet` could claim at once: past all windows of their race, or everybody who asks meanwhile would
@@ -439,6 +425,28 @@ impl Pool {
             self.close(id, Close::Expired, now);
         }
     }
+}
+
+impl State {
+    /// Whether so many have failed at a job that nobody is to try again.
+    pub(super) fn is_unrunnable(&self, id: &JobId) -> bool {
+        let entry = &self.jobs[id];
+        let roster = &self.rosters[&entry.epoch].0;
+        let count = |counts: &dyn Fn(&(Address, EndCause)) -> bool| {
+            let wallets: std::collections::BTreeSet<Address> =
+                entry.barred.iter().filter(|bar| counts(bar)).map(|(wallet, _)| *wallet).collect();
+            wallets.len() >= UNRUNNABLE_WALLETS
+        };
+        let established = |wallet: &Address| roster.get(wallet).is_some_and(|e| e.established);
+        count(&|(_, cause)| *cause == EndCause::EngineFailure)
+            || count(&|(wallet, cause)| cause.loss_halves() >= 2 && established(wallet))
+    }
+}
+
+/// When a lease granted now ends at the latest.
+pub(super) fn lease_end(entry: &JobEntry, posted: &Posted, now: Timestamp) -> Timestamp {
+    let runtime = Millis::from_secs(u64::from(entry.max_runtime_s)).min(posted.lease);
+    (now + runtime).min(entry.not_after.max(now + Millis(1)))
 }
 
 fn offers(miner: &super::LiveMiner, model: &str, assurance: Assurance) -> bool {

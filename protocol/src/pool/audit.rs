@@ -19,7 +19,7 @@ pub enum AuditEvent {
         /// Who.
         auditor: Address,
     },
-    /// Somebody pays for an audit.
+    /// Somebody pays for an audit; once at a time.
     Challenged {
         /// Of which job's proof.
         job: JobId,
@@ -61,9 +61,11 @@ impl Pool {
             AuditEvent::Served { auditor, .. } => Some(Record::AuditPaid { leaf, auditor, amount }),
             AuditEvent::Challenged { challenger, auditor, .. } => {
                 let free = self.state.accounts.amount(&Account::ClientFree(challenger));
-                (free >= amount).then_some(Record::Challenged { leaf, challenger, auditor, amount })
+                let open = self.state.challenged(leaf, challenger).is_some();
+                (free >= amount && !open).then_some(Record::Challenged { leaf, challenger, auditor, amount })
             }
             AuditEvent::ChallengeUpheld { challenger, .. } => {
+                let amount = self.state.challenged(leaf, challenger)?;
                 Some(Record::ChallengeReturned { leaf, challenger, amount })
             }
             AuditEvent::Overturned { .. } => (!held.overturned).then_some(Record::Overturned { leaf }),
@@ -72,6 +74,6 @@ impl Pool {
 }
 
 /// What an audit of a job of this price costs.
-fn audit_price(price: MicroUsdc) -> MicroUsdc {
+pub(super) fn audit_price(price: MicroUsdc) -> MicroUsdc {
     MicroUsdc((price.0 / PRICE_PART).max(1))
 }

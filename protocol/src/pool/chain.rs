@@ -1,4 +1,4 @@
-use super::{Pool, Record};
+use super::{Pool, Record, State};
 use crate::Timestamp;
 use crate::money::{Account, MicroUsdc};
 use swarm_crypto::address::Address;
@@ -23,15 +23,21 @@ pub enum ChainEvent {
     },
 }
 
+impl State {
+    /// All money of a pool fits 64 bits, so that no sum of it overflows.
+    pub(super) fn may_come_in(&self, amount: MicroUsdc) -> bool {
+        let all = self.accounts.balance(&Account::Outside) - i128::from(amount.0);
+        -all <= i128::from(u64::MAX)
+    }
+}
+
 impl Pool {
     /// Every deposit counts once, and is undone once.
     pub(super) fn handle_chain(&mut self, event: ChainEvent, now: Timestamp) {
         match event {
             ChainEvent::Deposited { client, amount, reference } => {
                 let known = self.state.deposits.contains_key(&reference);
-                let all = self.state.accounts.balance(&Account::Outside) - i128::from(amount.0);
-                // All money of a pool fits 64 bits, so that no sum of it overflows.
-                if !known && amount.0 > 0 && -all <= i128::from(u64::MAX) {
+                if !known && amount.0 > 0 && self.state.may_come_in(amount) {
                     self.record(now, Record::Deposited { client, amount, reference });
                 }
             }

@@ -15,7 +15,7 @@ use swarm_crypto::address::Address;
 /// Heartbeats per second that all miners together may cause.
 const MAX_HEARTBEATS_PER_S: u64 = 200;
 /// Most wallets of a roster, those with the highest fees first; its block stays below 1 MiB. The rest draw with w = 1.
-const MAX_ROSTER: usize = 4096;
+pub(super) const MAX_ROSTER: usize = 4096;
 /// Pending jobs announced again at a start; miners ask for the rest.
 const MAX_RELISTED: usize = 64;
 

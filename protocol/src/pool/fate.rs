@@ -57,7 +57,7 @@ impl Pool {
                 JobFate::Leased { lease: granted.lease, wallet, name, term: entry.attempt, units, proven }
             }
             Stage::Accepted(accepted) => {
-                let receipt = self.receipt(id).expect("accepted jobs have receipts");
+                let receipt = self.state.receipt(id).expect("accepted jobs have receipts");
                 let name = self.state.name_of(&accepted.wallet).map(str::to_owned);
                 JobFate::Accepted(Box::new(self.statement(accepted.at, receipt)), name)
             }

@@ -29,6 +29,8 @@ pub struct Held {
     pub debits: BTreeMap<Address, MicroUsdc>,
     /// Whether its PPS credits were scaled down.
     pub scaled: bool,
+    /// Challenges of its acceptances that were not returned, by leaf and challenger: made in which epoch, for how much.
+    pub challenges: BTreeMap<(u64, Address), (u64, MicroUsdc)>,
 }
 
 /// An acceptance whose money is held.
@@ -139,6 +141,11 @@ impl State {
         })
     }
 
+    /// The acceptance at a place, if its money is held.
+    pub(super) fn find_leaf(&self, at: LeafAt) -> Option<&HeldLeaf> {
+        self.held.get(&at.epoch)?.leaves.get(usize::try_from(at.index).ok()?)
+    }
+
     /// The credits of the open epoch's PPS acceptances, were it to end now.
     pub(super) fn pps_credits(&self) -> Credits {
         let shares = self.held.get(&self.epoch.number).map(Held::shares).unwrap_or_default();
@@ -193,6 +200,26 @@ impl State {
     pub(super) fn hold_for_auditor(&mut self, auditor: Address, amount: MicroUsdc) {
         let held = self.held.entry(self.epoch.number).or_default();
         add(held.miners.entry(auditor).or_default(), amount);
+    }
+
+    /// A challenger pays its auditor as a client pays its miner, so this becomes its debit when that is released.
+    pub(super) fn challenge(&mut self, at: LeafAt, challenger: Address, amount: MicroUsdc) {
+        let epoch = self.epoch.number;
+        add(self.held.entry(epoch).or_default().debits.entry(challenger).or_default(), amount);
+        let held = self.held.get_mut(&at.epoch).expect("a held acceptance is challenged");
+        held.challenges.insert((at.index, challenger), (epoch, amount));
+    }
+
+    pub(super) fn return_challenge(&mut self, at: LeafAt, challenger: Address) {
+        let held = self.held.get_mut(&at.epoch).expect("a held acceptance was challenged");
+        let (epoch, amount) = held.challenges.remove(&(at.index, challenger)).expect("it was challenged");
+        let held = self.held.get_mut(&epoch).expect("a challenge is held longer than what it challenges");
+        take(held.debits.entry(challenger).or_default(), amount);
+    }
+
+    /// What an open challenge cost.
+    pub(super) fn challenged(&self, at: LeafAt, challenger: Address) -> Option<MicroUsdc> {
+        self.held.get(&at.epoch)?.challenges.get(&(at.index, challenger)).map(|(_, amount)| *amount)
     }
 
     pub(super) fn overturn(&mut self, at: LeafAt) {

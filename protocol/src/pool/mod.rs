@@ -18,6 +18,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub mod verify;
 mod wallet;
 
 pub use arbitration::expected_lease;
@@ -31,7 +32,7 @@ pub use held::{HELD_EPOCHS, Held, HeldLeaf};
 pub use live::{Holdings, LiveMiner};
 pub use page::ViewPage;
 pub use record::{Boundary, Close, Entry, Genesis, Leaf, LeafAt, Record, chain_hash};
-pub use record_page::{MAX_PAGE_BYTES, MAX_ROW_BYTES, PageError, RecordPage, RecordPages, RecordReader};
+pub use record_page::{MAX_PAGE_BYTES, MAX_ROW_BYTES, PageError, RecordPage, RecordPages, RecordReader, Row};
 pub use state::{Acceptance, Granted, JobEntry, OpenEpoch, Pps, Sealing, Stage, State};
 pub use wallet::{LOSS_EPOCHS, REPUTATION_EPOCHS, Standing};
 
@@ -449,6 +450,11 @@ impl State {
     /// The open epoch.
     pub fn epoch(&self) -> &OpenEpoch {
         &self.epoch
+    }
+
+    /// The epoch that has ended and whose header is not fixed yet.
+    pub fn sealing(&self) -> Option<&Sealing> {
+        self.sealing.as_ref()
     }
 
     /// Number and link of the last fixed header.

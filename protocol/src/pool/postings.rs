@@ -113,7 +113,7 @@ impl State {
     }
 
     pub(super) fn leaf(&self, at: LeafAt) -> &HeldLeaf {
-        &self.held[&at.epoch].leaves[usize::try_from(at.index).expect("an index in memory")]
+        self.find_leaf(at).expect("only what is held is overturned")
     }
 }
 

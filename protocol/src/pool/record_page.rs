@@ -100,6 +100,15 @@ pub enum PageError {
     NoRecord(u64, CodecError),
 }
 
+/// A row of the ledger, read, and its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// What it says.
+    pub entry: Entry,
+    /// As the ledger has it.
+    pub bytes: Vec<u8>,
+}
+
 /// Reads the pages of an epoch, block after block, and chains their records by hash.
 #[derive(Debug)]
 pub struct RecordReader {
@@ -117,7 +126,7 @@ impl RecordReader {
     }
 
     /// Takes the next page; gives the records that are complete.
-    pub fn supply(&mut self, block: &[u8]) -> Result<Vec<Entry>, PageError> {
+    pub fn supply(&mut self, block: &[u8]) -> Result<Vec<Row>, PageError> {
         let number = self.page;
         let page: RecordPage = codec::decode(block).map_err(|e| PageError::Unreadable(number, e))?;
         self.page += 1;
@@ -140,17 +149,17 @@ impl RecordReader {
     }
 
     /// The last record, and where the ledger goes on: the number of the next record and the chain hash before it.
-    pub fn finish(mut self) -> Result<(Option<Entry>, u64, Digest), PageError> {
+    pub fn finish(mut self) -> Result<(Option<Row>, u64, Digest), PageError> {
         let last = self.settle()?;
         Ok((last, self.next_seq, self.head))
     }
 
-    fn settle(&mut self) -> Result<Option<Entry>, PageError> {
+    fn settle(&mut self) -> Result<Option<Row>, PageError> {
         let Some(row) = self.last.take() else { return Ok(None) };
         let entry = Entry::decode(&row).map_err(|e| PageError::NoRecord(self.next_seq, e))?;
         self.head = chain_hash(&self.head, &row);
         self.next_seq += 1;
-        Ok(Some(entry))
+        Ok(Some(Row { entry, bytes: row.into_vec() }))
     }
 }
 

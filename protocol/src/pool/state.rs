@@ -289,10 +289,12 @@ impl State {
             Record::LeaseEnded { job, cause, seed } => self.end_lease(job, *cause, *seed, seq, entry.at),
             Record::Accepted { job, lease, proof, units } => self.accept(job, lease, proof, *units, entry.at),
             Record::Closed { job, end } => self.close(job, end, entry.at),
-            Record::AuditPaid { auditor, amount, .. } | Record::Challenged { auditor, amount, .. } => {
+            Record::AuditPaid { auditor, amount, .. } => self.hold_for_auditor(*auditor, *amount),
+            Record::Challenged { leaf, challenger, auditor, amount } => {
                 self.hold_for_auditor(*auditor, *amount);
+                self.challenge(*leaf, *challenger, *amount);
             }
-            Record::ChallengeReturned { .. } => {}
+            Record::ChallengeReturned { leaf, challenger, .. } => self.return_challenge(*leaf, *challenger),
             Record::Overturned { leaf } => self.overturn(*leaf),
             Record::Boundary(boundary) => {
                 pages.push(self.epoch.pages.finish());

@@ -6,6 +6,7 @@ use crate::{Millis, Rejection, Timestamp};
 use std::collections::BTreeMap;
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
+use swarm_crypto::key::SignatureError;
 use swarm_crypto::keyring::Keyring;
 
 /// Statements remembered for deduplication.
@@ -17,6 +18,21 @@ pub struct Verified {
     id: Link,
     statement: Statement,
     signed: Signed,
+}
+
+impl Signed {
+    /// Whether the wallet that `statement`, which is this one, names has signed it.
+    pub(crate) fn check_signature(
+        &self,
+        keyring: &mut Keyring,
+        statement: &Statement,
+    ) -> Result<(), SignatureError> {
+        if crate::planted::is_vouched(self) {
+            return Ok(());
+        }
+        let hash = signing_hash(&statement.header.pool, statement.kind(), &self.payload);
+        keyring.check(statement.header.by, &hash, &self.signature)
+    }
 }
 
 impl Verified {
@@ -208,12 +224,8 @@ impl Intake {
 
     fn check_signature(&mut self, unverified: Unverified) -> Result<Verified, Rejection> {
         let Unverified { id, statement, signed } = unverified;
-        if !crate::planted::is_vouched(&signed) {
-            let header = &statement.header;
-            let hash = signing_hash(&header.pool, statement.kind(), &signed.payload);
-            let checked = self.keyring.check(header.by, &hash, &signed.signature);
-            checked.map_err(|e| Rejection::BadSignature(e.to_string()))?;
-        }
+        let checked = signed.check_signature(&mut self.keyring, &statement);
+        checked.map_err(|e| Rejection::BadSignature(e.to_string()))?;
         Ok(Verified { id, statement, signed })
     }
 

@@ -26,7 +26,7 @@ const RESERVE: u64 = 500;
 
 /// One thing that happens; numbers name people and, modulo how many there are, jobs.
 #[derive(Debug, Clone)]
-enum Step {
+pub(crate) enum Step {
     Wait(u64),
     Beat(u8),
     /// The same in mode PPS.
@@ -67,14 +67,14 @@ enum Step {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Audit {
+pub(crate) enum Audit {
     Served,
     Challenged,
     Upheld,
     Overturned,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let (client, miner) = (10..12u8, 2..6u8);
     let causes = vec![ReleaseCause::Withdrawn, ReleaseCause::EngineFailure];
     let faults = vec![
@@ -114,7 +114,7 @@ fn prices() -> impl Strategy<Value = u64> {
     prop_oneof![3..8u64, 3..900u64, Just(u64::MAX / 3)]
 }
 
-fn key(n: u8) -> SecretKey {
+pub(crate) fn key(n: u8) -> SecretKey {
     SecretKey::from_bytes(&[n; 32]).unwrap()
 }
 
@@ -140,16 +140,18 @@ fn config() -> PoolConfig {
 }
 
 /// A pool, what it wrote, and everybody else.
-struct Table {
-    pool: Pool,
+pub(crate) struct Table {
+    pub(crate) pool: Pool,
     intake: Intake,
-    now: Timestamp,
-    rows: Vec<Vec<u8>>,
+    pub(crate) now: Timestamp,
+    pub(crate) rows: Vec<Vec<u8>>,
     jobs: Vec<JobId>,
-    asked: Vec<Examination>,
+    pub(crate) asked: Vec<Examination>,
     beats: u64,
     deposits: Vec<swarm_crypto::digest::Digest>,
     published: Published,
+    /// Blocks of headers and pages, and all others that the pool stores.
+    pub(crate) blocks: BTreeMap<Link, Vec<u8>>,
 }
 
 /// The tree as its shell keeps it.
@@ -188,12 +190,13 @@ impl Published {
 }
 
 impl Table {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let pool = Pool::create(config(), START);
         let intake = Intake::new(pool.id(), key(1).address());
         let (rows, jobs, asked, deposits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let published = Published::of(&pool, &[]);
-        let mut table = Self { pool, intake, now: START, rows, jobs, asked, beats: 0, deposits, published };
+        let (now, beats, blocks) = (START, 0, BTreeMap::new());
+        let mut table = Self { pool, intake, now, rows, jobs, asked, beats, deposits, published, blocks };
         table.settle();
         table
     }
@@ -204,12 +207,13 @@ impl Table {
                 PoolEffect::Record(row) => self.rows.push(row),
                 PoolEffect::Examine(asked) => self.asked.push(*asked),
                 PoolEffect::Tree(changes) => self.published.take(&changes),
+                PoolEffect::Store(block) => _ = self.blocks.insert(Link::of(&block), block),
                 _ => {}
             }
         }
     }
 
-    fn say(&mut self, by: u8, body: impl Into<Body>) -> Link {
+    pub(crate) fn say(&mut self, by: u8, body: impl Into<Body>) -> Link {
         let signed =
             Statement::derived(self.pool.id(), key(by).address(), self.now, body.into()).sign(&key(by));
         let verified = self.intake.verify(None, &signed.encode(), self.now).unwrap();
@@ -218,7 +222,7 @@ impl Table {
         signed.id()
     }
 
-    fn happen(&mut self, event: PoolEvent) {
+    pub(crate) fn happen(&mut self, event: PoolEvent) {
         self.pool.handle(event, self.now);
         self.settle();
     }
@@ -237,7 +241,7 @@ impl Table {
         }
     }
 
-    fn wait(&mut self, span: u64) {
+    pub(crate) fn wait(&mut self, span: u64) {
         let until = self.now + Millis(span);
         while let Some(at) = self.pool.poll_timeout().filter(|at| *at <= until) {
             self.now = self.now.max(at);
@@ -247,7 +251,7 @@ impl Table {
         self.now = until;
     }
 
-    fn take(&mut self, step: &Step) {
+    pub(crate) fn take(&mut self, step: &Step) {
         match step {
             Step::Wait(span) => self.wait(*span),
             Step::Beat(miner) => {
@@ -279,6 +283,9 @@ impl Table {
             Step::Audit(audit, job) => {
                 let Some(job) = self.job(job) else { return };
                 let (challenger, auditor) = (key(10).address(), key(5).address());
+                if matches!(audit, Audit::Upheld) {
+                    self.happen(PoolEvent::Audit(AuditEvent::Challenged { job, challenger, auditor }));
+                }
                 self.happen(PoolEvent::Audit(match audit {
                     Audit::Served => AuditEvent::Served { job, auditor },
                     Audit::Challenged => AuditEvent::Challenged { job, challenger, auditor },
@@ -333,12 +340,12 @@ impl Table {
     }
 }
 
-fn proof(job: JobId, lease: swarm_crypto::digest::Digest) -> Proof {
+pub(crate) fn proof(job: JobId, lease: swarm_crypto::digest::Digest) -> Proof {
     let (transcript_bytes, output_bytes, output) = (1, 4, raw_cid(b"text"));
     Proof { job, lease, transcript: job, transcript_bytes, output, output_bytes }
 }
 
-fn heartbeat(counter: u64) -> Heartbeat {
+pub(crate) fn heartbeat(counter: u64) -> Heartbeat {
     Heartbeat {
         boot_at: START,
         counter,
@@ -352,7 +359,7 @@ fn heartbeat(counter: u64) -> Heartbeat {
     }
 }
 
-fn wish(price: u64, not_after: Timestamp) -> Job {
+pub(crate) fn wish(price: u64, not_after: Timestamp) -> Job {
     Job {
         job_type: JobType::LlmGen,
         model: MODEL.into(),
@@ -370,6 +377,11 @@ fn fold(from: Option<State>, rows: &[Vec<u8>]) -> Option<State> {
     let mut replay = Replay::new(from);
     rows.iter().zip(0..).for_each(|(row, seq)| replay.row(seq, row).unwrap());
     replay.finish()
+}
+
+/// 10,000 histories, or as many as HISTORIES says.
+pub(crate) fn how_many() -> u32 {
+    std::env::var("HISTORIES").map_or(10_000, |text| text.parse().expect("HISTORIES is a number"))
 }
 
 /// What must hold of money at each boundary: while nothing is lacking, it has paid out no more than clients were debited.
@@ -438,7 +450,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: how_many(), ..ProptestConfig::default() })]
 
     #[test]
     fn money_is_conserved_after_every_row(steps in steps()) {

@@ -9,9 +9,11 @@ mod record_pages;
 mod sampler;
 mod specification;
 mod statements;
+mod tampering;
 mod three_roles;
 mod toy;
 mod transcript;
+mod verification;
 mod view;
 
 use serde::de::DeserializeOwned;

@@ -43,10 +43,10 @@ fn read(first: u64, previous: Digest, blocks: &[Vec<u8>]) -> Result<(Vec<Entry>,
     let mut reader = RecordReader::new(first, previous);
     let mut entries = Vec::new();
     for block in blocks {
-        entries.extend(reader.supply(block)?);
+        entries.extend(reader.supply(block)?.into_iter().map(|row| row.entry));
     }
     let (last, next, head) = reader.finish()?;
-    entries.extend(last);
+    entries.extend(last.map(|row| row.entry));
     Ok((entries, next, head))
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Operator {
     pub(crate) ledger: Vec<Vec<u8>>,
     checkpoint: Option<(usize, Vec<u8>)>,
     replica: Option<State>,
-    blocks: HashMap<Link, Vec<u8>>,
+    pub(crate) blocks: HashMap<Link, Vec<u8>>,
     effects: u64,
 }
 

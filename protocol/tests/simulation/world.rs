@@ -15,6 +15,7 @@ use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
 use swarm_protocol::Timestamp;
 use swarm_protocol::pool::PoolEvent;
+use swarm_protocol::pool::verify::Verifier;
 use swarm_protocol::query::Query;
 use swarm_protocol::statement::{Kind, Role, Statement, Topic, Verified};
 
@@ -184,6 +185,20 @@ impl World {
         }
     }
 
+    /// What the operator has published verifies, as anybody would do it.
+    fn recompute(&self) -> Result<(), String> {
+        let mut verifier = Verifier::new();
+        for (header, link, _) in self.checker.book.headers.values() {
+            let block = |link| &self.operator.blocks[link];
+            let verified = verifier.begin(block(link)).and_then(|()| {
+                header.record_pages.iter().try_for_each(|page| verifier.page(block(page)))?;
+                verifier.finish()
+            });
+            verified.map_err(|fault| format!("what is published does not verify: {fault}"))?;
+        }
+        Ok(())
+    }
+
     /// Lets the world run until nothing is left to wait for, or a law is broken.
     pub(crate) fn run(mut self) -> Result<Tally, (u64, String)> {
         faults::begin(&mut self);
@@ -202,6 +217,10 @@ impl World {
             if steps.1 > MAX_STEPS_AT_ONCE {
                 self.hold(Err("the world runs in circles".into()));
             }
+        }
+        if self.wrong.is_none() {
+            let published = self.recompute();
+            self.hold(published);
         }
         self.tally.epochs = self.checker.book.epoch.number;
         self.tally.rows = self.operator.ledger.len() as u64;

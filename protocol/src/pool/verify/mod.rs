@@ -1,0 +1,258 @@
+//! Recomputing a pool from what it published, without trusting whoever published it.
+//!
+//! A [`Verifier`] reads the epochs from the genesis on: each header, then its record pages. Every row must follow from
+//! the rows before by the rules ([`rules`](self), one check for each kind of record), move exactly the money that is
+//! due, and all of them together must give the header to the byte. The state between rows is the operator's own fold;
+//! what may be folded is decided here.
+
+mod fault;
+mod rules;
+
+pub use fault::{Fault, Subject, Wrong};
+
+use super::record_page::{RecordReader, Row};
+use super::{Entry, EpochHeader, HELD_EPOCHS, JobEntry, Record, SETTLEMENT_VERSION, Stage, State};
+use crate::codec::{JobId, Link};
+use crate::race;
+use crate::statement::{Body, Job, Proof, Receipt, Signed, Statement};
+use fault::{row_fault, wrong_unless};
+use std::collections::BTreeMap;
+use swarm_crypto::address::Address;
+use swarm_crypto::digest::Digest;
+use swarm_crypto::keyring::Keyring;
+
+/// What was checked, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Epochs whose header follows from their records.
+    pub epochs: u64,
+    /// Records.
+    pub records: u64,
+    /// Signatures of clients and miners.
+    pub signatures: u64,
+    /// Draws of claims that leases name.
+    pub draws: u64,
+    /// Seeds of races, against the secrets revealed.
+    pub seeds: u64,
+    /// Leases.
+    pub leases: u64,
+    /// Acceptances.
+    pub acceptances: u64,
+    /// Movements of money.
+    pub transfers: u64,
+    /// Wallets in rosters.
+    pub rostered: u64,
+    /// Deposits and audits, for which these files hold no evidence.
+    pub unproven: u64,
+}
+
+/// An acceptance whose answer can be checked by whoever has its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// The record.
+    pub seq: u64,
+    /// The job's id.
+    pub id: JobId,
+    /// The job.
+    pub job: Job,
+    /// The proof.
+    pub proof: Proof,
+    /// The work units recorded.
+    pub units: u64,
+}
+
+/// A pool that is being recomputed.
+#[derive(Debug, Default)]
+pub struct Verifier {
+    state: Option<State>,
+    keyring: Keyring,
+    tally: Tally,
+    open: Option<Open>,
+    /// The header before.
+    previous: Option<(EpochHeader, Link)>,
+    /// Seeds of the open epoch, whose secret is not known yet.
+    seeds: Vec<(u64, JobId, u32, Digest)>,
+    accepted: Vec<Accepted>,
+    /// Live leases by wallet.
+    holders: BTreeMap<Address, u32>,
+}
+
+/// The epoch in hand.
+#[derive(Debug)]
+struct Open {
+    header: EpochHeader,
+    link: Link,
+    reader: RecordReader,
+    pages: usize,
+}
+
+impl Verifier {
+    /// A verifier that has read nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The next epoch's header; the epochs are read from the genesis on.
+    pub fn begin(&mut self, block: &[u8]) -> Result<(), Fault> {
+        let epoch = self.previous.as_ref().map_or(0, |(header, _)| header.epoch + 1);
+        let fault = |wrong| Fault { epoch, subject: Subject::Header, wrong };
+        let header: EpochHeader =
+            crate::codec::decode(block).map_err(|e| fault(Wrong::Unreadable(e.to_string())))?;
+        let before = self.previous.as_ref();
+        let (seq, head) =
+            before.map_or((0, Digest::ZERO), |(header, _)| (header.end_seq + 1, header.range_hash));
+        let follows = header.epoch == epoch
+            && header.previous == before.map(|(_, link)| *link)
+            && header.first_seq == seq
+            && self.open.is_none();
+        wrong_unless(follows, || Wrong::Chain).map_err(fault)?;
+        let known = header.settlement == SETTLEMENT_VERSION;
+        wrong_unless(known, || Wrong::Settlement(header.settlement)).map_err(fault)?;
+        let reader = RecordReader::new(seq, head);
+        self.open = Some(Open { header, link: Link::of(block), reader, pages: 0 });
+        Ok(())
+    }
+
+    /// The next record page of the epoch in hand.
+    pub fn page(&mut self, block: &[u8]) -> Result<(), Fault> {
+        let open = self.open.as_mut().expect("an epoch was begun");
+        let (epoch, number) = (open.header.epoch, open.pages);
+        open.pages += 1;
+        let fault = |wrong| Fault { epoch, subject: Subject::Page(number as u64), wrong };
+        let named = open.header.record_pages.get(number) == Some(&Link::of(block));
+        wrong_unless(named, || Wrong::OtherPage).map_err(fault)?;
+        let rows = open.reader.supply(block).map_err(|e| fault(Wrong::Unreadable(e.to_string())))?;
+        rows.iter().try_for_each(|row| self.row(epoch, row))
+    }
+
+    /// All pages of the epoch in hand were read: it must end there, as its header says.
+    pub fn finish(&mut self) -> Result<(), Fault> {
+        let Open { header, link, reader, pages } = self.open.take().expect("an epoch was begun");
+        let epoch = header.epoch;
+        let fault = |wrong| Fault { epoch, subject: Subject::Header, wrong };
+        wrong_unless(pages == header.record_pages.len(), || Wrong::OtherPage).map_err(fault)?;
+        let (last, ..) = reader.finish().map_err(|e| fault(Wrong::Unreadable(e.to_string())))?;
+        let boundary = matches!(last.as_ref().map(|row| &row.entry.record), Some(Record::Boundary(_)));
+        wrong_unless(boundary, || Wrong::NoBoundary).map_err(fault)?;
+        last.iter().try_for_each(|row| self.row(epoch, row))?;
+        let state = self.state.as_ref().expect("a boundary follows a genesis");
+        let sealing = state.sealing.as_ref().expect("a boundary was just applied");
+        match fault::difference(&sealing.header, &header) {
+            None => {}
+            Some(field) => return Err(fault(Wrong::Header(field))),
+        }
+        self.tally.epochs += 1;
+        self.previous = Some((header, link));
+        Ok(())
+    }
+
+    /// What was checked so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// The pool as of the last epoch read; none before the first.
+    pub fn state(&self) -> Option<&State> {
+        self.state.as_ref()
+    }
+
+    /// The last epoch read, and its header's link.
+    pub fn header(&self) -> Option<(&EpochHeader, Link)> {
+        self.previous.as_ref().map(|(header, link)| (header, *link))
+    }
+
+    /// The acceptances read since they were last taken, for whoever checks their answers.
+    pub fn take_accepted(&mut self) -> Vec<Accepted> {
+        std::mem::take(&mut self.accepted)
+    }
+
+    /// Whether a receipt says what the pool's records say; it can be asked once its epoch was read, until
+    /// [`HELD_EPOCHS`] later.
+    pub fn receipt(&self, receipt: &Receipt) -> Result<(), Fault> {
+        let fault = |wrong| Err(Fault { epoch: receipt.epoch, subject: Subject::Receipt, wrong });
+        let read = self.previous.as_ref().is_some_and(|(header, _)| {
+            (header.epoch.saturating_sub(HELD_EPOCHS)..=header.epoch).contains(&receipt.epoch)
+        });
+        let Some(state) = self.state.as_ref().filter(|_| read) else { return fault(Wrong::OtherEpoch) };
+        match state.receipt(&receipt.job) {
+            None => fault(Wrong::NotAccepted),
+            Some(due) => match fault::receipt_difference(&due, receipt) {
+                None => Ok(()),
+                Some(field) => fault(Wrong::Receipt(field)),
+            },
+        }
+    }
+
+    fn row(&mut self, epoch: u64, row: &Row) -> Result<(), Fault> {
+        let seq = self.state.as_ref().map_or(0, State::next_seq);
+        let fault = |wrong| row_fault(epoch, seq, wrong);
+        let Row { entry, bytes } = row;
+        match &mut self.state {
+            None => {
+                rules::genesis(entry).map_err(fault)?;
+                self.state = Some(State::genesis(entry, bytes));
+            }
+            Some(state) => {
+                let (keyring, tally) = (&mut self.keyring, &mut self.tally);
+                let mut read = rules::Reading { state, keyring, tally, holders: &self.holders };
+                read.check(entry).map_err(fault)?;
+                let due = state.transfers(&entry.record);
+                wrong_unless(entry.transfers == due, || Wrong::Transfers).map_err(fault)?;
+                self.note(seq, entry).map_err(|(seq, wrong)| row_fault(epoch, seq, wrong))?;
+                let state = self.state.as_mut().expect("it was there above");
+                state.apply(entry, bytes);
+                wrong_unless(state.accounts().total() == 0, || Wrong::Transfers).map_err(fault)?;
+            }
+        }
+        self.tally.records += 1;
+        self.tally.transfers += entry.transfers.len() as u64;
+        Ok(())
+    }
+
+    /// Keeps what later rows, or others, are to check.
+    fn note(&mut self, seq: u64, entry: &Entry) -> Result<(), (u64, Wrong)> {
+        let state = self.state.as_ref().expect("only the genesis comes before");
+        match &entry.record {
+            Record::Admitted { job, seed } => self.seeds.push((seq, job.id(), 1, *seed)),
+            Record::Leased { wallet, .. } => *self.holders.entry(*wallet).or_default() += 1,
+            Record::LeaseEnded { job, seed, .. } => {
+                self.seeds.push((seq, *job, state.jobs[job].attempt + 1, *seed));
+                give_up(&mut self.holders, &state.jobs[job]);
+            }
+            Record::Accepted { job, proof, units, .. } => {
+                give_up(&mut self.holders, &state.jobs[job]);
+                let signed = state.jobs[job].signed.as_ref();
+                if let (Some(Body::Job(body)), Body::Proof(proof)) = (signed.map(body), body(proof)) {
+                    let (id, units) = (*job, *units);
+                    self.accepted.push(Accepted { seq, id, job: body, proof, units });
+                }
+            }
+            Record::Boundary(boundary) => {
+                for (seq, job, attempt, seed) in self.seeds.drain(..) {
+                    let due = race::draw_seed(&boundary.secret.0, &job, attempt);
+                    wrong_unless(seed == due, || Wrong::Seed).map_err(|wrong| (seq, wrong))?;
+                    self.tally.seeds += 1;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The live lease of a job, if there is one, is about to end.
+fn give_up(holders: &mut BTreeMap<Address, u32>, job: &JobEntry) {
+    if let Stage::Leased(granted) = &job.stage
+        && let Some(count) = holders.get_mut(&granted.wallet)
+    {
+        *count -= 1;
+        if *count == 0 {
+            holders.remove(&granted.wallet);
+        }
+    }
+}
+
+/// What a statement says that was decoded before.
+fn body(signed: &Signed) -> Body {
+    Statement::decode(&signed.payload).expect("it was decoded when its signature was checked").body
+}
