@@ -87,12 +87,8 @@ pub enum ClientCommand {
         #[arg(value_name = "JOB", value_parser = job_id)]
         job: JobId,
     },
-    /// Check a receipt without trusting the operator
-    Verify {
-        /// A file with a receipt, or a job's id
-        #[arg(value_name = "RECEIPT|JOB")]
-        subject: Subject,
-    },
+    /// Check a receipt, or all that the pool has sealed, without trusting the operator
+    Verify(VerifyArgs),
     /// Fetch content by its CID: an answer, an input, the pool's tree
     Get(GetArgs),
     /// Take back a job that no miner holds yet
@@ -116,6 +112,31 @@ pub struct SubmitArgs {
     pub no_wait: bool,
 }
 
+/// What `verify` takes.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = VERIFY_HELP)]
+pub struct VerifyArgs {
+    /// A file with a receipt, a job's id, or the CID of an epoch's header; without one, the newest epoch
+    #[arg(value_name = "RECEIPT|JOB|EPOCH")]
+    pub subject: Option<Subject>,
+
+    /// Recompute the whole pool for a receipt too, and not only its own epoch
+    #[arg(long, env = "SWARMPOOL_WHOLE", value_parser = BoolishValueParser::new())]
+    pub whole: bool,
+
+    /// Recompute the answers too, as far as their transcripts can still be had
+    #[arg(long, env = "SWARMPOOL_ANSWERS", value_parser = BoolishValueParser::new())]
+    pub answers: bool,
+
+    /// Take everything from this archive and ask nobody; implies --whole
+    #[arg(long, env = "SWARMPOOL_CAR", value_name = "FILE")]
+    pub car: Option<PathBuf>,
+
+    /// Write what was checked to this archive, so that others can check it; implies --whole
+    #[arg(long, env = "SWARMPOOL_SAVE", value_name = "FILE", conflicts_with = "car")]
+    pub save: Option<PathBuf>,
+}
+
 /// What `get` takes.
 #[derive(Debug, Clone, Args)]
 pub struct GetArgs {
@@ -136,6 +157,12 @@ pub struct GetArgs {
           value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub max_mib: u32,
 }
+
+const VERIFY_HELP: &str = "\
+Without a receipt, and with --whole, everything is recomputed from the pool's first record on:
+signatures, draws, leases, money, rates, rosters, roots and the chain of headers. The first thing
+that is wrong is named. What a record does not show is taken on the operator's word: who was alive,
+and that an answer was there in time; --answers recomputes the answers.";
 
 const SUBMIT_HELP: &str = r#"A job file:
   {

@@ -17,7 +17,7 @@ mod shared;
 mod tests;
 mod values;
 
-pub use client::{ClientArgs, ClientCommand, GetArgs, OutputArgs, SubmitArgs};
+pub use client::{ClientArgs, ClientCommand, GetArgs, OutputArgs, SubmitArgs, VerifyArgs};
 pub(crate) use error::clap_message;
 pub use error::{Exit, UserError, report};
 pub use node::{

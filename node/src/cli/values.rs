@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::content::MAX_PATH_BYTES;
 use swarm_protocol::Millis;
-use swarm_protocol::codec::JobId;
+use swarm_protocol::codec::{JobId, Link};
 use swarm_protocol::statement::MAX_NAME_BYTES;
 
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
@@ -78,8 +78,8 @@ pub(super) fn node_name(text: &str) -> Result<String, String> {
 /// What `verify` checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// The receipt of a job, asked of the pool.
-    Job(JobId),
+    /// A job whose receipt is kept, or an epoch's header.
+    Link(Link),
     /// A receipt in a file.
     File(PathBuf),
 }
@@ -88,7 +88,7 @@ impl FromStr for Subject {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text.parse().map_or_else(|_| Subject::File(PathBuf::from(text)), Subject::Job))
+        Ok(text.parse().map_or_else(|_| Subject::File(PathBuf::from(text)), Subject::Link))
     }
 }
 
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn a_receipt_is_named_by_its_job_or_its_file() {
         let job = JobId::of(b"job");
-        assert_eq!(job.to_string().parse(), Ok(Subject::Job(job)));
+        assert_eq!(job.to_string().parse(), Ok(Subject::Link(job)));
         assert_eq!("receipt.bin".parse(), Ok(Subject::File("receipt.bin".into())));
     }
 }

@@ -1,5 +1,6 @@
 //! Content by its CID, from whoever in the pool has it.
 
+use super::partial::{Partial, unwritable};
 use super::{Connection, Session};
 use crate::cli::{Exit, GetArgs, UserError};
 use crate::content::car::CarWriter;
@@ -13,7 +14,7 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use serde_json::json;
 use std::fs::File;
 use std::io::{BufWriter, IntoInnerError, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use swarm_protocol::codec;
 
@@ -75,35 +76,6 @@ impl Sink {
     }
 }
 
-/// A file under a name of its own until it is whole; what is dropped before is gone.
-struct Partial {
-    path: PathBuf,
-    target: PathBuf,
-}
-
-impl Partial {
-    fn create(target: &Path) -> Result<(Self, File), UserError> {
-        let mut number = [0; 8];
-        let drawn = getrandom::fill(&mut number).map_err(std::io::Error::other);
-        let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let path = target.with_file_name(format!(".{name}.{}", hex::encode(number)));
-        let file =
-            drawn.and_then(|()| File::create_new(&path)).map_err(|error| unwritable(target, &error))?;
-        Ok((Self { path, target: target.to_owned() }, file))
-    }
-
-    fn keep(self) -> Result<(), UserError> {
-        std::fs::rename(&self.path, &self.target).map_err(|error| unwritable(&self.target, &error))
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // Gone already if it was kept.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 pub(super) async fn content(session: Session, args: &GetArgs) -> Result<Exit> {
     let (target, partial) = open(args)?;
     let connection = session.connect().await?;
@@ -112,8 +84,7 @@ pub(super) async fn content(session: Session, args: &GetArgs) -> Result<Exit> {
     session.printer.finish();
     let bytes = fetched?;
     if let Some(partial) = partial {
-        let target = partial.target.clone();
-        partial.keep()?;
+        let target = partial.keep()?;
         session.printer.note(&format!("{bytes} bytes of {} are in {}", args.content, target.display()));
     }
     Ok(Exit::Done)
@@ -141,10 +112,6 @@ fn open(args: &GetArgs) -> Result<(Target, Option<Partial>), UserError> {
         Some(path) => Target::Archive(out, path.clone()),
     };
     Ok((target, partial))
-}
-
-fn unwritable(path: &Path, error: &std::io::Error) -> UserError {
-    UserError::misuse(format!("{} cannot be written: {error}", path.display())).hint("choose another file")
 }
 
 /// Fetches what lies at the path; says how many bytes it has.

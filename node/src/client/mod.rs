@@ -5,6 +5,7 @@ mod get;
 mod lists;
 mod lookout;
 mod output;
+mod partial;
 mod saved;
 mod status;
 mod submit;
@@ -12,7 +13,7 @@ mod survey;
 mod verify;
 mod watch;
 
-use crate::cli::{ClientArgs, ClientCommand, Exit, Subject, UserError};
+use crate::cli::{ClientArgs, ClientCommand, Exit, UserError};
 use crate::clock::Clock;
 use crate::home::{home_root, wallet};
 use crate::link::Link;
@@ -73,10 +74,7 @@ pub async fn run(args: ClientArgs, stop: CancellationToken) -> Result<Exit> {
         ClientCommand::Status { job: Some(job) } => account::job(session, job).await,
         ClientCommand::Status { job: None } => status::pool(session).await,
         ClientCommand::Watch => watch::watch(session).await,
-        ClientCommand::Verify { subject } => match subject {
-            Subject::Job(job) => verify::job(session, job).await,
-            Subject::File(path) => verify::file(session, &path).await,
-        },
+        ClientCommand::Verify(verify) => verify::verify(session, &verify).await,
     }
 }
 

@@ -3,7 +3,11 @@
 use crate::protobuf::{put_varint, varint};
 use cid::Cid;
 use serde::{Deserialize, Serialize};
-use std::io::{self, Read, Write};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use swarm_protocol::codec;
 
 /// The largest header, in bytes.
@@ -11,6 +15,8 @@ pub const MAX_HEADER_BYTES: u64 = 64 << 10;
 /// The largest section: a block and its CID.
 pub const MAX_SECTION_BYTES: u64 = (2 << 20) + 128;
 const MAX_VARINT: usize = 10;
+/// Blocks of an archive that is searched.
+const MAX_INDEXED: usize = 4_000_000;
 
 /// Why an archive cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +27,8 @@ pub enum CarError {
     TooLarge { size: u64, max: u64 },
     #[error("a block of the archive is not {0}")]
     OtherBlock(Cid),
+    #[error("the archive has more than {MAX_INDEXED} blocks")]
+    TooMany,
     #[error("the archive cannot be read: {0}")]
     Io(#[from] io::Error),
 }
@@ -70,13 +78,14 @@ impl<W: Write> CarWriter<W> {
 /// Reads an archive, block after block, each checked against its CID.
 #[derive(Debug)]
 pub struct CarReader<R> {
-    input: R,
+    input: Counted<R>,
     roots: Vec<Cid>,
 }
 
 impl<R: Read> CarReader<R> {
     /// Reads the header.
-    pub fn new(mut input: R) -> Result<Self, CarError> {
+    pub fn new(input: R) -> Result<Self, CarError> {
+        let mut input = Counted { input, read: 0 };
         let header = section(&mut input, MAX_HEADER_BYTES)?.ok_or(CarError::NotACar)?;
         let header: Header = codec::decode(&header).map_err(|_| CarError::NotACar)?;
         if header.version != 1 {
@@ -100,6 +109,61 @@ impl<R: Read> CarReader<R> {
         }
         let from = section.len() - rest.len();
         Ok(Some((cid, section[from..].to_vec())))
+    }
+}
+
+/// What is read, and how many bytes of it were.
+#[derive(Debug)]
+struct Counted<R> {
+    input: R,
+    read: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.read += read as u64;
+        Ok(read)
+    }
+}
+
+/// An archive in a file, whose blocks are read when they are asked for.
+#[derive(Debug)]
+pub struct Archive {
+    file: File,
+    roots: Vec<Cid>,
+    /// Where each block is, and its length.
+    places: BTreeMap<Cid, (u64, u32)>,
+}
+
+impl Archive {
+    /// Reads all of it once, and checks each block against its CID.
+    pub fn open(path: &Path) -> Result<Self, CarError> {
+        let file = File::open(path)?;
+        let mut reader = CarReader::new(BufReader::new(file.try_clone()?))?;
+        let mut places = BTreeMap::new();
+        while let Some((cid, block)) = reader.next_block()? {
+            let length = u32::try_from(block.len()).expect("a section has a limit");
+            places.insert(cid, (reader.input.read - u64::from(length), length));
+            if places.len() > MAX_INDEXED {
+                return Err(CarError::TooMany);
+            }
+        }
+        Ok(Self { file, roots: reader.roots, places })
+    }
+
+    /// What it is about.
+    pub fn roots(&self) -> &[Cid] {
+        &self.roots
+    }
+
+    /// A block of it.
+    pub fn block(&self, cid: &Cid) -> Result<Option<Vec<u8>>, CarError> {
+        let Some((at, length)) = self.places.get(cid) else { return Ok(None) };
+        let mut block = vec![0; *length as usize];
+        self.file.read_exact_at(&mut block, *at)?;
+        // The file may have changed since.
+        if codec::names(cid, &block) { Ok(Some(block)) } else { Err(CarError::OtherBlock(*cid)) }
     }
 }
 

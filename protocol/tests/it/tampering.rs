@@ -516,6 +516,9 @@ fn invent(entry: &mut Entry) -> bool {
     true
 }
 
+/// A field, and what is made of it.
+type Change<T> = (&'static str, fn(&mut T));
+
 fn fault(epochs: &[Sealed]) -> Option<Fault> {
     verify(epochs).err()
 }
@@ -568,7 +571,7 @@ fn rows_dropped_doubled_or_moved_are_named() {
 fn every_field_of_every_header_is_checked() {
     let (table, _) = busy_pool();
     let ledger = Ledger::read(&published(&table));
-    let changes: [(&str, fn(&mut EpochHeader)); 17] = [
+    let changes: [Change<EpochHeader>; 17] = [
         ("pool", |h| h.pool.0[0] ^= 1),
         ("asset", |h| h.asset = Asset::Usdc { chain: 1, contract: key(1).address() }),
         ("counts", |h| h.counts.accepted += 1),
@@ -632,7 +635,7 @@ fn a_receipt_must_say_what_the_records_say() {
     let (table, receipts) = busy_pool();
     assert!(receipts.len() >= 18);
     let epochs = published(&table);
-    let changes: [(&str, fn(&mut Receipt)); 16] = [
+    let changes: [Change<Receipt>; 16] = [
         ("proof", |r| r.proof = FORGED),
         ("client", |r| r.client = key(9).address()),
         ("wallet", |r| r.wallet = key(9).address()),

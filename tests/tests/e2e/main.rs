@@ -23,6 +23,7 @@ mod mistakes;
 mod payouts;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod peer;
+mod recompute;
 mod reference;
 mod replay;
 mod restarts;

@@ -1,0 +1,71 @@
+//! Everything that a pool has sealed, recomputed: from the network, and from an archive by somebody who was never there.
+
+use crate::harness::{Site, job_of, text};
+use serde_json::Value;
+
+/// What came of each check.
+fn results(verified: &Value) -> Vec<(&str, &str)> {
+    let checks = verified["checks"].as_array().unwrap().iter();
+    checks.map(|check| (check["check"].as_str().unwrap(), check["result"].as_str().unwrap())).collect()
+}
+
+fn all_good(verified: &Value) {
+    assert!(results(verified).iter().all(|(_, result)| *result == "ok"), "{verified}");
+    let names: Vec<_> = results(verified).iter().map(|(name, _)| *name).collect();
+    for name in ["sealed", "chain", "records", "signatures", "races", "money", "roots", "answers"] {
+        assert!(names.contains(&name), "{name} is not among {names:?}");
+    }
+}
+
+#[test]
+fn all_that_a_pool_has_sealed_is_recomputed_also_offline_and_no_byte_can_be_changed() {
+    let site = Site::new();
+    let operator = site.operator(&["--epoch", "10s", "--heartbeat", "1s", "--reserve", "2.5"]);
+    let address = operator.expect("of pool swarmpool.eth");
+    let miners = [site.miner("alice.eth", &["--payout", "pps"]), site.miner("bob.eth", &[])];
+    operator.expect("opened, 2 miners in its roster");
+    let job = site.job("job", &job_of("The carriage", 20));
+    let answers: Vec<_> = (0..4).map(|_| site.submit(&job).good().json()).collect();
+    let last = &answers[3]["receipt"];
+    let epoch = last["epoch"].as_u64().unwrap();
+    operator.expect(&format!("epoch {epoch} sealed"));
+
+    let archive = site.home().join("pool.car");
+    let asked = ["verify", "--json", "--answers", "--save", &text(&archive)];
+    let verified = site.client(&asked).good().json();
+    all_good(&verified);
+    let header = verified["epoch"].as_str().unwrap().to_owned();
+    // The same by its name, with the receipt that it holds, and without its transcripts.
+    all_good(&site.client(&["verify", "--json", "--answers", &header]).good().json());
+    let receipt = last["job"].as_str().unwrap();
+    let with_receipt = site.client(&["verify", "--json", "--whole", receipt]).good().json();
+    assert!(results(&with_receipt).contains(&("receipt", "ok")), "{with_receipt}");
+
+    miners.into_iter().for_each(|miner| _ = miner.terminate().good());
+    operator.terminate().good();
+    assert_eq!(site.running(), Vec::<u32>::new());
+
+    let offline = ["verify", "--json", "--answers", "--car", &text(&archive)];
+    all_good(&site.client(&offline).good().json());
+    let receipt = site.client(&["verify", "--json", "--car", &text(&archive), receipt]).good().json();
+    assert!(results(&receipt).contains(&("receipt", "ok")), "{receipt}");
+
+    // Somebody who was never there must be told whose signature counts.
+    let elsewhere = Site::new();
+    let unknown = elsewhere.client(&["verify", "--json", "--car", &text(&archive)]);
+    assert_eq!(unknown.code(), Some(1), "{unknown:?}");
+    let address = address.split_whitespace().find(|word| word.starts_with("0x")).unwrap().to_owned();
+    let told = ["--operator", address.trim_end_matches([',', '.'])];
+    all_good(&elsewhere.client(&[&offline[..], &told].concat()).good().json());
+
+    let good = std::fs::read(&archive).unwrap();
+    let changed = elsewhere.home().join("changed.car");
+    for turn in 0..40u64 {
+        let mut bytes = good.clone();
+        let at = usize::try_from(turn * 2_654_435_761 % bytes.len() as u64).unwrap();
+        bytes[at] ^= 1 << (turn % 8);
+        std::fs::write(&changed, bytes).unwrap();
+        let seen = elsewhere.client(&[&["verify", "--car", &text(&changed)], &told[..]].concat());
+        assert!(matches!(seen.code(), Some(1 | 2)), "byte {at}: {seen:?}");
+    }
+}
