@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes sure that a Debian machine with Rust can build the workspace. Safe to run again; other scripts call it.
 # `setup.sh tests` also installs what some tests take: tmux for what is drawn on a terminal, ip and nft (as root) for homes
-# behind routers, promtool for metrics.
+# behind routers, promtool for metrics. `setup.sh foreign` installs what others have written: nodes and libraries from npm
+# and PyPI.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -50,4 +51,21 @@ fetch_promtool() {
 if [ "${1:-}" = tests ] && ! command -v promtool >/dev/null && [ ! -x target/tools/promtool ]; then
     echo "setup: fetching promtool, which checks metrics in the tests" >&2
     fetch_promtool >/dev/null 2>&1 || echo "setup: no promtool here: the tests will say what they do not check" >&2
+fi
+
+if [ "${1:-}" = foreign ]; then
+    missing=()
+    command -v npm >/dev/null || missing+=(npm)
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+    if [ ${#missing[@]} -gt 0 ]; then
+        echo "setup: installing ${missing[*]}, for foreign nodes to test against" >&2
+        as_root=()
+        [ "$(id -u)" = 0 ] || as_root=(sudo)
+        "${as_root[@]}" apt-get update -q
+        "${as_root[@]}" apt-get install -q -y --no-install-recommends "${missing[@]}"
+    fi
+    npm --prefix tests/interop ci --ignore-scripts --no-audit --no-fund --loglevel=error
+    npm --prefix tests/interop/libp2p ci --ignore-scripts --no-audit --no-fund --loglevel=error
+    [ -x tests/interop/.venv/bin/pip ] || python3 -m venv tests/interop/.venv
+    tests/interop/.venv/bin/pip install -q --disable-pip-version-check -r tests/interop/requirements.txt
 fi

@@ -76,3 +76,30 @@ fn a_proof_longer_than_any_tree_is_refused() {
         assert_eq!(accepted, length <= MAX_PROOF_LEN, "{length}");
     }
 }
+
+#[test]
+#[ignore = "prints trees for OpenZeppelin's package to check: scripts/settlement.sh runs both"]
+fn write_trees() {
+    let path = std::env::var("TREES").expect("TREES names a file");
+    let trees = (1..=33).chain([100, 10_000]).map(|count: u64| {
+        let account = |n: u64| {
+            let digest = swarm_crypto::digest::blake3(&[count.to_be_bytes(), n.to_be_bytes()].concat());
+            let (address, amount) = (digest.0[..20].try_into().unwrap(), digest.0[20..32].try_into().unwrap());
+            let amount: [u8; 12] = amount;
+            (Address(address), u128::from_be_bytes([[0; 4].as_slice(), &amount].concat().try_into().unwrap()))
+        };
+        let accounts: Vec<(Address, u128)> = (0..count).map(account).collect();
+        let tree = StandardTree::new(&accounts);
+        let entries: Vec<_> = accounts
+            .iter()
+            .map(|(address, amount)| {
+                let proof = tree.proof(*address, *amount).unwrap();
+                let proof: Vec<_> = proof.iter().map(ToString::to_string).collect();
+                serde_json::json!({ "address": address.to_string(), "amount": amount.to_string(), "proof": proof })
+            })
+            .collect();
+        serde_json::json!({ "root": tree.root().to_string(), "entries": entries })
+    });
+    let text = serde_json::to_vec(&trees.collect::<Vec<_>>()).unwrap();
+    std::fs::write(path, text).unwrap();
+}

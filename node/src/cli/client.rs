@@ -7,7 +7,7 @@ use swarm_protocol::Millis;
 use swarm_protocol::codec::JobId;
 
 use super::shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
-use super::values::{ContentPath, Subject, job_id, positive_duration};
+use super::values::{ContentPath, Earner, Subject, job_id, positive_duration};
 
 const HELP: &str = "\
 {about}
@@ -21,6 +21,7 @@ Examples:
   swarm-client watch                    the same as it changes, on a terminal
   swarm-client wait <JOB>               go on waiting for a job
   swarm-client verify <JOB>             check its receipt yourself
+  swarm-client history                  what became of your money
   swarm-client get <CID> --car out.car  fetch content, as any IPFS tool reads it
 
 {all-args}{after-help}";
@@ -48,6 +49,21 @@ pub struct ClientArgs {
     pub files: FileArgs,
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+impl ClientArgs {
+    /// `swarm-node earnings`, which goes the client's way.
+    pub fn earnings(node: super::NodeArgs, earnings: EarningsArgs) -> Self {
+        let connect_timeout = Millis::from_secs(30);
+        Self {
+            output: OutputArgs { json: earnings.json, quiet: false, connect_timeout },
+            command: ClientCommand::Earnings(Box::new(earnings)),
+            pool: node.pool,
+            network: node.network,
+            files: node.files,
+            log: node.log,
+        }
+    }
 }
 
 /// What is printed, and how long is waited for the operator.
@@ -89,6 +105,13 @@ pub enum ClientCommand {
     },
     /// Check a receipt, or all that the pool has sealed, without trusting the operator
     Verify(VerifyArgs),
+    /// Show what you have in the pool
+    Balance,
+    /// Show what became of your money, recomputed from what the pool has sealed
+    History(HistoryArgs),
+    /// What a wallet has earned: `swarm-node earnings`
+    #[command(skip)]
+    Earnings(Box<EarningsArgs>),
     /// Fetch content by its CID: an answer, an input, the pool's tree
     Get(GetArgs),
     /// Take back a job that no miner holds yet
@@ -128,11 +151,60 @@ pub struct VerifyArgs {
     #[arg(long, env = "SWARMPOOL_ANSWERS", value_parser = BoolishValueParser::new())]
     pub answers: bool,
 
-    /// Take everything from this archive and ask nobody; implies --whole
+    #[command(flatten)]
+    pub sealed: SealedArgs,
+}
+
+/// What `history` takes.
+#[derive(Debug, Clone, Args)]
+pub struct HistoryArgs {
+    /// How many movements to show, the last ones
+    #[arg(long, env = "SWARMPOOL_LAST", value_name = "N", default_value = "20")]
+    pub last: u32,
+
+    /// Print all of them as CSV
+    #[arg(long, env = "SWARMPOOL_CSV", value_parser = BoolishValueParser::new(), conflicts_with = "json")]
+    pub csv: bool,
+
+    #[command(flatten)]
+    pub sealed: SealedArgs,
+}
+
+/// What `earnings` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct EarningsArgs {
+    /// Whose: an address, or a miner of this machine by its name [default: the only one here]
+    #[arg(value_name = "0x…|NAME")]
+    pub whose: Option<Earner>,
+
+    /// Show every job, not only epochs
+    #[arg(long, env = "SWARMPOOL_JOBS", value_parser = BoolishValueParser::new())]
+    pub jobs: bool,
+
+    /// Print every job as CSV
+    #[arg(long, env = "SWARMPOOL_CSV", value_parser = BoolishValueParser::new(), conflicts_with = "json")]
+    pub csv: bool,
+
+    /// Print one JSON object to stdout, every job in it
+    #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+
+    /// Write the proofs to this file: each job's under its epoch's root, and the payout's as a contract takes it
+    #[arg(long, env = "SWARMPOOL_PROOFS", value_name = "FILE")]
+    pub proofs: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub sealed: SealedArgs,
+}
+
+/// Where what a pool has sealed is read from.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct SealedArgs {
+    /// Take everything from this archive and ask nobody
     #[arg(long, env = "SWARMPOOL_CAR", value_name = "FILE")]
     pub car: Option<PathBuf>,
 
-    /// Write what was checked to this archive, so that others can check it; implies --whole
+    /// Write what was read to this archive, so that others can check it
     #[arg(long, env = "SWARMPOOL_SAVE", value_name = "FILE", conflicts_with = "car")]
     pub save: Option<PathBuf>,
 }
@@ -159,7 +231,7 @@ pub struct GetArgs {
 }
 
 const VERIFY_HELP: &str = "\
-Without a receipt, and with --whole, everything is recomputed from the pool's first record on:
+Without a receipt, and with --whole, --car or --save, everything is recomputed from the pool's first record on:
 signatures, draws, leases, money, rates, rosters, roots and the chain of headers. The first thing
 that is wrong is named. What a record does not show is taken on the operator's word: who was alive,
 and that an answer was there in time; --answers recomputes the answers.";

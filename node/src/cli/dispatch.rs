@@ -17,10 +17,14 @@ const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
 pub(super) fn node(args: NodeArgs) -> Result<Exit> {
     finish(runtime()?, async {
-        if let Some(NodeCommand::Status { json }) = args.command {
-            return status::show(&args, json).await;
-        }
         let stop = on_signals()?;
+        match args.command.clone() {
+            Some(NodeCommand::Status { json }) => return status::show(&args, json).await,
+            Some(NodeCommand::Earnings(earnings)) => {
+                return client::run(ClientArgs::earnings(args, earnings), stop).await;
+            }
+            None => {}
+        }
         match args.role.context("a role is required unless a command is given; see swarm-node --help")? {
             NodeRole::Operator => operator::run(args, stop).await?,
             NodeRole::Miner => miner::run(args, stop).await?,

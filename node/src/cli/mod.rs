@@ -17,7 +17,10 @@ mod shared;
 mod tests;
 mod values;
 
-pub use client::{ClientArgs, ClientCommand, GetArgs, OutputArgs, SubmitArgs, VerifyArgs};
+pub use client::{
+    ClientArgs, ClientCommand, EarningsArgs, GetArgs, HistoryArgs, OutputArgs, SealedArgs, SubmitArgs,
+    VerifyArgs,
+};
 pub(crate) use error::clap_message;
 pub use error::{Exit, UserError, report};
 pub use node::{
@@ -25,7 +28,7 @@ pub use node::{
 };
 pub use shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
 pub(crate) use values::nearest;
-pub use values::{ContentPath, Subject};
+pub use values::{ContentPath, Earner, Subject};
 
 const NODE_LOG: &str = "warn,libp2p_gossipsub=error,swarm_node=info";
 const CLIENT_LOG: &str = "error";
@@ -35,7 +38,7 @@ pub fn node_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     end(match parse::<NodeArgs>(arguments.into_iter().collect()) {
         Ok(Parsed::Run(args, matches)) => args
             .check(&matches)
-            .and_then(|()| args.log.start(NODE_LOG))
+            .and_then(|()| args.log.start(if args.command.is_some() { CLIENT_LOG } else { NODE_LOG }))
             .map_err(anyhow::Error::new)
             .and_then(|()| dispatch::node(args)),
         Ok(Parsed::Shown(exit)) => Ok(exit),

@@ -24,6 +24,7 @@ Examples:
   swarm-node --role operator                open a pool on this machine and network
   swarm-node --role miner --ens alice.eth   run its jobs and earn
   swarm-node status                         what the nodes that run here are doing
+  swarm-node earnings                       what a miner of this machine has earned
   swarm-node --role miner --bootstrap /ip4/203.0.113.5/tcp/4001
                                             the same for a pool somewhere else
 
@@ -81,6 +82,9 @@ pub enum NodeCommand {
         #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
         json: bool,
     },
+    /// Show what a miner has earned, job by job, recomputed from what the pool has sealed
+    #[command(hide = true)]
+    Earnings(super::client::EarningsArgs),
 }
 
 /// What a node can be.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::content::MAX_PATH_BYTES;
+use swarm_crypto::Address;
 use swarm_protocol::Millis;
 use swarm_protocol::codec::{JobId, Link};
 use swarm_protocol::statement::MAX_NAME_BYTES;
@@ -89,6 +90,27 @@ impl FromStr for Subject {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(text.parse().map_or_else(|_| Subject::File(PathBuf::from(text)), Subject::Link))
+    }
+}
+
+/// Whose earnings are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Earner {
+    Wallet(Address),
+    /// A miner that runs, or ran, here.
+    Miner(String),
+}
+
+impl FromStr for Earner {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("0x") {
+            Some(_) => {
+                text.parse().map(Earner::Wallet).map_err(|_| "an address is 0x and 40 digits".to_owned())
+            }
+            None => node_name(text).map(Earner::Miner),
+        }
     }
 }
 

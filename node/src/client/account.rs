@@ -7,7 +7,7 @@ use crate::words::who;
 use anyhow::{Result, anyhow};
 use serde_json::json;
 use swarm_protocol::codec::JobId;
-use swarm_protocol::query::{Answer, Fate, Query};
+use swarm_protocol::query::{Answer, Balances, Fate, Query};
 use swarm_protocol::statement::{Body, Refusal, Signed, Statement};
 
 pub(super) async fn job(session: Session, job: JobId) -> Result<Exit> {
@@ -38,6 +38,34 @@ pub(super) async fn job(session: Session, job: JobId) -> Result<Exit> {
             Ok(Exit::Done)
         }
     }
+}
+
+/// What the client has in the pool, as its operator says.
+pub(super) async fn balance(session: Session) -> Result<Exit> {
+    let connection = session.connect().await?;
+    let wallet = session.key.address();
+    let answer = connection.link.ask(Query::Account { wallet }).await;
+    session.printer.finish();
+    connection.link.network().shutdown().await;
+    let Some(Answer::Account(balances)) = answer else { return Err(super::no_answer()) };
+    let Balances { free, reserved, held, payable } = balances;
+    if session.printer.is_json() {
+        session.printer.object(&json!({
+            "wallet": wallet.to_string(), "free_usdc": free.to_string(), "reserved_usdc": reserved.to_string(),
+            "held_usdc": held.to_string(), "payable_usdc": payable.to_string(),
+        }));
+        return Ok(Exit::Done);
+    }
+    let mut lines = vec![
+        format!("wallet    {wallet}"),
+        format!("free      {free} USDC"),
+        format!("reserved  {reserved} USDC, for open jobs"),
+    ];
+    if held.0 + payable.0 > 0 {
+        lines.push(format!("earned    {held} USDC held, {payable} USDC payable"));
+    }
+    session.printer.answer(lines.join("\n").as_bytes());
+    Ok(Exit::Done)
 }
 
 fn signed_part(fate: &Fate) -> Option<&Signed> {

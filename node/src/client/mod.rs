@@ -1,11 +1,15 @@
 //! The client's process: one command, one answer.
 
 mod account;
+mod checks;
+mod earnings;
 mod get;
+mod history;
 mod lists;
 mod lookout;
 mod output;
 mod partial;
+mod recompute;
 mod saved;
 mod status;
 mod submit;
@@ -74,6 +78,9 @@ pub async fn run(args: ClientArgs, stop: CancellationToken) -> Result<Exit> {
         ClientCommand::Status { job: Some(job) } => account::job(session, job).await,
         ClientCommand::Status { job: None } => status::pool(session).await,
         ClientCommand::Watch => watch::watch(session).await,
+        ClientCommand::Balance => account::balance(session).await,
+        ClientCommand::History(history) => history::history(session, &history).await,
+        ClientCommand::Earnings(earnings) => earnings::earnings(session, &earnings).await,
         ClientCommand::Verify(verify) => verify::verify(session, &verify).await,
     }
 }

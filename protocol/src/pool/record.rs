@@ -171,6 +171,56 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// The kind's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Record::Genesis(_) => "genesis",
+            Record::Credited { .. } => "credited",
+            Record::Deposited { .. } => "deposited",
+            Record::DepositUndone { .. } => "deposit_undone",
+            Record::ReserveFunded { .. } => "reserve_funded",
+            Record::Admitted { .. } => "admitted",
+            Record::Bound { .. } => "bound",
+            Record::Leased { .. } => "leased",
+            Record::LeaseEnded { .. } => "lease_ended",
+            Record::Accepted { .. } => "accepted",
+            Record::AuditPaid { .. } => "audit_paid",
+            Record::Challenged { .. } => "challenged",
+            Record::ChallengeReturned { .. } => "challenge_returned",
+            Record::Overturned { .. } => "overturned",
+            Record::Closed { end: Close::Expired, .. } => "expired",
+            Record::Closed { end: Close::Cancelled(_), .. } => "cancelled",
+            Record::Closed { end: Close::Unrunnable, .. } => "unrunnable",
+            Record::Boundary(_) => "boundary",
+            Record::HeaderFixed { .. } => "header_fixed",
+        }
+    }
+
+    /// The job that it names, if it names one.
+    pub fn job(&self) -> Option<JobId> {
+        match self {
+            Record::Admitted { job, .. } => Some(job.id()),
+            Record::Leased { job, .. }
+            | Record::LeaseEnded { job, .. }
+            | Record::Accepted { job, .. }
+            | Record::Closed { job, .. } => Some(*job),
+            Record::Genesis(_)
+            | Record::Credited { .. }
+            | Record::Deposited { .. }
+            | Record::DepositUndone { .. }
+            | Record::ReserveFunded { .. }
+            | Record::Bound { .. }
+            | Record::AuditPaid { .. }
+            | Record::Challenged { .. }
+            | Record::ChallengeReturned { .. }
+            | Record::Overturned { .. }
+            | Record::Boundary(_)
+            | Record::HeaderFixed { .. } => None,
+        }
+    }
+}
+
 /// An acceptance's place in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

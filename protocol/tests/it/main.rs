@@ -7,6 +7,7 @@ mod histories;
 mod laws;
 mod record_pages;
 mod sampler;
+mod second;
 mod specification;
 mod statements;
 mod tampering;

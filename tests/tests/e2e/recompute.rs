@@ -2,6 +2,9 @@
 
 use crate::harness::{Site, job_of, text};
 use serde_json::Value;
+use swarm_crypto::digest::Digest;
+use swarm_crypto::key::SecretKey;
+use swarm_crypto::merkle;
 
 /// What came of each check.
 fn results(verified: &Value) -> Vec<(&str, &str)> {
@@ -15,6 +18,56 @@ fn all_good(verified: &Value) {
     for name in ["sealed", "chain", "records", "signatures", "races", "money", "roots", "answers"] {
         assert!(names.contains(&name), "{name} is not among {names:?}");
     }
+}
+
+/// What clients and miners are told of their money, from the archive, and the proofs of it.
+fn paid(site: &Site, archive: &std::path::Path, answers: &[Value]) {
+    let car = ["--car", &text(archive)];
+    let history = site.client(&[&["history", "--json"], &car[..]].concat()).good().json();
+    let kinds: Vec<_> = history["movements"].as_array().unwrap().iter().map(|moved| &moved["kind"]).collect();
+    assert_eq!(kinds.iter().filter(|kind| **kind == "admitted").count(), answers.len());
+    assert_eq!(history["free_usdc"], "99.60");
+    let shown = site.client(&[&["history", "--last", "2"], &car[..]].concat()).good().stdout;
+    assert!(shown.contains("99.60 USDC free") && shown.contains("earlier movements"), "{shown}");
+
+    let mut earned = 0;
+    for miner in ["alice.eth", "bob.eth"] {
+        let own = answers
+            .iter()
+            .filter(|answer| answer["receipt"]["miner"] == Value::from(wallet(site, miner)))
+            .count();
+        let node = |args: &[&str]| {
+            let mut command = site.command("swarm-node");
+            command.args([&["earnings", miner], &car[..], args].concat());
+            crate::harness::Process::start("earnings", command).finish().good()
+        };
+        let told = node(&["--json"]).json();
+        assert_eq!(told["jobs"].as_array().unwrap().len(), own, "{told}");
+        let csv = node(&["--csv"]).stdout;
+        assert_eq!(csv.lines().count(), own + 1, "{csv}");
+        let proofs = site.home().join(format!("{miner}.json"));
+        assert!(node(&["--proofs", &text(&proofs)]).stdout.contains("USDC held"));
+        let proofs: Value = serde_json::from_str(&std::fs::read_to_string(proofs).unwrap()).unwrap();
+        for job in proofs["jobs"].as_array().unwrap() {
+            let digest = |value: &Value| value.as_str().unwrap()[2..].parse::<Digest>().unwrap();
+            let proof: Vec<Digest> = job["proof"].as_array().unwrap().iter().map(digest).collect();
+            let number = |name: &str| job[name].as_u64().unwrap();
+            let (leaf, root) = (digest(&job["leaf"]), digest(&job["root"]));
+            assert!(
+                merkle::verify_inclusion(&leaf, number("index"), number("count"), &proof, &root),
+                "{job}"
+            );
+        }
+        earned += own;
+    }
+    assert_eq!(earned, answers.len());
+}
+
+/// The wallet of a miner, as its own command says.
+fn wallet(site: &Site, miner: &str) -> String {
+    let key = std::fs::read_to_string(site.data(&format!("miner-{miner}")).join("key")).unwrap();
+    let bytes: [u8; 32] = hex::decode(key.trim()).unwrap().try_into().unwrap();
+    SecretKey::from_bytes(&bytes).unwrap().address().to_string()
 }
 
 #[test]
@@ -49,6 +102,8 @@ fn all_that_a_pool_has_sealed_is_recomputed_also_offline_and_no_byte_can_be_chan
     all_good(&site.client(&offline).good().json());
     let receipt = site.client(&["verify", "--json", "--car", &text(&archive), receipt]).good().json();
     assert!(results(&receipt).contains(&("receipt", "ok")), "{receipt}");
+
+    paid(&site, &archive, &answers);
 
     // Somebody who was never there must be told whose signature counts.
     let elsewhere = Site::new();

@@ -1,8 +1,6 @@
 //! A receipt against its own epoch: its leaf under the header's root, its record among the epoch's.
 
-use super::checks::{Check, no, open, yes};
-use super::source::Source;
-use super::{Connection, EPOCH, MAX_WALK, RECORDS};
+use super::{Check, Connection, EPOCH, MAX_WALK, RECORDS, Source, no, open, yes};
 use crate::link::Link;
 use anyhow::{Result, anyhow};
 use swarm_crypto::digest::Digest;

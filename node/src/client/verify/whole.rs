@@ -1,20 +1,17 @@
-//! Recomputing a pool from its first record on: `protocol::pool::verify` decides, this reads what it is to decide on.
+//! A whole pool, as far as it is sealed, and what was found of it.
 
-use super::checks::{Check, no, open, yes};
-use super::source::Source;
-use super::{CHAIN, MAX_WALK, Session, TRANSCRIPT_EPOCHS};
+use super::super::checks::{Check, no, open, yes};
+use super::super::recompute::{AT_ONCE, Recomputation, Sealed, Source, Stop};
+use super::{CHAIN, Session, TRANSCRIPT_EPOCHS};
 use crate::content::Reader;
 use crate::workload::Models;
 use anyhow::{Result, anyhow};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 use swarm_protocol::acceptance;
-use swarm_protocol::codec::{self, Link};
+use swarm_protocol::codec::Link;
 use swarm_protocol::pool::EpochHeader;
 use swarm_protocol::pool::verify::{Accepted, Fault, Subject, Tally, Verifier, Wrong};
 use swarm_protocol::statement::{Input, Receipt};
-
-/// Blocks that are asked for at once.
-const AT_ONCE: usize = 8;
 
 /// What became of answers.
 #[derive(Default)]
@@ -24,19 +21,9 @@ struct Answers {
     why: Option<String>,
 }
 
-/// Why the reading ended before its time.
-enum Stop {
-    Fault(Fault),
-    Answer(String),
-    Missing(anyhow::Error),
-    Interrupted,
-}
-
 pub(super) struct Whole<'a> {
     pub session: &'a Session,
-    pub source: &'a Source,
-    /// The newest header at hand, which the operator signed.
-    pub newest: Link,
+    pub pool: &'a Recomputation,
     /// The header up to which all is recomputed.
     pub asked: Link,
     pub receipt: Option<&'a Receipt>,
@@ -46,92 +33,41 @@ pub(super) struct Whole<'a> {
 
 impl Whole<'_> {
     pub async fn check(&self) -> Vec<Check> {
-        let headers = match self.headers().await {
+        let headers = match self.pool.headers(self.session, self.asked).await {
             Ok(headers) => headers,
-            Err(check) => return vec![check],
+            Err(stop) => return vec![stopped_at(CHAIN, &stop)],
         };
-        let (mut verifier, mut answers) = (Verifier::new(), Answers::default());
-        let mut receipt = self.receipt.map(|_| None);
+        let (mut verifier, mut answers, mut receipt) = (Verifier::new(), Answers::default(), None);
         let stopped = self.epochs(&headers, &mut verifier, &mut answers, &mut receipt).await.err();
-        let mut checks = Vec::new();
-        match &stopped {
-            Some(Stop::Interrupted) => checks.push(open("records", "interrupted; run it again")),
-            Some(Stop::Missing(error)) => checks.push(open("records", format!("unavailable: {error}"))),
-            Some(Stop::Answer(text)) => checks.push(no("answers", text.clone())),
-            Some(Stop::Fault(fault)) => checks.push(no(place(fault), fault.to_string())),
-            None => {}
-        }
         let read =
-            format!("{} of {} epochs, back to the first record", verifier.tally().epochs, headers.len());
-        checks.insert(0, if stopped.is_none() { yes(CHAIN, read) } else { open(CHAIN, read) });
+            format!("{} of {} epochs, from the first record on", verifier.tally().epochs, headers.len());
+        let mut checks = vec![if stopped.is_none() { yes(CHAIN, read) } else { open(CHAIN, read) }];
+        checks.extend(stopped.as_ref().map(|stop| stopped_at("records", stop)));
         checks.extend(tally_checks(&verifier.tally()));
         if let (None, Some(_)) = (&stopped, &self.models) {
             checks.push(answers.check());
         }
-        checks.extend(receipt.flatten());
+        if let Some(said) = self.receipt {
+            let unsealed = format!("epoch {} is not sealed yet; verify again later", said.epoch);
+            checks.push(receipt.unwrap_or_else(|| open("receipt", unsealed)));
+        }
         checks
-    }
-
-    /// Every header from the first on to the one asked for, with its block.
-    async fn headers(&self) -> Result<Vec<(EpochHeader, Vec<u8>)>, Check> {
-        let (mut headers, mut next, mut found) = (Vec::new(), Some(self.newest), false);
-        while let Some(link) = next {
-            found |= link == self.asked;
-            let unavailable = |error: anyhow::Error| open(CHAIN, format!("unavailable: {error}"));
-            let block = self.source.block(&link.cid()).await.map_err(unavailable)?;
-            let header: EpochHeader = codec::decode(&block)
-                .map_err(|_| no(CHAIN, format!("{link} is not the header of an epoch")))?;
-            if headers.is_empty() && header.epoch >= MAX_WALK {
-                return Err(open(CHAIN, format!("not checked: {} epochs are too many", header.epoch)));
-            }
-            next = header.previous;
-            self.session.printer.stage(format!("reading headers, epoch {}", header.epoch));
-            if found {
-                headers.push((header, block));
-            }
-            if headers.len() as u64 > MAX_WALK {
-                return Err(no(CHAIN, "the chain of headers does not end"));
-            }
-        }
-        headers.reverse();
-        match found {
-            true => Ok(headers),
-            false => {
-                Err(no(CHAIN, format!("{} is not among the headers that the operator signed", self.asked)))
-            }
-        }
     }
 
     async fn epochs(
         &self,
-        headers: &[(EpochHeader, Vec<u8>)],
+        headers: &[Sealed],
         verifier: &mut Verifier,
         answers: &mut Answers,
-        receipt: &mut Option<Option<Check>>,
+        receipt: &mut Option<Check>,
     ) -> Result<(), Stop> {
         let last = headers.len() as u64;
-        for (header, block) in headers {
-            self.session.printer.stage(format!("recomputing epoch {} of {}", header.epoch, last - 1));
-            verifier.begin(block).map_err(Stop::Fault)?;
-            let kept = header.epoch + TRANSCRIPT_EPOCHS >= last || matches!(self.source, Source::Archive(..));
-            let pages = stream::iter(&header.record_pages).map(|page| {
-                let cid = page.cid();
-                async move { self.source.block(&cid).await }
-            });
-            let mut pages = pages.buffered(AT_ONCE);
-            while let Some(page) = pages.try_next().await.map_err(Stop::Missing)? {
-                if self.session.stop.is_cancelled() {
-                    return Err(Stop::Interrupted);
-                }
-                verifier.page(&page).map_err(Stop::Fault)?;
-                self.answers(verifier.take_accepted(), kept, answers).await?;
-            }
-            verifier.finish().map_err(Stop::Fault)?;
+        let archived = matches!(self.pool.source(), Source::Archive(..));
+        let each = async |verifier: &mut Verifier, header: &EpochHeader, sealed: bool| {
+            let kept = archived || header.epoch + TRANSCRIPT_EPOCHS >= last;
             self.answers(verifier.take_accepted(), kept, answers).await?;
-            if let (Some(said), Some(check)) =
-                (self.receipt.filter(|said| said.epoch == header.epoch), &mut *receipt)
-            {
-                *check = Some(match verifier.receipt(said) {
+            if let Some(said) = self.receipt.filter(|said| sealed && said.epoch == header.epoch) {
+                *receipt = Some(match verifier.receipt(said) {
                     Ok(()) => yes(
                         "receipt",
                         format!("acceptance {} of epoch {}, as recorded", said.index, said.epoch),
@@ -139,12 +75,9 @@ impl Whole<'_> {
                     Err(fault) => no("receipt", fault.to_string()),
                 });
             }
-        }
-        if let (Some(said), Some(check @ None)) = (self.receipt, receipt) {
-            *check =
-                Some(open("receipt", format!("epoch {} is not sealed yet; verify again later", said.epoch)));
-        }
-        Ok(())
+            Ok(())
+        };
+        self.pool.read(self.session, headers, verifier, each).await
     }
 
     async fn answers(&self, accepted: Vec<Accepted>, kept: bool, answers: &mut Answers) -> Result<(), Stop> {
@@ -162,11 +95,14 @@ impl Whole<'_> {
             match outcome {
                 Ok(Ok(due)) if due == units => answers.good += 1,
                 Ok(Ok(due)) => {
-                    return Err(Stop::Answer(format!(
-                        "record {seq} counts {units} work units, {due} were done"
-                    )));
+                    return Err(Stop::Wrong(
+                        "answers",
+                        format!("record {seq} counts {units} work units, {due} were done"),
+                    ));
                 }
-                Ok(Err(why)) => return Err(Stop::Answer(format!("record {seq} accepts a bad proof: {why}"))),
+                Ok(Err(why)) => {
+                    return Err(Stop::Wrong("answers", format!("record {seq} accepts a bad proof: {why}")));
+                }
                 Err(error) => {
                     answers.missing += 1;
                     answers.why.get_or_insert(error.to_string());
@@ -181,8 +117,8 @@ impl Whole<'_> {
         let Accepted { job, proof, .. } = accepted;
         let model =
             models.get(&job.model).ok_or_else(|| anyhow!("the model {} is not known here", job.model))?;
-        let transcript = self.source.block(&proof.transcript.cid()).await?;
-        let output = self.source.block(&proof.output).await?;
+        let transcript = self.pool.source().block(&proof.transcript.cid()).await?;
+        let output = self.pool.source().block(&proof.output).await?;
         let linked = self.linked(&job.input).await?;
         let opened = match acceptance::open(proof, &transcript) {
             Ok(opened) => opened,
@@ -197,7 +133,7 @@ impl Whole<'_> {
         let Input::Linked { cid, bytes } = input else { return Ok(None) };
         let (mut reader, mut text) = (Reader::new(*cid, *bytes)?, Vec::new());
         while let Some(cid) = reader.wanted() {
-            let block = self.source.block(&cid).await?;
+            let block = self.pool.source().block(&cid).await?;
             text.extend_from_slice(reader.supply(&block)?);
         }
         Ok(Some(String::from_utf8(text)?))
@@ -233,6 +169,15 @@ fn tally_checks(tally: &Tally) -> Vec<Check> {
             .push(open("word", format!("{} deposits and audits are on the operator's word", tally.unproven)));
     }
     checks
+}
+
+fn stopped_at(what: &'static str, stop: &Stop) -> Check {
+    match stop {
+        Stop::Fault(fault) => no(place(fault), fault.to_string()),
+        Stop::Wrong(what, text) => no(what, text.clone()),
+        Stop::Missing(error) => open(what, format!("unavailable: {error}")),
+        Stop::Interrupted => open(what, "interrupted; run it again"),
+    }
 }
 
 /// The line that a fault belongs to.

@@ -12,7 +12,9 @@ pub use fault::{Fault, Subject, Wrong};
 
 use super::record_page::{RecordReader, Row};
 use super::{Entry, EpochHeader, HELD_EPOCHS, JobEntry, Record, SETTLEMENT_VERSION, Stage, State};
+use crate::Timestamp;
 use crate::codec::{JobId, Link};
+use crate::money::Transfer;
 use crate::race;
 use crate::statement::{Body, Job, Proof, Receipt, Signed, Statement};
 use fault::{row_fault, wrong_unless};
@@ -61,6 +63,23 @@ pub struct Accepted {
     pub units: u64,
 }
 
+/// Money of a watched wallet that a record moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Movement {
+    /// The record.
+    pub seq: u64,
+    /// When, by the operator's clock.
+    pub at: Timestamp,
+    /// In which epoch.
+    pub epoch: u64,
+    /// What kind of record.
+    pub record: &'static str,
+    /// The job that it is about, if it is about one.
+    pub job: Option<JobId>,
+    /// What moved.
+    pub transfer: Transfer,
+}
+
 /// A pool that is being recomputed.
 #[derive(Debug, Default)]
 pub struct Verifier {
@@ -75,6 +94,8 @@ pub struct Verifier {
     accepted: Vec<Accepted>,
     /// Live leases by wallet.
     holders: BTreeMap<Address, u32>,
+    watched: Option<Address>,
+    movements: Vec<Movement>,
 }
 
 /// The epoch in hand.
@@ -90,6 +111,11 @@ impl Verifier {
     /// A verifier that has read nothing.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A verifier that notes what moves a wallet's money.
+    pub fn watching(wallet: Address) -> Self {
+        Self { watched: Some(wallet), ..Self::default() }
     }
 
     /// The next epoch's header; the epochs are read from the genesis on.
@@ -166,6 +192,11 @@ impl Verifier {
         std::mem::take(&mut self.accepted)
     }
 
+    /// What moved the watched wallet's money since this was last asked.
+    pub fn take_movements(&mut self) -> Vec<Movement> {
+        std::mem::take(&mut self.movements)
+    }
+
     /// Whether a receipt says what the pool's records say; it can be asked once its epoch was read, until
     /// [`HELD_EPOCHS`] later.
     pub fn receipt(&self, receipt: &Receipt) -> Result<(), Fault> {
@@ -204,9 +235,27 @@ impl Verifier {
                 wrong_unless(state.accounts().total() == 0, || Wrong::Transfers).map_err(fault)?;
             }
         }
+        self.watch(epoch, seq, entry);
         self.tally.records += 1;
         self.tally.transfers += entry.transfers.len() as u64;
         Ok(())
+    }
+
+    fn watch(&mut self, epoch: u64, seq: u64, entry: &Entry) {
+        let Some(wallet) = self.watched else { return };
+        let is_its = |transfer: &&Transfer| {
+            [transfer.from, transfer.to].iter().any(|account| account.owner() == Some(wallet))
+        };
+        let (at, record, job) = (entry.at, entry.record.name(), entry.record.job());
+        let moved = entry.transfers.iter().filter(is_its);
+        self.movements.extend(moved.map(|transfer| Movement {
+            seq,
+            at,
+            epoch,
+            record,
+            job,
+            transfer: *transfer,
+        }));
     }
 
     /// Keeps what later rows, or others, are to check.

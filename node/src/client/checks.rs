@@ -6,11 +6,13 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 /// One thing that was checked.
+#[derive(Clone)]
 pub(super) struct Check {
     pub what: &'static str,
     pub found: Found,
 }
 
+#[derive(Clone)]
 pub(super) enum Found {
     True(String),
     False(String),

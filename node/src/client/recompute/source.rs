@@ -1,4 +1,4 @@
-//! Where `verify` has its blocks from: the pool's nodes, or an archive.
+//! Where published blocks come from: the pool's nodes, or an archive.
 
 use super::super::Connection;
 use super::super::partial::{Partial, unwritable};
@@ -21,13 +21,13 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to ask for what nobody has: an operator may be starting again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) enum Source {
+pub(in crate::client) enum Source {
     Network(Box<Connection>, Option<Mutex<Saving>>),
     Archive(Archive, PathBuf),
 }
 
 /// What is read goes into an archive too.
-pub(super) struct Saving {
+pub(in crate::client) struct Saving {
     partial: Partial,
     archive: CarWriter<BufWriter<File>>,
     saved: BTreeSet<Cid>,
