@@ -58,11 +58,18 @@ impl Pool {
     fn audit_record(&self, event: &AuditEvent, leaf: LeafAt, held: &HeldLeaf) -> Option<Record> {
         let amount = audit_price(held.price);
         match *event {
-            AuditEvent::Served { auditor, .. } => Some(Record::AuditPaid { leaf, auditor, amount }),
+            AuditEvent::Served { auditor, .. } => {
+                (!held.overturned).then_some(Record::AuditPaid { leaf, auditor, amount })
+            }
             AuditEvent::Challenged { challenger, auditor, .. } => {
                 let free = self.state.accounts.amount(&Account::ClientFree(challenger));
                 let open = self.state.challenged(leaf, challenger).is_some();
-                (free >= amount && !open).then_some(Record::Challenged { leaf, challenger, auditor, amount })
+                (free >= amount && !open && !held.overturned).then_some(Record::Challenged {
+                    leaf,
+                    challenger,
+                    auditor,
+                    amount,
+                })
             }
             AuditEvent::ChallengeUpheld { challenger, .. } => {
                 let amount = self.state.challenged(leaf, challenger)?;

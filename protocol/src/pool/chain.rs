@@ -24,10 +24,10 @@ pub enum ChainEvent {
 }
 
 impl State {
-    /// All money of a pool fits 64 bits, so that no sum of it overflows.
+    /// All money of a pool, what it lacks included, fits 64 bits, so that no sum of it overflows.
     pub(super) fn may_come_in(&self, amount: MicroUsdc) -> bool {
-        let all = self.accounts.balance(&Account::Outside) - i128::from(amount.0);
-        -all <= i128::from(u64::MAX)
+        let owed = self.accounts.balance(&Account::Outside) + self.accounts.balance(&Account::Shortfall);
+        i128::from(amount.0) - owed <= i128::from(u64::MAX)
     }
 }
 

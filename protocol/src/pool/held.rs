@@ -184,7 +184,7 @@ impl State {
             }
         }
         if let Some(held) = epoch.checked_sub(HELD_EPOCHS).and_then(|due| self.held.remove(&due)) {
-            for (client, amount) in held.debits {
+            for (client, amount) in held.debits.into_iter().filter(|(_, amount)| amount.0 > 0) {
                 *self.debits.entry(client).or_default() += u128::from(amount.0);
             }
         }

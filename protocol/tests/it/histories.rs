@@ -11,7 +11,7 @@ use swarm_crypto::key::SecretKey;
 use swarm_protocol::codec::{JobId, Link, raw_cid};
 use swarm_protocol::money::{Account, MicroUsdc};
 use swarm_protocol::pool::{
-    AuditEvent, ChainEvent, Entry, Examination, ExamineFault, Pool, PoolConfig, PoolEffect, PoolEvent,
+    AuditEvent, ChainEvent, Close, Entry, Examination, ExamineFault, Pool, PoolConfig, PoolEffect, PoolEvent,
     Record, Replay, Stage, State,
 };
 use swarm_protocol::statement::*;
@@ -61,6 +61,11 @@ pub(crate) enum Step {
         price: u64,
         units: u64,
     },
+    /// A job that fails at so many miners, each of which had begun.
+    Fail {
+        client: u8,
+        times: u8,
+    },
     Audit(Audit, Index),
     Deposit(u8, u64),
     Reorg(Index),
@@ -101,6 +106,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         5 => select(faults).prop_map(Step::Verdict),
         6 => (10..12u8, 2..6u8, prices(), prop_oneof![0..20u64, 1_000..2_000_000u64])
             .prop_map(|(client, miner, price, units)| Step::Answer { client, miner, price, units }),
+        1 => (10..12u8, 1..4u8).prop_map(|(client, times)| Step::Fail { client, times }),
         2 => (select(audits), any::<Index>()).prop_map(|(audit, job)| Step::Audit(audit, job)),
         1 => (10..12u8, prop_oneof![1..2_000u64, Just(u64::MAX / 2)])
             .prop_map(|(client, amount)| Step::Deposit(client, amount)),
@@ -278,6 +284,20 @@ impl Table {
                 if let Some(asked) = self.asked.pop_if(|asked| asked.id == job) {
                     let (proof, outcome) = (asked.proof_id, Ok(*units));
                     self.happen(PoolEvent::Examined { job, proof, outcome });
+                }
+            }
+            Step::Fail { client, times } => {
+                let job = self.say(*client, wish(80, self.now + Millis(60_000)));
+                self.jobs.push(job);
+                for (miner, attempt) in (2..2 + times).zip(1..) {
+                    self.beats += 1;
+                    let beat = Heartbeat { draining: false, ens: None, ..heartbeat(self.beats) };
+                    self.say(miner, beat);
+                    self.say(miner, Claim { job, attempt });
+                    self.wait(2_500);
+                    let lease = self.lease(&job);
+                    self.say(miner, Progress { job, lease, units: 1, prefix: lease });
+                    self.say(miner, Release { job, lease, cause: ReleaseCause::EngineFailure });
                 }
             }
             Step::Audit(audit, job) => {
@@ -521,19 +541,36 @@ fn shown(entry: &Entry, state: &State, before: Option<&State>) -> Vec<&'static s
         Record::AuditPaid { .. } => note("an audit", true),
         Record::Challenged { .. } => note("a challenge", true),
         Record::ChallengeReturned { .. } => note("a challenge that was right", true),
-        Record::Closed { .. } => note("a refund", true),
+        Record::Closed { end, .. } => note(
+            match end {
+                Close::Expired => "an expired job",
+                Close::Cancelled(_) => "a cancelled job",
+                Close::Unrunnable => "an unrunnable job",
+            },
+            true,
+        ),
+        Record::Deposited { amount, .. } => {
+            note("a deposit near the limit of 64 bits", amount.0 > u64::MAX / 4)
+        }
+        Record::Admitted { .. } => {
+            let price = entry.transfers[0].amount.0;
+            note("the least price", price == 4);
+            note("a price near the limit of 64 bits", price > u64::MAX / 4);
+        }
         _ => {}
     }
     shown
 }
 
-const SHOWN: [&str; 18] = [
+const SHOWN: [&str; 23] = [
     "a challenge",
+    "a cancelled job",
     "a challenge that was right",
     "a change of mode",
+    "a deposit near the limit of 64 bits",
     "a deposit undone",
     "a rate",
-    "a refund",
+    "a price near the limit of 64 bits",
     "a share overturned",
     "a share overturned after its credit",
     "a shortfall",
@@ -544,6 +581,9 @@ const SHOWN: [&str; 18] = [
     "accepted solo",
     "an audit",
     "an epoch without proofs",
+    "an expired job",
+    "an unrunnable job",
+    "the least price",
     "credits",
     "credits scaled down",
 ];

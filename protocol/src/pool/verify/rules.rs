@@ -74,9 +74,13 @@ impl Reading<'_> {
             Record::LeaseEnded { job, cause, .. } => self.lease_ended(job, *cause, at),
             Record::Accepted { job, lease, proof, .. } => self.accepted(job, lease, proof),
             Record::Closed { job, end } => self.closed(job, end, at),
-            Record::AuditPaid { leaf, amount, .. } => self.audit(*leaf, *amount),
+            Record::AuditPaid { leaf, amount, .. } => {
+                self.audit(*leaf, *amount)?;
+                self.stands(*leaf)
+            }
             Record::Challenged { leaf, challenger, amount, .. } => {
                 self.audit(*leaf, *amount)?;
+                self.stands(*leaf)?;
                 let free = state.accounts.amount(&Account::ClientFree(*challenger));
                 check(*amount <= free, || Wrong::Money("the challenger has no such money"))?;
                 let open = state.challenged(*leaf, *challenger).is_some();
@@ -89,8 +93,7 @@ impl Reading<'_> {
             }
             Record::Overturned { leaf } => {
                 self.tally.unproven += 1;
-                let stands = state.find_leaf(*leaf).is_some_and(|leaf| !leaf.overturned);
-                check(stands, || Wrong::Money("there is nothing to overturn"))
+                self.stands(*leaf)
             }
             Record::Boundary(boundary) => self.boundary(boundary, at),
             Record::HeaderFixed { epoch, header } => {
@@ -234,6 +237,11 @@ impl Reading<'_> {
         self.tally.unproven += 1;
         let held = self.state.find_leaf(leaf).ok_or(Wrong::Money("there is nothing to audit"))?;
         check(amount == audit_price(held.price), || Wrong::Money("an audit has another price"))
+    }
+
+    fn stands(&self, leaf: LeafAt) -> Verdict {
+        let stands = self.state.find_leaf(leaf).is_some_and(|leaf| !leaf.overturned);
+        check(stands, || Wrong::Money("there is no acceptance that stands and is held"))
     }
 
     fn boundary(&mut self, boundary: &Boundary, at: Timestamp) -> Verdict {
