@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that a Debian machine with Rust can build the workspace. Safe to run again; other scripts call it.
 # `setup.sh tests` also installs what some tests take: tmux for what is drawn on a terminal, ip and nft (as root) for homes
-# behind routers, promtool for metrics. `setup.sh foreign` installs what others have written: nodes and libraries from npm
+# behind routers, promtool for metrics, a Redis server for shared ledgers. `setup.sh foreign` installs what others have written: nodes and libraries from npm
 # and PyPI.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -51,6 +51,19 @@ fetch_promtool() {
 if [ "${1:-}" = tests ] && ! command -v promtool >/dev/null && [ ! -x target/tools/promtool ]; then
     echo "setup: fetching promtool, which checks metrics in the tests" >&2
     fetch_promtool >/dev/null 2>&1 || echo "setup: no promtool here: the tests will say what they do not check" >&2
+fi
+
+# Debian's package of tools holds the server under another name, and starts no service.
+if [ "${1:-}" = tests ] && ! command -v redis-server >/dev/null && [ ! -x target/tools/redis-server ]; then
+    if [ ! -x /usr/bin/redis-check-rdb ]; then
+        echo "setup: no Redis, on which the tests keep shared ledgers; installing redis-tools" >&2
+        as_root=()
+        [ "$(id -u)" = 0 ] || as_root=(sudo)
+        { "${as_root[@]}" apt-get update -q && "${as_root[@]}" apt-get install -q -y --no-install-recommends redis-tools; } ||
+            echo "setup: it could not be installed; those tests will say that they are skipped" >&2
+    fi
+    mkdir -p target/tools
+    [ ! -x /usr/bin/redis-check-rdb ] || ln -sf /usr/bin/redis-check-rdb target/tools/redis-server
 fi
 
 if [ "${1:-}" = foreign ]; then

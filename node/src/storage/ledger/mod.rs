@@ -5,10 +5,14 @@
 
 mod memory;
 mod on_disk;
+mod on_redis;
+mod redis_log;
 pub(in crate::storage) mod run;
 
 pub use memory::MemoryLedger;
 pub use on_disk::RedbLedger;
+pub use on_redis::RedisLedger;
+pub use redis_log::{ACTIVE_FOR, RedisConfig, RedisLog};
 
 use super::disk::DiskError;
 use swarm_crypto::digest::{Context, Digest, derive};
@@ -72,6 +76,22 @@ pub enum LedgerError {
     OtherFormat { path: std::path::PathBuf, known: u32, found: u32 },
     #[error("record {seq} cannot be used: {reason}")]
     Unusable { seq: u64, reason: String },
+    #[error("Redis at {url} does not answer as it should: {reason}")]
+    Redis { url: String, reason: String },
+    #[error(
+        "{0}, so it can lose what it has acknowledged; set appendonly yes, appendfsync always and maxmemory-policy noeviction, or accept losses with --redis-lossy"
+    )]
+    LossyRedis(String),
+    #[error("another operator process is the active one now: {0}")]
+    Deposed(String),
+    #[error(
+        "the pool halts: Redis ends before record {next_seq}, but records up to {relied_on} were relied on; records {next_seq} to {relied_on} are missing (an older dump, or a replica without the tail, took over): give them back with `swarm-node repair`"
+    )]
+    RecordsLost { next_seq: u64, relied_on: u64 },
+    #[error(
+        "the pool halts: Redis holds another history than this process relied on, from record {seq} on; restore the Redis that has the right one, or move this process's ledger.redb and high_water away if it is this one that is wrong"
+    )]
+    OtherHistory { seq: u64 },
     #[error("the ledger's writer has stopped; start the node again")]
     Stopped,
     #[error(transparent)]

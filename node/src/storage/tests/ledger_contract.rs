@@ -1,9 +1,11 @@
 //! What every ledger keeps to, run against each of them.
 
+use super::redis_server::RedisServer;
 use super::sim_disk::SimDisk;
 use super::{Dice, POOL, records};
 use crate::storage::ledger::{
-    Ledger, LedgerError, MAX_BATCH_RECORDS, MAX_RECORD_BYTES, MemoryLedger, NO_RECORD, RedbLedger, chain_hash,
+    Ledger, LedgerError, MAX_BATCH_RECORDS, MAX_RECORD_BYTES, MemoryLedger, NO_RECORD, RedbLedger,
+    RedisLedger, chain_hash,
 };
 
 trait Bench {
@@ -72,10 +74,45 @@ impl Bench for OnSimDisk {
     }
 }
 
+/// Every reopening kills the server, which starts again with what it has on its disk.
+struct OnRedis {
+    server: RedisServer,
+    copy: tempfile::TempDir,
+    ledger: Option<RedisLedger>,
+}
+
+impl OnRedis {
+    fn new() -> Option<Self> {
+        let (server, copy) = (RedisServer::start()?, tempfile::tempdir().unwrap());
+        let mut bench = Self { server, copy, ledger: None };
+        bench.open();
+        Some(bench)
+    }
+
+    fn open(&mut self) {
+        let copy = self.copy.path().join("ledger.redb");
+        let mut ledger = RedisLedger::open(self.server.config("one"), &copy, &POOL).unwrap();
+        ledger.follow(&mut |_, _| Ok(())).unwrap();
+        self.ledger = Some(ledger);
+    }
+}
+
+impl Bench for OnRedis {
+    fn ledger(&mut self) -> &mut dyn Ledger {
+        self.ledger.as_mut().unwrap()
+    }
+    fn reopen(&mut self) {
+        self.ledger = None;
+        self.server.kill_and_restart();
+        self.open();
+    }
+}
+
 fn each(rule: impl Fn(&mut dyn Bench)) {
     rule(&mut InMemory(MemoryLedger::new()));
     rule(&mut InFile::new());
     rule(&mut OnSimDisk::new());
+    OnRedis::new().iter_mut().for_each(|bench| rule(bench));
 }
 
 fn batch(words: &[&str]) -> Vec<Vec<u8>> {
@@ -231,8 +268,12 @@ fn a_visitor_can_stop_the_replay() {
 fn all_ledgers_agree_on_random_histories() {
     for seed in 0..5 {
         let mut dice = Dice(seed);
-        let mut benches: [Box<dyn Bench>; 3] =
-            [Box::new(InMemory(MemoryLedger::new())), Box::new(InFile::new()), Box::new(OnSimDisk::new())];
+        let mut benches: Vec<Box<dyn Bench>> = vec![
+            Box::new(InMemory(MemoryLedger::new())),
+            Box::new(InFile::new()),
+            Box::new(OnSimDisk::new()),
+        ];
+        benches.extend(OnRedis::new().map(|bench| Box::new(bench) as Box<dyn Bench>));
         for _ in 0..15 {
             let size = dice.below(5);
             let batch: Vec<_> = (0..size).map(|_| dice.bytes(300)).collect();
@@ -247,10 +288,11 @@ fn all_ledgers_agree_on_random_histories() {
                 }
             }
         }
-        let seen = benches.each_mut().map(|bench| {
+        let seen = benches.iter_mut().map(|bench| {
             let ledger = bench.ledger();
             (ledger.head(), records(ledger, 0), ledger.load_checkpoint().unwrap())
         });
-        assert!(seen[0] == seen[1] && seen[0] == seen[2], "seed {seed}");
+        let seen: Vec<_> = seen.collect();
+        assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "seed {seed}");
     }
 }

@@ -2,6 +2,8 @@ mod blocks_crash;
 mod ledger_contract;
 mod ledger_crash;
 mod ledger_file;
+mod redis;
+mod redis_server;
 mod sim_disk;
 
 use super::ledger::{Ledger, LedgerError};

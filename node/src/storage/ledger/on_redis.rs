@@ -1,0 +1,153 @@
+//! A ledger that several operator processes share: the log is on Redis, and each process keeps a copy of all that it has
+//! relied on in a file of its own.
+//!
+//! Reading is from the copy. An append goes to Redis first, where of two writers one is refused, then to the copy. A
+//! Redis that lost records that the copy has is not believed, and [`RedisLedger::repair`] gives them back to it.
+
+use super::redis_log::{RedisConfig, RedisLog, Tail};
+use super::run::{self, Run};
+use super::{Ledger, LedgerError, RedbLedger, Visit, check_append, check_batch};
+use std::path::Path;
+use swarm_crypto::digest::Digest;
+
+/// Runs read from Redis at once.
+const READ_AT_ONCE: usize = 64;
+/// Records given back to Redis at once.
+const REPAIR_AT_ONCE: usize = 4096;
+
+/// A [`Ledger`] on Redis.
+#[derive(Debug)]
+pub struct RedisLedger {
+    log: RedisLog,
+    copy: RedbLedger,
+}
+
+impl RedisLedger {
+    /// Connects, and opens or creates the copy. Says nothing yet about whether the two agree: [`RedisLedger::follow`] does.
+    pub fn open(config: RedisConfig, copy: &Path, pool: &[u8; 32]) -> Result<Self, LedgerError> {
+        Ok(Self { log: RedisLog::open(config, pool)?, copy: RedbLedger::open(copy, pool)? })
+    }
+
+    /// Takes what others have appended into the copy, and calls `f` with each record. Refuses a log that is not the one
+    /// that the copy is of.
+    pub fn follow(&mut self, f: &mut Visit<'_>) -> Result<(), LedgerError> {
+        let tail = self.log.tail()?;
+        let (have, head) = (self.copy.next_seq(), self.copy.head());
+        if tail.next_seq < have {
+            return Err(LedgerError::RecordsLost { next_seq: tail.next_seq, relied_on: have - 1 });
+        }
+        if tail.next_seq == have && tail.head != head {
+            return Err(LedgerError::OtherHistory { seq: have.saturating_sub(1) });
+        }
+        while self.copy.next_seq() < tail.next_seq {
+            let from = self.copy.next_seq();
+            let rows = self.log.read(from, READ_AT_ONCE)?;
+            if rows.is_empty() {
+                return Err(LedgerError::OtherHistory { seq: from });
+            }
+            for (seq, row) in rows {
+                let (next, head) = (self.copy.next_seq(), self.copy.head());
+                let run = Run::decode(&row)
+                    .filter(|run| seq == next && run.anchor == head && run.is_whole())
+                    .ok_or(LedgerError::OtherHistory { seq: next.saturating_sub(1) })?;
+                let records: Vec<Vec<u8>> = run.records.iter().map(|record| record.to_vec()).collect();
+                self.copy.append(next, &records)?;
+                for (seq, record) in (next..).zip(&records) {
+                    f(seq, record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Becomes the active process; says who is, if it is another.
+    pub fn take(&mut self) -> Result<Option<String>, LedgerError> {
+        self.log.take()
+    }
+
+    /// Is the active process no more.
+    pub fn leave(&mut self) -> Result<(), LedgerError> {
+        self.log.leave()
+    }
+
+    /// Gives back to Redis the records that it has lost and the copy has; says how many. What Redis has must be the
+    /// beginning of the copy.
+    pub fn repair(&mut self) -> Result<u64, LedgerError> {
+        let mut tail = self.log.tail()?;
+        let known = match tail.next_seq.checked_sub(1) {
+            None => Some(super::NO_RECORD),
+            Some(last) => self.copy.hash_at(last)?,
+        };
+        if known != Some(tail.head) {
+            return Err(LedgerError::OtherHistory { seq: tail.next_seq.saturating_sub(1) });
+        }
+        let first = tail.next_seq;
+        while tail.next_seq < self.copy.next_seq() {
+            let mut batch = Vec::new();
+            let stop = tail.next_seq + REPAIR_AT_ONCE as u64;
+            self.copy.replay(tail.next_seq, &mut |seq, record| {
+                if seq < stop {
+                    batch.push(record.to_vec());
+                }
+                Ok(())
+            })?;
+            tail = self.push(tail, &batch)?;
+        }
+        Ok(tail.next_seq - first)
+    }
+
+    fn push(&mut self, from: Tail, batch: &[Vec<u8>]) -> Result<Tail, LedgerError> {
+        let (mut seq, mut head, mut rows) = (from.next_seq, from.head, Vec::new());
+        for records in run::runs(batch) {
+            // Rows of the stream are numbered by their first record.
+            let (row, end) = run::encode(seq, &head, records);
+            rows.push((seq, row));
+            (seq, head) = (seq + records.len() as u64, end);
+        }
+        let to = Tail { next_seq: seq, head };
+        self.log.append(from, to, &rows)?;
+        Ok(to)
+    }
+}
+
+impl Ledger for RedisLedger {
+    fn append(&mut self, expected_seq: u64, batch: &[Vec<u8>]) -> Result<(), LedgerError> {
+        check_append(expected_seq, self.copy.next_seq(), batch)?;
+        check_batch(batch)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let from = Tail { next_seq: expected_seq, head: self.copy.head() };
+        match self.push(from, batch) {
+            Err(LedgerError::Conflict { expected, found }) if found < expected => {
+                return Err(LedgerError::RecordsLost { next_seq: found, relied_on: expected - 1 });
+            }
+            other => other?,
+        };
+        self.copy.append(expected_seq, batch)
+    }
+
+    fn next_seq(&self) -> u64 {
+        self.copy.next_seq()
+    }
+
+    fn head(&self) -> Digest {
+        self.copy.head()
+    }
+
+    fn replay(&self, from: u64, f: &mut Visit<'_>) -> Result<(), LedgerError> {
+        self.copy.replay(from, f)
+    }
+
+    fn save_checkpoint(&mut self, seq: u64, bytes: &[u8]) -> Result<(), LedgerError> {
+        self.copy.save_checkpoint(seq, bytes)
+    }
+
+    fn load_checkpoint(&self) -> Result<Option<(u64, Vec<u8>)>, LedgerError> {
+        self.copy.load_checkpoint()
+    }
+
+    fn hash_at(&self, seq: u64) -> Result<Option<Digest>, LedgerError> {
+        self.copy.hash_at(seq)
+    }
+}
