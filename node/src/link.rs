@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use swarm_crypto::address::{Address, PoolId};
 use swarm_protocol::query::{Answer, Query};
-use swarm_protocol::statement::{Body, Carrier, Intake, Signed, Topic, Verified};
+use swarm_protocol::statement::{Beacon, Body, Carrier, Intake, Signed, Topic, Verified};
 use swarm_protocol::{Rejection, Timestamp};
 
 /// Between two questions to a peer that may be the operator.
@@ -23,6 +23,8 @@ pub struct Link {
     network: Network,
     intake: Arc<Mutex<Intake>>,
     operator: Arc<Mutex<Option<PeerId>>>,
+    /// When the newest beacon was made, and by which node, if it says so.
+    beacon: Arc<Mutex<(Timestamp, Option<String>)>>,
     known: Known,
     pool: PoolId,
     wallet_of_operator: Address,
@@ -36,6 +38,8 @@ pub enum Heard {
     Statement(Box<Verified>),
     /// A peer that says it is an operator is there: [`Link::recognise`] finds out whether it is ours.
     MaybeOperator(PeerId),
+    /// Another node is the operator's now, and it is connected.
+    Moved(Box<Verified>),
     /// The operator cannot be asked any more.
     Disconnected,
     /// Nothing.
@@ -49,6 +53,7 @@ impl Link {
             network,
             intake: Arc::new(Mutex::new(joined.intake)),
             operator: Arc::new(Mutex::new(Some(joined.peer))),
+            beacon: Arc::default(),
             known: Known::default(),
             pool: joined.pool,
             wallet_of_operator: joined.operator,
@@ -99,6 +104,7 @@ impl Link {
                 // A network that is closing needs no verdicts.
                 let _ = self.network.verdict(id, from, verdict).await;
                 match heard {
+                    Ok(verified) if self.follow_beacon(&verified).await => Heard::Moved(Box::new(verified)),
                     Ok(verified) => Heard::Statement(Box::new(verified)),
                     Err(rejection) => {
                         self.network.metrics().refused(&rejection);
@@ -125,6 +131,33 @@ impl Link {
         }
     }
 
+    /// Goes over to the node that the newest beacon names, if it is another and connected. Of several operator
+    /// processes only the active one speaks, and the one before may still be connected, and silent.
+    async fn follow_beacon(&self, verified: &Verified) -> bool {
+        let statement = verified.statement();
+        let Body::Beacon(beacon) = &statement.body else { return false };
+        let Some(node) = self.newest(statement.header.at, beacon.node.as_deref()) else { return false };
+        if self.peer() == Some(node) {
+            return false;
+        }
+        let peers = self.network.peers().await.unwrap_or_default();
+        if !peers.iter().any(|known| known.peer == node) {
+            return false;
+        }
+        self.follow(Some(node)).await;
+        true
+    }
+
+    /// Notes the newest beacon; gives the node that it names, unless a newer one was seen.
+    fn newest(&self, at: Timestamp, node: Option<&str>) -> Option<PeerId> {
+        let mut newest = self.beacon.lock().unwrap_or_else(PoisonError::into_inner);
+        if at < newest.0 {
+            return None;
+        }
+        *newest = (at, node.map(str::to_owned));
+        node?.parse().ok()
+    }
+
     /// Asks a peer until it shows that it is our operator; false if it is gone or if the operator is connected
     /// already: whoever repeats its beacon must not take its place.
     pub async fn recognise(&self, peer: PeerId) -> bool {
@@ -146,7 +179,10 @@ impl Link {
     async fn is_our_operator(&self, peer: PeerId) -> bool {
         match ask(&self.network, peer, &Query::Beacon).await {
             Ok(Answer::Pool { beacon, .. }) => match self.check(&beacon) {
-                Ok(verified) => matches!(verified.statement().body, Body::Beacon(_)),
+                Ok(verified) => match &verified.statement().body {
+                    Body::Beacon(beacon) => is_by(beacon, &peer),
+                    _ => false,
+                },
                 Err(rejection) => {
                     tracing::warn!("a peer that says it is our operator is not accepted: {rejection}");
                     false
@@ -235,6 +271,11 @@ impl Link {
         });
         checked.collect()
     }
+}
+
+/// Whether a beacon may be this node's own.
+pub fn is_by(beacon: &Beacon, peer: &PeerId) -> bool {
+    beacon.node.as_ref().is_none_or(|node| *node == peer.to_string())
 }
 
 fn note(rejection: &Rejection) {

@@ -1,6 +1,7 @@
 //! Joining a pool: find its operator, check that it is the one known, and agree on whose statements count.
 
 use crate::clock::Clock;
+use crate::link::is_by;
 use crate::network::{self, Network, NetworkEvent, Verdict};
 use crate::storage::pins::{PinError, confirm_operator, pin_operator};
 use libp2p::PeerId;
@@ -238,6 +239,9 @@ fn check(introduction: Introduction, terms: &JoinTerms, clock: Clock) -> Result<
     let Body::Beacon(body) = &statement.body else {
         return Err(JoinError::Invalid("it sent no beacon".to_owned()));
     };
+    if !is_by(body, &peer) {
+        return Err(JoinError::Invalid("its beacon is another node's".to_owned()));
+    }
     let operator = statement.header.by;
     let pool = PoolId::derive(&body.name, operator, body.chain, body.contract);
     if body.name != terms.pool || statement.header.pool != pool {

@@ -32,6 +32,7 @@ fn key(n: u8) -> SecretKey {
 
 fn config() -> PoolConfig {
     PoolConfig {
+        node: None,
         reserve: swarm_protocol::money::MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: key(1).address(),

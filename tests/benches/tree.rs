@@ -45,6 +45,7 @@ fn job(n: u64) -> Change {
 impl Grown {
     fn of(jobs: u64) -> Result<Self> {
         let config = PoolConfig {
+            node: None,
             reserve: swarm_protocol::money::MicroUsdc(0),
             name: "swarmpool.eth".into(),
             operator: Address::ZERO,

@@ -82,6 +82,9 @@ pub enum NodeCommand {
         #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
         json: bool,
     },
+    /// Give back to Redis the records that it has lost and this operator's copy has
+    #[command(hide = true)]
+    Repair(RedisArgs),
     /// Show what a miner has earned, job by job, recomputed from what the pool has sealed
     #[command(hide = true)]
     Earnings(super::client::EarningsArgs),
@@ -199,6 +202,25 @@ impl From<Payout> for PayoutMode {
     }
 }
 
+/// Which Redis is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct RedisArgs {
+    /// The Redis that has lost records; repeatable, the first that is a master is used
+    #[arg(
+        long = "redis-url",
+        env = "SWARMPOOL_REDIS_URL",
+        value_name = "URL",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub urls: Vec<String>,
+
+    /// Accept a Redis that can lose what it has acknowledged
+    #[arg(long = "redis-lossy", env = "SWARMPOOL_REDIS_LOSSY", value_parser = BoolishValueParser::new(),
+          hide_short_help = true)]
+    pub lossy: bool,
+}
+
 /// Where the operator keeps its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LedgerKind {
@@ -213,6 +235,21 @@ pub struct OperatorArgs {
     /// Where records are kept: redb, a file, or memory, lost at the end
     #[arg(long, env = "SWARMPOOL_LEDGER", value_enum, default_value = "redb")]
     pub ledger: LedgerKind,
+
+    /// Keep records on this Redis, which further operator processes may share: one is active, the others stand by;
+    /// repeatable, the first that is a master is used
+    #[arg(
+        long,
+        env = "SWARMPOOL_REDIS_URL",
+        value_name = "URL",
+        value_delimiter = ',',
+        hide_short_help = true
+    )]
+    pub redis_url: Vec<String>,
+
+    /// Accept a Redis that can lose what it has acknowledged
+    #[arg(long, env = "SWARMPOOL_REDIS_LOSSY", value_parser = BoolishValueParser::new(), hide_short_help = true)]
+    pub redis_lossy: bool,
 
     /// Do not relay between nodes that others cannot reach
     #[arg(long, env = "SWARMPOOL_NO_RELAY", value_parser = clap::builder::BoolishValueParser::new(),
@@ -325,6 +362,14 @@ impl OperatorArgs {
     }
 }
 
+impl OperatorArgs {
+    /// The Redis to share, if one is named.
+    pub fn redis(&self) -> Option<RedisArgs> {
+        let (urls, lossy) = (self.redis_url.clone(), self.redis_lossy);
+        (!urls.is_empty()).then_some(RedisArgs { urls, lossy })
+    }
+}
+
 impl NodeArgs {
     /// The name that tells this node's files from those of others of its role.
     pub fn data_name(&self) -> Option<&str> {
@@ -351,6 +396,12 @@ impl NodeArgs {
         if is_operator && (self.pool.operator.is_some() || self.pool.accept_operator.is_some()) {
             return Err(UserError::misuse("an operator takes no --operator or --accept-operator")
                 .hint("its address follows from its key; choose that with --key"));
+        }
+        if self.operator.ledger == LedgerKind::Memory && !self.operator.redis_url.is_empty() {
+            return Err(UserError::misuse(
+                "--ledger memory and --redis-url are two places for the same records",
+            )
+            .hint("leave one of them out"));
         }
         self.limits.check()
     }

@@ -73,7 +73,7 @@ impl Lookout {
     pub async fn listen(self, mut events: mpsc::Receiver<NetworkEvent>) {
         while let Some(event) = events.recv().await {
             match self.link.hear(event).await {
-                Heard::Statement(verified) => self.view.hear(&self.link, &verified),
+                Heard::Statement(verified) | Heard::Moved(verified) => self.view.hear(&self.link, &verified),
                 Heard::MaybeOperator(peer) => {
                     let lookout = self.clone();
                     tokio::spawn(async move {

@@ -202,6 +202,11 @@ async fn listen(link: Link, mut events: mpsc::Receiver<NetworkEvent>, inbox: Inb
     while let Some(event) = events.recv().await {
         let event = match link.hear(event).await {
             Heard::Statement(verified) => Event::Heard(verified),
+            Heard::Moved(verified) => {
+                // The inbox is gone only when the wait is over.
+                let _ = inbox.send(Input::Event(Event::Heard(verified))).await;
+                Event::Connected
+            }
             Heard::MaybeOperator(peer) => {
                 let (link, inbox) = (link.clone(), inbox.clone());
                 tokio::spawn(async move {

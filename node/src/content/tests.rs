@@ -177,6 +177,7 @@ fn a_section_of_a_terabyte_takes_no_memory() {
 /// A tree of a pool with so many pending jobs: its root and its blocks.
 fn tree(jobs: u64) -> (Cid, Blocks) {
     let config = PoolConfig {
+        node: None,
         reserve: swarm_protocol::money::MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: Address::ZERO,

@@ -155,6 +155,13 @@ async fn listen(
                         view.hear(&link, &verified);
                         Event::Heard(verified)
                     }
+                    Heard::Moved(verified) => {
+                        view.hear(&link, &verified);
+                        tracing::info!("another node is the operator's now; going on with it");
+                        // The inbox is gone only when the process is.
+                        let _ = inbox.send(Input::Event(Event::Heard(verified))).await;
+                        Event::Connected
+                    }
                     Heard::MaybeOperator(peer) => {
                         let (link, inbox, metrics) = (link.clone(), inbox.clone(), metrics.clone());
                         tokio::spawn(async move {

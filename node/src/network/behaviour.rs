@@ -86,7 +86,7 @@ pub(super) struct Behaviour {
 }
 
 pub(super) fn build_swarm(config: &NetworkConfig) -> Result<Swarm<Behaviour>, Error> {
-    let keypair = Keypair::ed25519_from_bytes(config.identity).map_err(|e| Error::Config(e.to_string()))?;
+    let keypair = config.keypair()?;
     let behaviour = behaviour_of(config, &keypair)?;
     let transports = || {
         SwarmBuilder::with_existing_identity(keypair.clone())

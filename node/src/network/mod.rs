@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
 
 use crate::metrics::NetworkMetrics;
@@ -173,6 +174,15 @@ pub struct AddressFile {
 }
 
 impl NetworkConfig {
+    /// The node's peer id.
+    pub fn peer_id(&self) -> Result<PeerId, Error> {
+        Ok(self.keypair()?.public().to_peer_id())
+    }
+
+    pub(in crate::network) fn keypair(&self) -> Result<Keypair, Error> {
+        Keypair::ed25519_from_bytes(self.identity).map_err(|e| Error::Config(e.to_string()))
+    }
+
     /// A node that listens on all interfaces, TCP and QUIC, on free ports, and is found by mDNS only.
     pub fn new(identity: [u8; 32], pool_name: impl Into<String>) -> Self {
         Self {

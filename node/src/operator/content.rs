@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use swarm_protocol::acceptance;
 use swarm_protocol::pool::{Examination, ExamineFault};
-use swarm_protocol::statement::Input;
+use swarm_protocol::statement::{Input, Proof};
 use tokio::time::Instant;
 
 /// How long a proof's miner may be away while its content is asked for.
@@ -105,6 +105,18 @@ impl Content {
             let _ = self.broken.set(error.clone());
         }
         done
+    }
+
+    /// Fetches, stores and pins what an accepted proof delivered.
+    pub async fn copy(&self, proof: &Proof, deadline: Instant) -> Result<()> {
+        let until = Until { found: deadline, fetched: deadline };
+        let mut blocks = Vec::new();
+        for (cid, bytes) in
+            [(proof.transcript.cid(), proof.transcript_bytes), (proof.output, proof.output_bytes)]
+        {
+            blocks.push((cid, self.fetch(cid, bytes, &[], until).await.map_err(Error::msg)?));
+        }
+        Ok(self.store(blocks).await?)
     }
 
     /// Fetches a proof's content, checks it by the rule, and stores and pins what is delivered.

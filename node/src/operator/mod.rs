@@ -3,10 +3,11 @@
 mod content;
 mod ingress;
 mod shell;
+mod standby;
 mod story;
 mod tree;
 
-use crate::cli::NodeArgs;
+use crate::cli::{Exit, NodeArgs, RedisArgs};
 use crate::clock::Clock;
 use crate::driver::{self, Input, MAX_INBOX};
 use crate::home;
@@ -21,7 +22,7 @@ use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
 use crate::storage::disk::check_free_space;
 use crate::storage::high_water::HighWater;
 use crate::storage::home::DataDir;
-use crate::storage::ledger::{Ledger, LedgerError, MemoryLedger, RedbLedger};
+use crate::storage::ledger::{ACTIVE_FOR, Ledger, LedgerError, MemoryLedger, RedbLedger, RedisLedger};
 use crate::storage::sequencer::LedgerWriter;
 use crate::workload::Models;
 use anyhow::{Context, Result, anyhow};
@@ -29,6 +30,7 @@ use content::Content;
 use shell::{OperatorAsk, OperatorInput, OperatorShell};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::key::SecretKey;
 use swarm_protocol::pool::{Pool, PoolConfig, Replay, State};
@@ -36,45 +38,102 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tree::Garden;
 
-/// Runs an operator until it is told to stop.
+/// The ledger, or the copy of one that is shared.
+const LEDGER_FILE: &str = "ledger.redb";
+
+/// Runs an operator until it is told to stop. One that shares its ledger stands by while another is active, and again
+/// when another has taken its place.
 pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
     let directory = home::data_dir(&args.files, &args.pool.pool, "operator", args.data_name())?;
     check_free_space(directory.path())?;
     let key = home::wallet(&args.files, &directory)?;
-    let clock = Clock::start();
     let models = Arc::new(Models::load(&args.models)?);
+    let mut again = false;
+    loop {
+        match term(&args, &directory, &key, &models, again, &stop).await {
+            Err(error) if standby::is_deposed(&error) && !stop.is_cancelled() => {
+                tracing::warn!("{error}; standing by");
+                again = true;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Gives back to Redis what it has lost and this operator's copy has.
+pub async fn repair(args: &NodeArgs, redis: &RedisArgs) -> Result<Exit> {
+    let directory = home::data_dir(&args.files, &args.pool.pool, "operator", args.data_name())?;
+    let key = home::wallet(&args.files, &directory)?;
     let id = PoolId::derive(&args.pool.pool, key.address(), 0, Address::ZERO);
-    let ledger = open_ledger(&args, &directory, &id)?;
-    let (mut pool, high_water) = open_pool(&args, &directory, &key, &models, ledger.as_ref(), clock)?;
+    let (redis, copy) = (standby::config(redis)?, directory.file(LEDGER_FILE));
+    let restored = tokio::task::spawn_blocking(move || {
+        let mut ledger = RedisLedger::open(redis, &copy, &id.0)?;
+        // One that was active when a dump was made is so for a moment when it is put back.
+        let until = Instant::now() + 2 * ACTIVE_FOR;
+        while let Some(active) = ledger.take()? {
+            if Instant::now() >= until {
+                return Err(LedgerError::Deposed(active));
+            }
+            std::thread::sleep(ACTIVE_FOR / 8);
+        }
+        ledger.repair()
+    });
+    let restored = restored.await.context("the repair broke off")??;
+    eprintln!("{restored} records were given back to Redis");
+    Ok(Exit::Done)
+}
+
+/// Runs until told to stop, or deposed.
+async fn term(
+    args: &NodeArgs,
+    directory: &DataDir,
+    key: &SecretKey,
+    models: &Arc<Models>,
+    again: bool,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let (key, models) = (key.clone(), models.clone());
+    let id = PoolId::derive(&args.pool.pool, key.address(), 0, Address::ZERO);
+    let (ledger, office): (Box<dyn Ledger>, _) = match args.operator.redis() {
+        None => (open_ledger(args, directory, &id)?, None),
+        Some(redis) => match standby::wait(args, &redis, directory, &id, &models, again, stop).await? {
+            Some((ledger, office)) => (Box::new(ledger), Some(Arc::new(office))),
+            None => return Ok(()),
+        },
+    };
+    let clock = Clock::start();
+    let mut config =
+        home::network_config(&args.network, directory, &args.pool.pool, "operator", OPERATOR_AGENT)?;
+    config.relay = !args.operator.no_relay;
+    let config = args.limits.apply(config);
+    let node = config.peer_id()?.to_string();
+    let (mut pool, high_water) = open_pool(args, directory, &key, node, &models, ledger.as_ref(), clock)?;
     let (metrics, ledger_metrics) = (PoolMetrics::default(), LedgerMetrics::default());
     let ledger = Box::new(MeasuredLedger { ledger, metrics: ledger_metrics.clone() });
     let (writer, thread) = LedgerWriter::spawn(ledger).context("cannot start the ledger's thread")?;
 
     let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
     import::archives(&args.import, &blocks).await?;
-    let mut config =
-        home::network_config(&args.network, &directory, &args.pool.pool, "operator", OPERATOR_AGENT)?;
-    config.relay = !args.operator.no_relay;
-    let config = args.limits.apply(config);
     let (network, events) = Network::start(config, blocks.clone()).await?;
     tracing::info!("operator {} of pool {} ({})", key.address(), args.pool.pool, id);
 
     let alone = status::Joined::default();
     let _answering =
-        status::answer(&directory, "operator", &args.pool.pool, key.address(), &network, clock, &alone);
+        status::answer(directory, "operator", &args.pool.pool, key.address(), &network, clock, &alone);
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
     let shown = match args.metrics.address {
         Some(address) => {
             let mut exporter =
                 Exporter::of_node("operator", network.clone(), blocks.clone(), directory.path());
-            show(&mut exporter, &metrics, ledger_metrics, directory.file("ledger.redb"), inbox.clone());
+            show(&mut exporter, &metrics, ledger_metrics, directory.file(LEDGER_FILE), inbox.clone());
             Some(Server::start(address, exporter).await?)
         }
         None => None,
     };
     let garden = Garden::plant(&pool, &blocks);
     let content = Content::new(network.clone(), blocks, models);
-    let mut shell = OperatorShell::new(key, content, writer, high_water, clock, inbox.clone(), metrics);
+    let mut shell =
+        OperatorShell::new(key, content, writer, high_water, clock, inbox.clone(), metrics, office.clone());
     let growing = stop.child_token();
     let every = tree::interval(pool.state().posted());
     let gardener = tree::spawn(garden, shell.feed(), every, inbox.clone(), growing.clone());
@@ -83,7 +142,8 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
     let ingress = ingress::Ingress::new(network.clone(), inbox, id, shell.operator(), peers, known, clock);
     let mut ingress = tokio::spawn(ingress.run(events));
     let outcome = tokio::select! {
-        outcome = driver::run(&mut pool, &mut shell, &mut inputs, clock, &stop) => outcome,
+        outcome = driver::run(&mut pool, &mut shell, &mut inputs, clock, stop) => outcome,
+        by = standby::deposed(office.as_deref()) => Err(LedgerError::Deposed(by).into()),
         _ = &mut ingress => Err(anyhow!("the network's events ended; start the operator again")),
     };
     ingress.abort();
@@ -131,7 +191,7 @@ fn open_ledger(args: &NodeArgs, directory: &DataDir, id: &PoolId) -> Result<Box<
             );
             Box::new(MemoryLedger::new())
         }
-        crate::cli::LedgerKind::Redb => Box::new(RedbLedger::open(&directory.file("ledger.redb"), &id.0)?),
+        crate::cli::LedgerKind::Redb => Box::new(RedbLedger::open(&directory.file(LEDGER_FILE), &id.0)?),
     })
 }
 
@@ -139,6 +199,7 @@ fn open_pool(
     args: &NodeArgs,
     directory: &DataDir,
     key: &SecretKey,
+    node: String,
     models: &Models,
     ledger: &dyn Ledger,
     clock: Clock,
@@ -155,6 +216,7 @@ fn open_pool(
     let high_water = HighWater::open(&directory.file(mark))?;
     high_water.check(ledger)?;
     let config = PoolConfig {
+        node: Some(node),
         reserve: args.operator.reserve,
         name: args.pool.pool.clone(),
         operator: key.address(),
@@ -176,6 +238,11 @@ fn open_pool(
 
 /// The state of a ledger: its checkpoint, and the rows after it.
 pub fn restore(ledger: &dyn Ledger) -> Result<Option<State>> {
+    Ok(restore_with(ledger)?.finish())
+}
+
+/// The same, to be gone on with.
+fn restore_with(ledger: &dyn Ledger) -> Result<Replay> {
     let (from, checkpoint) = match ledger.load_checkpoint()? {
         Some((seq, bytes)) => (seq, Some(State::from_checkpoint(&bytes)?)),
         None => (0, None),
@@ -184,5 +251,5 @@ pub fn restore(ledger: &dyn Ledger) -> Result<Option<State>> {
     ledger.replay(from, &mut |seq, row| {
         replay.row(seq, row).map_err(|e| LedgerError::Unusable { seq, reason: e.to_string() })
     })?;
-    Ok(replay.finish())
+    Ok(replay)
 }

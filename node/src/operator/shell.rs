@@ -1,4 +1,5 @@
 use super::content::Content;
+use super::standby::Office;
 use super::story;
 use super::tree::Feed;
 use crate::clock::Clock;
@@ -98,9 +99,11 @@ pub struct OperatorShell {
     pages: Arc<Semaphore>,
     since_checkpoint: u64,
     metrics: PoolMetrics,
+    office: Option<Arc<Office>>,
 }
 
 impl OperatorShell {
+    #[expect(clippy::too_many_arguments, reason = "they are what it is made of")]
     pub fn new(
         key: SecretKey,
         content: Content,
@@ -109,6 +112,7 @@ impl OperatorShell {
         clock: Clock,
         inbox: mpsc::Sender<OperatorInput>,
         metrics: PoolMetrics,
+        office: Option<Arc<Office>>,
     ) -> Self {
         let tree = Feed::new(content.broken.clone());
         let fetches = || Arc::new(Semaphore::new(MAX_FETCHES));
@@ -131,6 +135,7 @@ impl OperatorShell {
             pages,
             since_checkpoint,
             metrics,
+            office,
         }
     }
 
@@ -317,6 +322,10 @@ impl Shell<Pool> for OperatorShell {
         if let Some(error) = self.content.broken.get() {
             return Err(error.clone().into());
         }
+        // Another may be active by now: what this one would say is not true any more.
+        if self.office.as_ref().is_some_and(|office| !office.is_sure()) {
+            return Err(LedgerError::Deposed("unknown, as this one was held up".to_owned()).into());
+        }
         let (mut rows, mut blocks, mut rest) = (Vec::new(), Vec::new(), Vec::new());
         for effect in effects {
             match effect {
@@ -364,6 +373,9 @@ impl Shell<Pool> for OperatorShell {
     }
 
     async fn answer(&mut self, pool: &Pool, ask: OperatorAsk) {
+        if self.office.as_ref().is_some_and(|office| !office.is_sure()) {
+            return;
+        }
         match ask {
             OperatorAsk::Peer { query: Query::View { from }, reply } => self.answer_view(pool, &from, reply),
             OperatorAsk::Peer { query, reply } => send(reply, &self.reply(pool, query)).await,

@@ -291,6 +291,7 @@ mod tests {
 
     fn config() -> PoolConfig {
         PoolConfig {
+            node: None,
             reserve: swarm_protocol::money::MicroUsdc(0),
             name: "swarmpool.eth".into(),
             operator: key(1).address(),

@@ -1,7 +1,7 @@
 use super::header::leaf_pages;
 use super::live::{LiveMiner, MAX_LIVE_MINERS, MISSED_HEARTBEATS, Timer};
 use super::state::Sealing;
-use super::{Boundary, HELD_EPOCHS, Pool, PoolEffect, PoolStory, Record, SETTLEMENT_VERSION, Stage};
+use super::{Boundary, HELD_EPOCHS, Pool, PoolEffect, PoolStory, Record, SETTLEMENT_VERSION, Stage, State};
 use crate::money::{Account, MicroUsdc};
 use crate::race::{self, Roster, RosterEntry};
 use crate::statement::{
@@ -18,6 +18,24 @@ const MAX_HEARTBEATS_PER_S: u64 = 200;
 pub(super) const MAX_ROSTER: usize = 4096;
 /// Pending jobs announced again at a start; miners ask for the rest.
 const MAX_RELISTED: usize = 64;
+
+impl State {
+    /// The blocks of the last sealed epoch, but for its records.
+    fn sealed_blocks(&self) -> Vec<Vec<u8>> {
+        let Some(Sealing { header, leaves }) = &self.sealed else { return Vec::new() };
+        leaf_pages(leaves).into_iter().chain([header.encode()]).collect()
+    }
+
+    /// The blocks that a pool stores with a record that it has just applied, beside pages of records.
+    pub(super) fn blocks_of(&self, record: &Record) -> Vec<Vec<u8>> {
+        match record {
+            Record::Admitted { job, .. } => vec![job.encode()],
+            Record::Boundary(boundary) => vec![boundary.roster.encode()],
+            Record::HeaderFixed { .. } => self.sealed_blocks(),
+            _ => Vec::new(),
+        }
+    }
+}
 
 impl Pool {
     /// Says what is open, and gives every live lease fresh time.
@@ -172,9 +190,7 @@ impl Pool {
 
     /// Stores the blocks of the last sealed epoch.
     fn store_sealed(&mut self) {
-        let Some(Sealing { header, leaves }) = &self.state.sealed else { return };
-        let blocks = leaf_pages(leaves).into_iter().chain([header.encode()]);
-        self.effects.extend(blocks.map(PoolEffect::Store));
+        self.effects.extend(self.state.sealed_blocks().into_iter().map(PoolEffect::Store));
     }
 
     pub(super) fn handle_heartbeat(
@@ -265,6 +281,7 @@ impl Pool {
                 .collect(),
             posted: self.state.posted.clone(),
             tree: self.live.tree,
+            node: self.config.node.clone(),
         }
     }
 

@@ -59,6 +59,8 @@ pub const MAX_JOBS: usize = 4_000_000;
 /// What an operator is told when it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolConfig {
+    /// The libp2p peer id of the operator's node, if it has one.
+    pub node: Option<String>,
     /// The pool's name.
     pub name: String,
     /// The operator's wallet.
@@ -391,18 +393,26 @@ impl Replay {
         Self { state: checkpoint }
     }
 
-    /// Folds the next row.
+    /// Folds the next row. Its blocks were stored before it was appended.
     pub fn row(&mut self, seq: u64, row: &[u8]) -> Result<(), RestoreError> {
+        self.row_with_blocks(seq, row).map(|_| ())
+    }
+
+    /// The same for whoever does not have the blocks: gives what the row says, and those that its pool stored with it.
+    pub fn row_with_blocks(&mut self, seq: u64, row: &[u8]) -> Result<(Entry, Vec<Vec<u8>>), RestoreError> {
         let entry = Entry::decode(row).map_err(|e| RestoreError::Unreadable(seq, e))?;
+        let mut blocks = Vec::new();
         match &mut self.state {
-            // Pages were stored before the rows that fill them.
-            Some(state) => drop(state.apply(&entry, row)),
+            Some(state) => {
+                blocks = state.apply(&entry, row);
+                blocks.extend(state.blocks_of(&entry.record));
+            }
             None if matches!(entry.record, Record::Genesis(_)) => {
                 self.state = Some(State::genesis(&entry, row))
             }
             None => return Err(RestoreError::NoGenesis),
         }
-        Ok(())
+        Ok((entry, blocks))
     }
 
     /// The state after all rows; none if there were none.

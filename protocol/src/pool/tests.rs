@@ -19,6 +19,7 @@ fn key(n: u8) -> SecretKey {
 
 fn config() -> PoolConfig {
     PoolConfig {
+        node: None,
         reserve: crate::money::MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: key(1).address(),

@@ -458,6 +458,9 @@ pub struct Beacon {
     /// Root of the pool's tree: CIDv1, dag-pb, sha2-256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tree: Option<Cid>,
+    /// The node that says this: its libp2p peer id. Whoever repeats it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// How many live miners serve a model.

@@ -7,6 +7,8 @@ pub const MAX_LISTING_ENTRIES: usize = 16;
 pub const MAX_NAMED_CLAIMS: usize = 8;
 /// Most models of one heartbeat or beacon.
 pub const MAX_MODELS: usize = 32;
+/// The longest peer id, in bytes.
+pub const MAX_NODE_BYTES: usize = 128;
 /// Longest name of a model, pool or wallet, in bytes.
 pub const MAX_NAME_BYTES: usize = 128;
 /// Most stop texts of a job.
@@ -60,6 +62,7 @@ impl Body {
                 name("name", &beacon.name)?;
                 within("models", beacon.models.len() <= MAX_MODELS)?;
                 beacon.models.iter().try_for_each(|supply| name("model", &supply.model))?;
+                within("node", beacon.node.as_ref().is_none_or(|node| node.len() <= MAX_NODE_BYTES))?;
                 within("tree", beacon.tree.as_ref().is_none_or(codec::is_dag_pb))
             }
             Body::Cancel(_)

@@ -130,6 +130,7 @@ fn beacon(models: &[(&str, u64)]) -> Beacon {
     let supply =
         |(model, miners): &(&str, u64)| ModelSupply { rate: None, model: (*model).into(), miners: *miners };
     Beacon {
+        node: None,
         name: "swarmpool.eth".into(),
         asset: Asset::Test,
         chain: 0,

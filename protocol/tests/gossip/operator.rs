@@ -31,6 +31,7 @@ pub(crate) struct Operator {
 impl Operator {
     pub(crate) fn new(now: Timestamp, epoch: Millis) -> Self {
         let config = PoolConfig {
+            node: None,
             reserve: swarm_protocol::money::MicroUsdc(0),
             name: "swarmpool.eth".into(),
             operator: wallet(OPERATOR, 0),

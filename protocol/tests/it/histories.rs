@@ -136,6 +136,7 @@ fn config() -> PoolConfig {
         ..Posted::default()
     };
     PoolConfig {
+        node: None,
         reserve: MicroUsdc(RESERVE),
         name: "swarmpool.eth".into(),
         operator: key(1).address(),

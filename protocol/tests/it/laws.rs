@@ -169,10 +169,10 @@ fn beacon() -> impl Strategy<Value = Beacon> {
     });
     let head = (name(), asset(), any::<u64>(), address(), any::<[u64; 3]>());
     let tree = proptest::option::of(any::<[u8; 4]>().prop_map(|block| dag_pb_cid(&block)));
-    (head, vec(supply, 0..4), posted(), tree).prop_map(
-        |((name, asset, chain, contract, counts), models, posted, tree)| {
+    (head, vec(supply, 0..4), posted(), tree, proptest::option::of(name())).prop_map(
+        |((name, asset, chain, contract, counts), models, posted, tree, node)| {
             let [epoch, pending, leased] = counts;
-            Beacon { name, asset, chain, contract, epoch, pending, leased, models, posted, tree }
+            Beacon { name, asset, chain, contract, epoch, pending, leased, models, posted, tree, node }
         },
     )
 }

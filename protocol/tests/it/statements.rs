@@ -174,6 +174,7 @@ fn receipt(job: JobId, proof_id: Link, proof: &Proof) -> Receipt {
 
 fn beacon() -> Beacon {
     Beacon {
+        node: Some("12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN".into()),
         name: "swarmpool.eth".into(),
         asset: Asset::Usdc { chain: 8453, contract: Address([7; 20]) },
         chain: 8453,

@@ -47,6 +47,7 @@ pub(crate) struct Operator {
 impl Operator {
     pub(crate) fn new(plan: &Plan, pool: PoolId) -> Self {
         let config = PoolConfig {
+            node: None,
             reserve: plan.reserve,
             name: POOL_NAME.into(),
             operator: wallet(OPERATOR),

@@ -120,6 +120,7 @@ impl Scene {
             held_until: 2,
         };
         let beacon = Beacon {
+            node: None,
             name: POOL.to_owned(),
             asset: Asset::Test,
             chain: 0,

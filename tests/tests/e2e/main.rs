@@ -27,6 +27,7 @@ mod recompute;
 mod reference;
 mod replay;
 mod restarts;
+mod shared;
 mod soak;
 mod streams;
 mod terminal;

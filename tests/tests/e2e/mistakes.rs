@@ -465,6 +465,7 @@ fn with_an_operator_of_another_version() {
 fn introduction_of_version_2() -> Answer {
     let key = SecretKey::from_bytes(&[7; 32]).unwrap();
     let beacon = Beacon {
+        node: None,
         name: POOL.to_owned(),
         asset: Asset::Test,
         chain: 0,

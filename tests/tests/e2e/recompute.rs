@@ -32,10 +32,7 @@ fn paid(site: &Site, archive: &std::path::Path, answers: &[Value]) {
 
     let mut earned = 0;
     for miner in ["alice.eth", "bob.eth"] {
-        let own = answers
-            .iter()
-            .filter(|answer| answer["receipt"]["miner"] == Value::from(wallet(site, miner)))
-            .count();
+        let own = answers.iter().filter(|answer| answer["receipt"]["miner"] == wallet(site, miner)).count();
         let node = |args: &[&str]| {
             let mut command = site.command("swarm-node");
             command.args([&["earnings", miner], &car[..], args].concat());

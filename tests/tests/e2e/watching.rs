@@ -265,6 +265,7 @@ fn answer_falsely(key: &SecretKey, pool: PoolId, query: &Query) -> Answer {
         draining: false,
     };
     let beacon = Beacon {
+        node: None,
         name: POOL.to_owned(),
         asset: Asset::Test,
         chain: 0,

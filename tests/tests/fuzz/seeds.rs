@@ -112,6 +112,7 @@ fn lease() -> Lease {
 fn beacon() -> Beacon {
     let supply = ModelSupply { rate: None, model: MODEL.into(), miners: 1 };
     Beacon {
+        node: None,
         name: "swarmpool.eth".into(),
         asset: Asset::Usdc { chain: 1, contract: key(1).address() },
         chain: 1,
@@ -190,6 +191,7 @@ fn payloads() -> Vec<(String, Vec<u8>)> {
         ("output", Proof { output_bytes: MAX_OUTPUT_BYTES + 1, ..proof() }.into()),
         ("beacon", beacon().into()),
         ("name", Beacon { name: long(), ..beacon() }.into()),
+        ("node", Beacon { node: Some("x".repeat(129)), ..beacon() }.into()),
         ("models", Heartbeat { models: offers(), ..heartbeat() }.into()),
         ("slots", Heartbeat { slots: 0, ..heartbeat() }.into()),
         ("ens", Heartbeat { ens: Some(long()), ..heartbeat() }.into()),
@@ -233,6 +235,7 @@ fn vectors() -> Vec<(String, Vec<u8>, Vec<u8>)> {
 fn pool_session() {
     let posted = Posted { epoch: Millis::from_secs(20), ..Posted::default() };
     let config = PoolConfig {
+        node: None,
         reserve: swarm_protocol::money::MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: key(1).address(),

@@ -76,7 +76,7 @@ pub enum LedgerError {
     OtherFormat { path: std::path::PathBuf, known: u32, found: u32 },
     #[error("record {seq} cannot be used: {reason}")]
     Unusable { seq: u64, reason: String },
-    #[error("Redis at {url} does not answer as it should: {reason}")]
+    #[error("Redis at {url} does not answer as it should: {reason}; start it, or correct --redis-url")]
     Redis { url: String, reason: String },
     #[error(
         "{0}, so it can lose what it has acknowledged; set appendonly yes, appendfsync always and maxmemory-policy noeviction, or accept losses with --redis-lossy"

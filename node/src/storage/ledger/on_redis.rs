@@ -65,7 +65,7 @@ impl RedisLedger {
         self.log.take()
     }
 
-    /// Is the active process no more.
+    /// Is the active process no more, as when it is dropped.
     pub fn leave(&mut self) -> Result<(), LedgerError> {
         self.log.leave()
     }
@@ -107,6 +107,14 @@ impl RedisLedger {
         let to = Tail { next_seq: seq, head };
         self.log.append(from, to, &rows)?;
         Ok(to)
+    }
+}
+
+/// Others need not wait until it is certain that this process is gone.
+impl Drop for RedisLedger {
+    fn drop(&mut self) {
+        // If it cannot be said, its time runs out.
+        let _ = self.log.leave();
     }
 }
 

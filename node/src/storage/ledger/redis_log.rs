@@ -156,26 +156,25 @@ impl RedisLog {
 
     /// The same, trying once.
     pub fn renew(&mut self) -> Result<Option<String>, LedgerError> {
-        let (key, token) = (self.keys[2].clone(), self.config.token.clone());
-        let script = Script::new(TAKE);
-        let answered: Result<String, RedisError> = self
-            .connection()
-            .map(|connection| script.key(&key).arg(&token).arg(millis(ACTIVE_FOR)).invoke(connection))?;
-        match answered {
-            Ok(active) => Ok((!active.is_empty()).then_some(active)),
-            Err(error) => {
-                self.connection = None;
-                Err(self.unreachable(&error))
-            }
-        }
+        let active = self.once(TAKE)?;
+        Ok((!active.is_empty()).then_some(active))
     }
 
-    /// Is the active process no more, so that another need not wait.
+    /// Is the active process no more, so that another need not wait; tries once.
     pub fn leave(&mut self) -> Result<(), LedgerError> {
+        self.once(LEAVE).map(|_| ())
+    }
+
+    /// Runs a script about who is active.
+    fn once(&mut self, script: &str) -> Result<String, LedgerError> {
         let (key, token) = (self.keys[2].clone(), self.config.token.clone());
-        let script = Script::new(LEAVE);
-        let _: String = self.retry(|connection| script.key(&key).arg(&token).invoke(connection))?;
-        Ok(())
+        let script = Script::new(script);
+        let connection = self.connection()?;
+        let answered = script.key(&key).arg(&token).arg(millis(ACTIVE_FOR)).invoke(connection);
+        answered.map_err(|error| {
+            self.connection = None;
+            self.unreachable(&error)
+        })
     }
 
     /// Does `work`, over new connections as long as servers are away.

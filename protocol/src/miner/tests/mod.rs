@@ -232,6 +232,7 @@ pub(super) fn opened(epoch: u64, roster: &Roster) -> EpochOpened {
 
 pub(super) fn beacon(epoch: u64, pending: u64) -> Beacon {
     Beacon {
+        node: None,
         name: "swarmpool.eth".into(),
         asset: Asset::Test,
         chain: 0,

@@ -83,6 +83,7 @@ pub(super) fn posted() -> Posted {
 fn pool_config(posted: Posted) -> PoolConfig {
     let models = [MODEL.to_owned()].into();
     PoolConfig {
+        node: None,
         reserve: swarm_protocol::money::MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: key(OPERATOR).address(),
