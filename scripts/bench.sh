@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/setup.sh >&2
 benches=("$@")
-[ $# -gt 0 ] || benches=(statements pool ledger tree bitswap gossip idle latency decode)
+[ $# -gt 0 ] || benches=(statements pool settlement ledger tree bitswap gossip idle latency decode)
 flags=()
 for bench in "${benches[@]}"; do flags+=(--bench "$bench"); done
 cargo bench --locked --quiet -p swarm-tests "${flags[@]}" --no-run >&2

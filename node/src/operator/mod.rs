@@ -65,7 +65,7 @@ pub async fn repair(args: &NodeArgs, redis: &RedisArgs) -> Result<Exit> {
     let directory = home::data_dir(&args.files, &args.pool.pool, "operator", args.data_name())?;
     let key = home::wallet(&args.files, &directory)?;
     let id = PoolId::derive(&args.pool.pool, key.address(), 0, Address::ZERO);
-    let (redis, copy) = (standby::config(redis)?, directory.file(LEDGER_FILE));
+    let (redis, copy) = (standby::config(redis, &directory), directory.file(LEDGER_FILE));
     let restored = tokio::task::spawn_blocking(move || {
         let mut ledger = RedisLedger::open(redis, &copy, &id.0)?;
         // One that was active when a dump was made is so for a moment when it is put back.

@@ -64,12 +64,12 @@ pub(super) async fn deposed(office: Option<&Office>) -> String {
     std::future::pending().await
 }
 
-/// What this process calls itself towards Redis: once a process, wherever it runs.
-pub(super) fn config(redis: &RedisArgs) -> Result<RedisConfig> {
-    let mut number = [0; 8];
-    getrandom::fill(&mut number).context("the system gives no random bytes")?;
-    let token = format!("process {} ({})", std::process::id(), hex::encode(number));
-    Ok(RedisConfig { urls: redis.urls.clone(), lossy: redis.lossy, token })
+/// What this process calls itself towards Redis: the machine and the folder, of which it has the lock, so that one that
+/// starts again need not wait for itself.
+pub(super) fn config(redis: &RedisArgs, directory: &DataDir) -> RedisConfig {
+    let machine = rustix::system::uname();
+    let token = format!("{}:{}", machine.nodename().to_string_lossy(), directory.path().display());
+    RedisConfig { urls: redis.urls.clone(), lossy: redis.lossy, token }
 }
 
 /// Stands by until this process is the active one; none if it is told to stop.
@@ -82,7 +82,7 @@ pub(super) async fn wait(
     again: bool,
     stop: &CancellationToken,
 ) -> Result<Option<(RedisLedger, Office)>> {
-    let config = config(redis)?;
+    let config = config(redis, directory);
     let Some(mut follower) = Follower::open(&config, directory, id, again, stop).await? else {
         return Ok(None);
     };

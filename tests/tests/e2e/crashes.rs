@@ -2,6 +2,7 @@
 
 use crate::harness::{Finished, Process, Site, job_of, text};
 use crate::peer::Peer;
+use crate::redis::Redis;
 use crate::reference;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -13,8 +14,8 @@ use swarm_node::network::{NetworkEvent, Verdict};
 use swarm_protocol::codec::{JobId, Link};
 use swarm_protocol::statement::{Body, Receipt, Signed, Statement};
 
-/// `OPERATOR_KILLS=300` is for the night.
-const KILLS: u64 = 15;
+/// At least three at each place, and ten wherever it is. `OPERATOR_KILLS=1000` is for the night.
+const KILLS: u64 = 40;
 const CUSTOMERS: usize = 3;
 const OPERATOR: [&str; 14] = [
     "--epoch",
@@ -32,13 +33,14 @@ const OPERATOR: [&str; 14] = [
     "--max-cooldown",
     "2s",
 ];
-/// Each place and the most visits that are survived there.
-const PLACES: [(&str, u64); 8] = [
-    ("before-append", 12),
-    ("before-commit", 12),
-    ("after-commit", 12),
-    ("after-append", 12),
-    ("between-effects", 40),
+/// Each place and the most visits that are survived there; the first is between Redis and the copy, if there is a Redis.
+const PLACES: [(&str, u64); 9] = [
+    ("after-redis", 6),
+    ("before-append", 6),
+    ("before-commit", 6),
+    ("after-commit", 6),
+    ("after-append", 6),
+    ("between-effects", 20),
     ("after-boundary", 2),
     ("before-header-signed", 2),
     ("mid-checkpoint", 2),
@@ -86,12 +88,12 @@ impl Drop for Closing<'_> {
 }
 
 /// One life of the operator, which ends with SIGKILL.
-fn live_and_die(site: &Site, dice: &mut Dice, kill: u64) -> String {
-    let at_random = kill % 3 == 2;
-    let (place, most) = PLACES[(kill - kill / 3) as usize % PLACES.len()];
+fn live_and_die(site: &Site, flags: &[&str], places: &[(&str, u64)], dice: &mut Dice, kill: u64) -> String {
+    let at_random = kill % 4 == 3;
+    let (place, most) = places[(kill - kill / 4) as usize % places.len()];
     let place = format!("{place}:{}", 1 + dice.below(most));
     let variables = if at_random { vec![] } else { vec![("SWARMPOOL_CRASH_AT", place.as_str())] };
-    let mut operator = site.operator_with(&OPERATOR, &variables);
+    let mut operator = site.operator_with(flags, &variables);
     let life = if at_random { Duration::from_millis(200 + dice.below(3000)) } else { MAX_LIFE };
     let end = Instant::now() + life;
     while operator.is_running() && Instant::now() < end {
@@ -155,6 +157,17 @@ fn check_answers(jobs: &[Finished], reading: &reference::Reading) {
 
 #[test]
 fn nothing_is_lost_or_happens_twice_when_the_operator_is_killed() {
+    killed_again_and_again(&OPERATOR, &PLACES[1..]);
+}
+
+#[test]
+fn nothing_is_lost_or_happens_twice_on_redis_when_the_operator_is_killed() {
+    let Some(redis) = Redis::start() else { return };
+    let url = redis.url();
+    killed_again_and_again(&[&OPERATOR[..], &["--redis-url", &url]].concat(), &PLACES);
+}
+
+fn killed_again_and_again(flags: &[&str], places: &[(&str, u64)]) {
     let kills = std::env::var("OPERATOR_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
     let (site, mut dice, stop) = (Site::new(), Dice::new(), AtomicBool::new(false));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -166,14 +179,14 @@ fn nothing_is_lost_or_happens_twice_when_the_operator_is_killed() {
     let jobs = std::thread::scope(|scope| {
         let (site, stop) = (&site, &stop);
         let closing = Closing(stop);
-        let first = site.operator(&OPERATOR);
+        let first = site.operator(flags);
         miners.extend(["alice.eth", "bob.eth", "carol.eth"].map(|ens| site.miner(ens, &[])));
         let customers: Vec<_> = (0..CUSTOMERS).map(|n| scope.spawn(move || custom(site, n, stop))).collect();
         first.kill();
         for kill in 0..kills {
-            println!("kill {kill}: {}", live_and_die(site, &mut dice, kill));
+            println!("kill {kill}: {}", live_and_die(site, flags, places, &mut dice, kill));
         }
-        let last = site.operator(&OPERATOR);
+        let last = site.operator(flags);
         drop(closing);
         let jobs: Vec<Finished> =
             customers.into_iter().flat_map(|customer| customer.join().unwrap()).collect();

@@ -24,6 +24,7 @@ mod payouts;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod peer;
 mod recompute;
+mod redis;
 mod reference;
 mod replay;
 mod restarts;

@@ -7,6 +7,7 @@
 use super::redis_log::{RedisConfig, RedisLog, Tail};
 use super::run::{self, Run};
 use super::{Ledger, LedgerError, RedbLedger, Visit, check_append, check_batch};
+use crate::storage::crash::crash_point;
 use std::path::Path;
 use swarm_crypto::digest::Digest;
 
@@ -132,6 +133,7 @@ impl Ledger for RedisLedger {
             }
             other => other?,
         };
+        crash_point("after-redis");
         self.copy.append(expected_seq, batch)
     }
 
