@@ -1,7 +1,9 @@
 //! Everyone's view of the pool as this node keeps it: from gossip, and page by page from the operator.
 
+use crate::evidence::Witness;
 use crate::link::Link;
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use swarm_crypto::address::Address;
@@ -13,6 +15,8 @@ use swarm_protocol::view::View;
 use swarm_protocol::{Millis, Posted, Timestamp};
 use tokio_util::sync::CancellationToken;
 
+/// In a node's folder: what contradicts itself of what the operator signed.
+pub const EVIDENCE_FOLDER: &str = "evidence";
 /// Jobs whose terms are remembered; the first one learnt is forgotten first.
 pub const MAX_TERMS: usize = 50_000;
 /// Jobs that a complete reading did not name and that are asked for by name after it.
@@ -57,6 +61,7 @@ pub struct Heard {
     terms: BTreeMap<JobId, Terms>,
     order: VecDeque<JobId>,
     reading: Option<Reading>,
+    witness: Witness,
 }
 
 /// How far the pages of the operator have been read.
@@ -115,6 +120,14 @@ impl Heard {
             Body::EpochOpened(opened) => self.open(opened, (!asked).then_some(at)),
             _ => {}
         }
+        if by == operator
+            && let Some(path) = self.witness.hear(verified)
+        {
+            tracing::warn!(
+                "the operator has contradicted itself; anybody can check it: swarm-client verify {}",
+                path.display()
+            );
+        }
         self.view.apply(verified);
     }
 
@@ -161,6 +174,11 @@ impl Heard {
 pub struct LiveView(Arc<Mutex<Heard>>);
 
 impl LiveView {
+    /// A view that keeps evidence against the operator in this folder.
+    pub fn keeping(folder: PathBuf) -> Self {
+        Self(Arc::new(Mutex::new(Heard { witness: Witness::keeping(folder), ..Heard::default() })))
+    }
+
     /// What was heard so far; hold it only for as long as it takes to look.
     pub fn heard(&self) -> MutexGuard<'_, Heard> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

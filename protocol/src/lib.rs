@@ -8,6 +8,7 @@ pub mod acceptance;
 pub mod allowance;
 mod clock;
 pub mod codec;
+pub mod evidence;
 mod machine;
 pub mod miner;
 pub mod money;

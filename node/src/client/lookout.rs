@@ -6,7 +6,7 @@ use super::survey::{self, Sources, Survey};
 use crate::link::{Heard, Link};
 use crate::network::{NetworkEvent, Until};
 use crate::tables::PeerRow;
-use crate::view::LiveView;
+use crate::view::{EVIDENCE_FOLDER, LiveView};
 use futures::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,7 +62,7 @@ pub(crate) struct Lookout {
 impl Lookout {
     /// Begins with what the operator's introduction said.
     pub fn new(session: &Session, link: Link, introduction: &[&Verified]) -> Self {
-        let view = LiveView::default();
+        let view = LiveView::keeping(session.saved.folder().join(EVIDENCE_FOLDER));
         let asked = Arc::new(Mutex::new(Asked { answers: true, ..Asked::default() }));
         introduction.iter().for_each(|statement| view.hear_answer(&link, statement));
         let (pool, wallet) = (session.args.pool.pool.clone(), session.key.address());

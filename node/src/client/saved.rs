@@ -1,6 +1,7 @@
 //! What a client keeps: signed jobs, so that it can go on with them, and receipts, so that it can prove them.
 
 use crate::cli::UserError;
+use crate::evidence::EvidenceFile;
 use crate::storage::disk::{DiskError, write_atomic};
 use anyhow::{Result, anyhow};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,11 @@ pub(crate) struct Saved(PathBuf);
 impl Saved {
     pub fn new(folder: &Path) -> Self {
         Self(folder.to_owned())
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.0
     }
 
     fn file(&self, kind: &str, job: &JobId, extension: &str) -> Result<PathBuf> {
@@ -105,6 +111,12 @@ pub(crate) fn read_receipt(path: &Path) -> Result<(Signed, Option<String>), User
     let told = receipt_json(&signed);
     let differs = json.as_object().into_iter().flatten().find(|(name, value)| told.get(name) != Some(value));
     Ok((signed, differs.map(|(name, _)| name.clone())))
+}
+
+/// A file of evidence, if it is one.
+pub(crate) fn read_evidence(path: &Path) -> Option<EvidenceFile> {
+    std::fs::metadata(path).ok().filter(|file| file.len() <= MAX_FILE_BYTES)?;
+    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
 }
 
 /// The answer kept beside a receipt file, if it is there.

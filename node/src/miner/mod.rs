@@ -16,7 +16,7 @@ use crate::session::{JoinTerms, join};
 use crate::status;
 use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
 use crate::storage::pins::KNOWN_OPERATORS_FILE;
-use crate::view::LiveView;
+use crate::view::{EVIDENCE_FOLDER, LiveView};
 use crate::workload::Models;
 use anyhow::Result;
 use engines::Engines;
@@ -87,7 +87,7 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     let first = [joined.opened.clone(), joined.beacon.clone()];
     let mut miner = Miner::new(config(&args, &joined.pool, &key, &engines, clock));
     let link = Link::new(network.clone(), joined, clock).await;
-    let view = LiveView::default();
+    let view = LiveView::keeping(directory.file(EVIDENCE_FOLDER));
     tokio::spawn(view.clone().keep(link.clone(), MAX_VIEW_PAGES, VIEW_INTERVAL, stop.clone()));
     // It was empty until now.
     let _ = seen.set((link.clone(), view.clone()));

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 use cid::Cid;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
 use swarm_inference::CancelToken;
@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 const MAX_TASKS: usize = 64;
 /// How long content is fetched for.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
+/// Before an operator that did not answer is asked again.
+const ASK_PAUSE: Duration = Duration::from_millis(250);
 /// How often an engine's progress is passed on, at most.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 /// The largest roster block.
@@ -179,9 +181,7 @@ fn keep(blocks: &BlockStore, broken: &OnceLock<DiskError>, made: Made) -> Result
 }
 
 async fn fetch_content(link: &Link, job: JobId) -> Result<Content> {
-    let answer = link.ask(Query::Snapshot { job }).await.context("the operator does not answer")?;
-    let Answer::Snapshot(signed) = answer else { return Err(anyhow!("the operator sent no job")) };
-    let signed: Signed = signed.context("the operator has no such open job")?;
+    let signed = fetch_job(link, job).await?;
     let verified = link.check(&signed)?;
     let Body::Job(body) = &verified.statement().body else { return Err(anyhow!("the operator sent no job")) };
     if verified.id() != job {
@@ -193,6 +193,19 @@ async fn fetch_content(link: &Link, job: JobId) -> Result<Content> {
         JobInput::Text(_) | JobInput::Chat(_) | JobInput::Sealed { .. } => None,
     };
     Ok(Content { job: verified, linked })
+}
+
+/// The job's statement. An operator that is away may be starting again, or another may be taking its place.
+async fn fetch_job(link: &Link, job: JobId) -> Result<Signed> {
+    let until = Instant::now() + FETCH_TIMEOUT;
+    loop {
+        match link.ask(Query::Snapshot { job }).await {
+            Some(Answer::Snapshot(signed)) => return signed.context("the operator has no such open job"),
+            Some(_) => return Err(anyhow!("the operator sent no job")),
+            None if Instant::now() >= until => return Err(anyhow!("the operator does not answer")),
+            None => tokio::time::sleep(ASK_PAUSE).await,
+        }
+    }
 }
 
 async fn fetch_text(link: &Link, cid: &Cid, bytes: u64) -> Result<String> {

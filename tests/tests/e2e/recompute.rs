@@ -2,9 +2,13 @@
 
 use crate::harness::{Site, job_of, text};
 use serde_json::Value;
+use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
 use swarm_crypto::merkle;
+use swarm_protocol::Timestamp;
+use swarm_protocol::codec::Link;
+use swarm_protocol::statement::{EpochSealed, Statement};
 
 /// What came of each check.
 fn results(verified: &Value) -> Vec<(&str, &str)> {
@@ -60,6 +64,26 @@ fn paid(site: &Site, archive: &std::path::Path, answers: &[Value]) {
     assert_eq!(earned, answers.len());
 }
 
+/// Two headers for one epoch, which somebody heard, convince somebody else; two that agree do not.
+fn evidence(site: &Site, elsewhere: &Site, told: &[&str]) {
+    let key = std::fs::read_to_string(site.data("operator").join("key")).unwrap();
+    let bytes: [u8; 32] = hex::decode(key.trim()).unwrap().try_into().unwrap();
+    let key = SecretKey::from_bytes(&bytes).unwrap();
+    let pool = PoolId::derive("swarmpool.eth", key.address(), 0, Address::ZERO);
+    let sealed = |at, header| {
+        let body = EpochSealed { epoch: 3, header: Link([header; 32]) };
+        hex::encode(Statement::derived(pool, key.address(), Timestamp(at), body.into()).sign(&key).encode())
+    };
+    let path = elsewhere.home().join("evidence.json");
+    for (other, code) in [(2, 0), (1, 1)] {
+        let statements = [sealed(1_790_000_000_000, 1), sealed(1_790_000_000_001, other)];
+        let file = serde_json::json!({ "evidence": "two headers for epoch 3", "operator": "", "statements": statements });
+        std::fs::write(&path, file.to_string()).unwrap();
+        let verdict = elsewhere.client(&[&["verify", &text(&path)], told].concat());
+        assert_eq!(verdict.code(), Some(code), "{verdict:?}");
+    }
+}
+
 /// The wallet of a miner, as its own command says.
 fn wallet(site: &Site, miner: &str) -> String {
     let key = std::fs::read_to_string(site.data(&format!("miner-{miner}")).join("key")).unwrap();
@@ -109,6 +133,8 @@ fn all_that_a_pool_has_sealed_is_recomputed_also_offline_and_no_byte_can_be_chan
     let address = address.split_whitespace().find(|word| word.starts_with("0x")).unwrap().to_owned();
     let told = ["--operator", address.trim_end_matches([',', '.'])];
     all_good(&elsewhere.client(&[&offline[..], &told].concat()).good().json());
+
+    evidence(&site, &elsewhere, &told);
 
     let good = std::fs::read(&archive).unwrap();
     let changed = elsewhere.home().join("changed.car");

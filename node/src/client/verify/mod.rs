@@ -6,17 +6,19 @@ mod whole;
 use super::checks::{Check, Found, no, open, report, yes};
 use super::output::receipt_of;
 use super::recompute::{MAX_WALK, Recomputation, Source, begin, signature};
-use super::saved::{read_answer, read_receipt};
+use super::saved::{read_answer, read_evidence, read_receipt};
 use super::{Connection, Session};
 use crate::cli::{Exit, Subject, UserError, VerifyArgs};
+use crate::evidence::EvidenceFile;
 use crate::workload::Models;
 use anyhow::Result;
 use quick::against_epoch;
 use std::path::Path;
 use swarm_protocol::codec::{self, Link as Cid};
+use swarm_protocol::evidence::contradiction;
 use swarm_protocol::money::FeeSplit;
 use swarm_protocol::pool::{HELD_EPOCHS, Leaf};
-use swarm_protocol::statement::Receipt;
+use swarm_protocol::statement::{Receipt, Signed, Statement};
 use whole::Whole;
 
 /// Sealed epochs whose transcripts an operator still has.
@@ -28,6 +30,11 @@ const RECORDS: &str = "records";
 
 pub(super) async fn verify(session: Session, args: &VerifyArgs) -> Result<Exit> {
     let whole = args.whole || args.sealed.car.is_some() || args.sealed.save.is_some();
+    if let Some(Subject::File(path)) = &args.subject
+        && let Some(file) = read_evidence(path)
+    {
+        return evidence(&session, &file);
+    }
     match &args.subject {
         Some(Subject::File(path)) if whole => whole_pool(session, args, None, Some(path)).await,
         Some(Subject::File(path)) => file(session, path).await,
@@ -38,6 +45,33 @@ pub(super) async fn verify(session: Session, args: &VerifyArgs) -> Result<Exit> 
         },
         None => whole_pool(session, args, None, None).await,
     }
+}
+
+/// Two statements that one operator cannot both have signed in good faith.
+fn evidence(session: &Session, file: &EvidenceFile) -> Result<Exit> {
+    let read = |text: &String| -> Option<(Signed, Statement)> {
+        let signed = Signed::decode(&hex::decode(text).ok()?).ok()?;
+        let statement = Statement::decode(&signed.payload).ok()?;
+        Some((signed, statement))
+    };
+    let (Some((first, one)), Some((second, other))) = (read(&file.statements[0]), read(&file.statements[1]))
+    else {
+        return Err(UserError::input("the file holds no two signed statements")
+            .hint("it is no evidence")
+            .into());
+    };
+    let mut checks =
+        vec![signature(session, &first, one.header.by)?, signature(session, &second, other.header.by)?];
+    checks.push(match contradiction(&one, &other) {
+        Some(found) => yes("evidence", format!("{found}, signed by {}", one.header.by)),
+        None => no("evidence", "the two statements do not contradict each other"),
+    });
+    report(
+        session,
+        ("evidence", file.evidence.clone().into()),
+        &checks,
+        |_| "it proves nothing against the operator",
+    )
 }
 
 /// A receipt from a file, and what can be said of it without the pool.
