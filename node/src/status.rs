@@ -122,7 +122,8 @@ pub fn answer(
     }
 }
 
-fn bind(path: &Path) -> std::io::Result<UnixListener> {
+/// A socket in a node's own folder, for its owner only.
+pub(crate) fn bind(path: &Path) -> std::io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -134,12 +135,13 @@ fn bind(path: &Path) -> std::io::Result<UnixListener> {
 }
 
 /// A path that fits into a socket's address; it leads there for as long as the file is open.
-fn reachable(path: &Path) -> std::io::Result<(PathBuf, Option<File>)> {
+pub(crate) fn reachable(path: &Path) -> std::io::Result<(PathBuf, Option<File>)> {
     if path.as_os_str().len() <= MAX_SOCKET_PATH {
         return Ok((path.to_owned(), None));
     }
     let folder = File::open(path.parent().ok_or(Error::from(std::io::ErrorKind::NotFound))?)?;
-    let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(SOCKET_FILE);
+    let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()))
+        .join(path.file_name().unwrap_or_default());
     Ok((short, Some(folder)))
 }
 

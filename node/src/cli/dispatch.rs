@@ -20,6 +20,7 @@ pub(super) fn node(args: NodeArgs) -> Result<Exit> {
         let stop = on_signals()?;
         match args.command.clone() {
             Some(NodeCommand::Status { json }) => return status::show(&args, json).await,
+            Some(NodeCommand::Backup { folder }) => return operator::backup(&args, &folder).await,
             Some(NodeCommand::Repair(redis)) => return operator::repair(&args, &redis).await,
             Some(NodeCommand::Earnings(earnings)) => {
                 return client::run(ClientArgs::earnings(args, earnings), stop).await;

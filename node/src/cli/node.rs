@@ -82,6 +82,13 @@ pub enum NodeCommand {
         #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
         json: bool,
     },
+    /// Copy the folder of the operator that runs here, while it runs
+    #[command(hide = true)]
+    Backup {
+        /// Where to; it must not be there yet
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
     /// Give back to Redis the records that it has lost and this operator's copy has
     #[command(hide = true)]
     Repair(RedisArgs),

@@ -2,6 +2,7 @@
 
 use super::{Source, Subsystem, whole};
 use crate::storage::ledger::{Ledger, LedgerError, Visit};
+use crate::storage::snapshot::Snapshot;
 use async_trait::async_trait;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -107,6 +108,10 @@ impl Ledger for MeasuredLedger {
 
     fn load_checkpoint(&self) -> Result<Option<(u64, Vec<u8>)>, LedgerError> {
         self.ledger.load_checkpoint()
+    }
+
+    fn snapshot(&self) -> Result<Option<Snapshot>, LedgerError> {
+        self.ledger.snapshot()
     }
 
     fn hash_at(&self, seq: u64) -> Result<Option<Digest>, LedgerError> {

@@ -1,11 +1,14 @@
 //! The operator's process: the pool machine with a ledger, content and peers around it.
 
+mod backup;
 mod content;
 mod ingress;
 mod shell;
 mod standby;
 mod story;
 mod tree;
+
+pub use backup::ask as backup;
 
 use crate::cli::{Exit, NodeArgs, RedisArgs};
 use crate::clock::Clock;
@@ -120,6 +123,7 @@ async fn term(
     let alone = status::Joined::default();
     let _answering =
         status::answer(directory, "operator", &args.pool.pool, key.address(), &network, clock, &alone);
+    let copying = backup::serve(directory, &writer, &blocks);
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
     let shown = match args.metrics.address {
         Some(address) => {
@@ -147,7 +151,7 @@ async fn term(
         _ = &mut ingress => Err(anyhow!("the network's events ended; start the operator again")),
     };
     ingress.abort();
-    drop(shown);
+    drop((shown, copying));
     growing.cancel();
     // Nobody is to wait for a place in it any more.
     drop(inputs);

@@ -10,6 +10,7 @@ mod kept;
 pub use kept::{MAX_KEPT_BLOCKS, MAX_KEPT_BYTES};
 
 use super::disk::{DiskError, open_database, survive_damage};
+use super::snapshot::{Snapshot, copy_table};
 use cid::Cid;
 use redb::backends::InMemoryBackend;
 use redb::{
@@ -109,7 +110,21 @@ struct Entry {
     kept: bool,
 }
 
+fn copy(from: &redb::ReadTransaction, to: &Database) -> Result<(), redb::Error> {
+    copy_table(from, to, BLOCKS, &mut |table, key, value| Ok(table.insert(key, value).map(|_| ())?))?;
+    copy_table(from, to, ARRIVALS, &mut |table, key, value| Ok(table.insert(key, value).map(|_| ())?))?;
+    copy_table(from, to, PINS, &mut |table, key, value| Ok(table.insert(key, value).map(|_| ())?))?;
+    copy_table(from, to, TREE, &mut |table, key, value| Ok(table.insert(key, value).map(|_| ())?))
+}
+
 impl BlockStore {
+    /// The store as it is now, to be copied while it goes on.
+    pub fn snapshot(&self) -> Result<Snapshot, DiskError> {
+        let transaction =
+            self.database.begin_read().map_err(|error| DiskError::database(&self.path, error))?;
+        Ok(Snapshot::of(transaction, &self.path, copy))
+    }
+
     /// Opens or creates the store in this file, with at most `quota` bytes of content.
     pub fn open(path: &Path, quota: u64) -> Result<Self, BlockError> {
         let database = open_database(path, CACHE_BYTES)?;

@@ -10,6 +10,7 @@ pub mod home;
 pub mod ledger;
 pub mod pins;
 pub mod sequencer;
+pub mod snapshot;
 
 #[cfg(test)]
 mod tests;

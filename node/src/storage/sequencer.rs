@@ -1,6 +1,7 @@
 //! An async front for a ledger on a thread of its own, with group commit.
 
 use super::ledger::{Ledger, LedgerError, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, check_batch};
+use super::snapshot::Snapshot;
 use swarm_crypto::digest::Digest;
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,7 +28,11 @@ pub struct LedgerWriter {
 enum Request {
     Append(Vec<Vec<u8>>, oneshot::Sender<Result<Appended, LedgerError>>),
     Checkpoint(u64, Vec<u8>, oneshot::Sender<Result<(), LedgerError>>),
+    Snapshot(oneshot::Sender<Result<Option<Moment>, LedgerError>>),
 }
+
+/// A ledger's snapshot, the number of the record after it, and the hash of its last.
+pub type Moment = (Snapshot, u64, Digest);
 
 impl LedgerWriter {
     /// Moves the ledger to its thread; joining that thread gives the ledger back.
@@ -56,6 +61,13 @@ impl LedgerWriter {
     pub async fn save_checkpoint(&self, seq: u64, bytes: Vec<u8>) -> Result<(), LedgerError> {
         let (answer, answered) = oneshot::channel();
         self.send(Request::Checkpoint(seq, bytes, answer)).await?;
+        answered.await.map_err(|_| LedgerError::Stopped)?
+    }
+
+    /// The ledger as it is now, to be copied while it goes on; none if it is in no file.
+    pub async fn snapshot(&self) -> Result<Option<Moment>, LedgerError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Snapshot(answer)).await?;
         answered.await.map_err(|_| LedgerError::Stopped)?
     }
 
@@ -109,6 +121,12 @@ fn serve(ledger: &mut dyn Ledger, waiting: &mut mpsc::Receiver<Request>) {
                 next = fill(&mut group, waiting);
                 group.commit(ledger)
             }
+            Request::Snapshot(caller) => {
+                let taken = ledger.snapshot();
+                let moment = taken.map(|taken| taken.map(|taken| (taken, ledger.next_seq(), ledger.head())));
+                caller.send(moment).ok();
+                Ok(())
+            }
             Request::Checkpoint(seq, bytes, caller) => {
                 let done = ledger.save_checkpoint(seq, &bytes);
                 let harmless =
@@ -140,6 +158,7 @@ fn refuse_the_rest(error: &LedgerError, mut next: Option<Request>, waiting: &mut
         match request {
             Request::Append(_, caller) => caller.send(Err(error.clone())).is_ok(),
             Request::Checkpoint(_, _, caller) => caller.send(Err(error.clone())).is_ok(),
+            Request::Snapshot(caller) => caller.send(Err(error.clone())).is_ok(),
         };
     }
 }

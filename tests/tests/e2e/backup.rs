@@ -138,3 +138,58 @@ fn an_operator_without_its_content_still_knows_what_it_owes() {
     miner.terminate().good();
     operator.terminate().good();
 }
+
+fn backed_up(site: &Site, folder: &Path) -> Finished {
+    let mut command = site.command("swarm-node");
+    command.args(["backup", folder.to_str().unwrap()]);
+    Process::start("backup", command).finish()
+}
+
+#[test]
+fn a_running_operator_is_copied_and_a_copy_that_broke_off_is_none() {
+    let site = Site::new();
+    let copies = tempfile::tempdir().unwrap();
+    let folder = copies.path().join("copy");
+    // Three times it dies while it makes one: there is none, and the operator goes on.
+    for _ in 0..3 {
+        let operator = site.operator_with(&OPERATOR, &[("SWARMPOOL_CRASH_AT", "mid-backup")]);
+        operator.expect("listening on");
+        let broken = backed_up(&site, &folder);
+        assert_eq!(broken.code(), Some(2), "{broken:?}");
+        assert!(!folder.exists());
+        operator.finish();
+    }
+    let (operator, miner) = (starts(&site), site.miner("alice.eth", &[]));
+    let (first, epoch) = answered(&site, "one");
+    operator.expect(&format!("epoch {epoch} sealed"));
+    // Jobs flow while it is made.
+    let done = std::thread::scope(|scope| {
+        let jobs = scope.spawn(|| (0..6).map(|n| answered(&site, &format!("job {n}")).0).collect::<Vec<_>>());
+        let made = backed_up(&site, &folder).good();
+        assert!(made.stderr.contains("records"), "{made:?}");
+        jobs.join().unwrap()
+    });
+    let again = backed_up(&site, &folder);
+    assert_eq!(again.code(), Some(1), "{again:?}");
+    miner.terminate().good();
+    operator.kill();
+
+    // The machine is lost; the copy goes on from its moment.
+    let data = site.data("operator");
+    std::fs::remove_dir_all(&data).unwrap();
+    copy(&folder, &data);
+    std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let (operator, miner) = (starts(&site), site.miner("alice.eth", &[]));
+    assert_eq!(status(&site, &first).good().json()["status"], "answered");
+    let (last, epoch) = answered(&site, "after");
+    operator.expect(&format!("epoch {epoch} sealed"));
+    assert_eq!(checked(&site, &last, "epoch"), "ok");
+    site.client(&["verify"]).good();
+    let known = done.iter().filter(|job| status(&site, job).code() == Some(0)).count();
+    println!("{known} of {} jobs that ran meanwhile are in the copy", done.len());
+    miner.terminate().good();
+    operator.terminate().good();
+
+    let gone = backed_up(&site, &copies.path().join("other"));
+    assert!(gone.code() == Some(2) && gone.stderr.contains("no operator"), "{gone:?}");
+}

@@ -15,6 +15,7 @@ pub use on_redis::RedisLedger;
 pub use redis_log::{ACTIVE_FOR, RedisConfig, RedisLog};
 
 use super::disk::DiskError;
+use super::snapshot::Snapshot;
 use swarm_crypto::digest::{Context, Digest, derive};
 
 /// The largest record, in bytes.
@@ -50,6 +51,11 @@ pub trait Ledger: Send {
 
     /// The hash of record `seq`, if there is such a record.
     fn hash_at(&self, seq: u64) -> Result<Option<Digest>, LedgerError>;
+
+    /// The ledger as it is now, to be copied while it goes on; none if it is in no file.
+    fn snapshot(&self) -> Result<Option<Snapshot>, LedgerError> {
+        Ok(None)
+    }
 }
 
 /// What [`Ledger::replay`] calls: sequence number and record bytes.

@@ -4,6 +4,7 @@ use super::run::{self, Run};
 use super::{Ledger, LedgerError, NO_RECORD, Visit, check_append, check_checkpoint};
 use crate::storage::crash::crash_point;
 use crate::storage::disk::{DiskError, open_database, survive_damage};
+use crate::storage::snapshot::{Snapshot, copy_table};
 use redb::{
     Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
     StorageBackend, TableDefinition, WriteTransaction,
@@ -238,6 +239,11 @@ impl Ledger for RedbLedger {
         }
     }
 
+    fn snapshot(&self) -> Result<Option<Snapshot>, LedgerError> {
+        let transaction = self.db(|ledger| Ok(ledger.database.begin_read()?))?;
+        Ok(Some(Snapshot::of(transaction, &self.path, copy)))
+    }
+
     fn hash_at(&self, seq: u64) -> Result<Option<Digest>, LedgerError> {
         let row = self.db(|ledger| {
             let records = ledger.database.begin_read()?.open_table(RECORDS)?;
@@ -247,6 +253,12 @@ impl Ledger for RedbLedger {
         let run = Run::decode(row.value()).ok_or_else(|| self.broken(first.value()))?;
         Ok(usize::try_from(seq - first.value()).ok().and_then(|place| run.hash_at(place)))
     }
+}
+
+fn copy(from: &ReadTransaction, to: &Database) -> Result<(), redb::Error> {
+    copy_table(from, to, META, &mut |table, key, value| Ok(table.insert(key, value).map(|_| ())?))?;
+    copy_table(from, to, CHECKPOINT, &mut |table, key, value| Ok(table.insert(key, value).map(|_| ())?))?;
+    copy_table(from, to, RECORDS, &mut |table, key, value| Ok(table.insert(key, value).map(|_| ())?))
 }
 
 /// The number of rows then, and the last hash.

@@ -8,6 +8,7 @@ use super::redis_log::{RedisConfig, RedisLog, Tail};
 use super::run::{self, Run};
 use super::{Ledger, LedgerError, RedbLedger, Visit, check_append, check_batch};
 use crate::storage::crash::crash_point;
+use crate::storage::snapshot::Snapshot;
 use std::path::Path;
 use swarm_crypto::digest::Digest;
 
@@ -155,6 +156,10 @@ impl Ledger for RedisLedger {
 
     fn load_checkpoint(&self) -> Result<Option<(u64, Vec<u8>)>, LedgerError> {
         self.copy.load_checkpoint()
+    }
+
+    fn snapshot(&self) -> Result<Option<Snapshot>, LedgerError> {
+        self.copy.snapshot()
     }
 
     fn hash_at(&self, seq: u64) -> Result<Option<Digest>, LedgerError> {
