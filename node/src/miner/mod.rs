@@ -157,7 +157,8 @@ async fn listen(
                     }
                     Heard::Moved(verified) => {
                         view.hear(&link, &verified);
-                        tracing::info!("another node is the operator's now; going on with it");
+                        metrics.operator_is_there(true);
+                        tracing::info!("connected to the operator");
                         // The inbox is gone only when the process is.
                         let _ = inbox.send(Input::Event(Event::Heard(verified))).await;
                         Event::Connected
