@@ -21,6 +21,8 @@ const DEPOSIT_EPOCHS: u64 = 24;
 pub struct Held {
     /// Every acceptance, in the order of its leaves.
     pub leaves: Vec<HeldLeaf>,
+    /// How many of them were accepted in mode PPS.
+    pub shares: u64,
     /// By miner and auditor.
     pub miners: BTreeMap<Address, MicroUsdc>,
     /// The operator's.
@@ -81,6 +83,7 @@ impl Held {
         if leaf.mode == PayoutMode::Solo {
             add(self.miners.entry(leaf.wallet).or_default(), split.miner);
         }
+        self.shares += u64::from(leaf.mode == PayoutMode::Pps);
         add(&mut self.operator, split.operator);
         add(self.debits.entry(leaf.client).or_default(), leaf.price);
         self.leaves.push(leaf);
@@ -88,12 +91,18 @@ impl Held {
 
     /// What counts of its PPS acceptances, in the order of its leaves.
     pub(super) fn shares(&self) -> Vec<Share> {
-        self.leaves.iter().filter_map(HeldLeaf::share).collect()
+        self.shared_leaves().iter().filter_map(HeldLeaf::share).collect()
     }
 
     /// The same acceptances, for writing their credits.
     fn shared(&mut self) -> impl Iterator<Item = &mut HeldLeaf> {
-        self.leaves.iter_mut().filter(|leaf| leaf.share().is_some())
+        let leaves = if self.shares == 0 { &mut [] } else { &mut self.leaves[..] };
+        leaves.iter_mut().filter(|leaf| leaf.share().is_some())
+    }
+
+    /// Where all acceptances in mode PPS are: nowhere, if there are none.
+    pub(super) fn shared_leaves(&self) -> &[HeldLeaf] {
+        if self.shares == 0 { &[] } else { &self.leaves }
     }
 
     fn overturn(&mut self, index: usize) -> HeldLeaf {

@@ -134,7 +134,7 @@ impl Postings<'_> {
     /// PPS credits of the epoch that ends, a transfer for each wallet.
     fn credit(&mut self) {
         let Some(held) = self.state.held.get(&self.state.epoch.number) else { return };
-        let shared = held.leaves.iter().filter(|leaf| leaf.share().is_some());
+        let shared = held.shared_leaves().iter().filter(|leaf| leaf.share().is_some());
         let mut credits = BTreeMap::<Address, MicroUsdc>::new();
         for (leaf, credit) in shared.zip(self.state.pps_credits().credits) {
             super::state::add(credits.entry(leaf.wallet).or_default(), credit);

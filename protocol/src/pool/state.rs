@@ -1,4 +1,6 @@
-use super::header::{Counts, EpochHeader, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root};
+use super::header::{
+    Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root,
+};
 use super::held::{HELD_EPOCHS, Held, HeldLeaf};
 use super::record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
 use super::record_page::RecordPages;
@@ -65,6 +67,8 @@ pub struct OpenEpoch {
     pub tree: Tree,
     /// The leaf hashes of that tree.
     pub leaves: Vec<Digest>,
+    /// The links of the pages of them that are full.
+    pub leaf_pages: Vec<Link>,
     /// What became of jobs.
     pub counts: Counts,
     /// Σ prices of accepted jobs.
@@ -190,6 +194,23 @@ pub struct Acceptance {
     pub pps: Option<PpsTerms>,
 }
 
+impl OpenEpoch {
+    /// Pages are hashed as they fill, so that sealing costs no more than the last one.
+    fn push_leaf(&mut self, leaf: Digest) {
+        self.leaves.push(leaf);
+        if self.leaves.len().is_multiple_of(MAX_PAGE_LEAVES) {
+            let page = &self.leaves[self.leaves.len() - MAX_PAGE_LEAVES..];
+            self.leaf_pages.extend(leaf_pages(page).iter().map(|page| Link::of(page)));
+        }
+    }
+
+    fn leaf_links(&self) -> Vec<Link> {
+        let rest = &self.leaves[self.leaf_pages.len() * MAX_PAGE_LEAVES..];
+        let last = leaf_pages(rest);
+        self.leaf_pages.iter().copied().chain(last.iter().map(|page| Link::of(page))).collect()
+    }
+}
+
 impl Stage {
     /// True once nothing can change it any more.
     pub fn is_terminal(&self) -> bool {
@@ -214,6 +235,7 @@ impl State {
             secret_hash: genesis.secret_hash,
             tree: Tree::new(),
             leaves: Vec::new(),
+            leaf_pages: Vec::new(),
             counts: Counts::default(),
             volume: MicroUsdc(0),
             pages,
@@ -399,7 +421,7 @@ impl State {
         let pps = self.pps.terms(mode, entry.model, entry.price);
         let leaf = Leaf { job: *id, proof: proof.id(), wallet, price: entry.price, units, mode }.hash();
         let index = self.epoch.tree.append(leaf);
-        self.epoch.leaves.push(leaf);
+        self.epoch.push_leaf(leaf);
         let (client, price, model) = (entry.client, entry.price, entry.model);
         let entry = self.jobs.get_mut(id).expect("leased jobs are known");
         entry.stage = Stage::Accepted(Box::new(Acceptance {
@@ -486,6 +508,7 @@ impl State {
             secret_hash: boundary.next_secret_hash,
             tree: Tree::new(),
             leaves: Vec::new(),
+            leaf_pages: Vec::new(),
             counts: Counts::default(),
             volume: MicroUsdc(0),
             pages: RecordPages::new(seq + 1, self.head),
@@ -509,7 +532,7 @@ impl State {
             counts: self.epoch.counts,
             volume: self.epoch.volume,
             proofs_root: self.epoch.tree.root(),
-            leaf_pages: leaf_pages(&self.epoch.leaves).iter().map(|page| Link::of(page)).collect(),
+            leaf_pages: self.epoch.leaf_links(),
             record_pages: self.epoch.pages.links().to_vec(),
             payouts_root: standard_root(self.accounts.payouts()),
             debits_root: standard_root(&self.debits),
