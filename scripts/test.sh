@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All tests that a commit has to pass, those against foreign nodes and a foreign settlement too. With arguments, which go to the tests, only
-# some: scripts/test.sh job_file
+# All tests that a commit has to pass, those against foreign nodes and a foreign settlement too. With arguments, which go
+# to the tests, only some: scripts/test.sh job_file
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
