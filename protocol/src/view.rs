@@ -7,7 +7,8 @@
 //! in any order and through any merges, are equal.
 
 use crate::codec::{JobId, Link, encode};
-use crate::statement::{Body, Heartbeat, Reason, Refusal, Verified};
+use crate::evidence::end_of;
+use crate::statement::{Body, Heartbeat, Reason, Verified};
 use crate::{Millis, Timestamp};
 use serde::Serialize;
 use std::cmp::Reverse;
@@ -165,7 +166,7 @@ impl View {
                 state(lease.job, JobState::Leased { attempt: lease.term, wallet: lease.wallet })
             }
             Body::Receipt(receipt) => state(receipt.job, JobState::Accepted { receipt: verified.id() }),
-            Body::Refusal(refusal) if ends_job(refusal) => {
+            Body::Refusal(refusal) if end_of(verified.statement()).is_some() => {
                 state(refusal.job, JobState::Refunded { refusal: verified.id(), reason: refusal.reason })
             }
             Body::Heartbeat(heartbeat) => {
@@ -331,8 +332,4 @@ impl View {
             self.miners.remove(&wallet);
         }
     }
-}
-
-fn ends_job(refusal: &Refusal) -> bool {
-    matches!(refusal.reason, Reason::JobExpired | Reason::JobCancelled | Reason::JobUnrunnable)
 }

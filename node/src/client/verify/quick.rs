@@ -18,12 +18,13 @@ pub(super) async fn against_epoch(connection: Connection, receipt: &Receipt) -> 
         (sealed(&connection.link, receipt).await, Source::Network(Box::new(connection), None));
     let unavailable = |what, error: anyhow::Error| open(what, format!("unavailable: {error}"));
     let header = match asked {
-        Ok(Ok(newest)) => walk_back(&source, &newest, receipt.epoch).await,
-        Ok(Err(unsealed)) => return vec![unsealed],
+        Ok(Ok(newest)) => walk_back(&source, &newest, receipt.epoch).await.map(Ok),
+        Ok(Err(unsealed)) => Ok(Err(unsealed)),
         Err(error) => Err(error),
     };
     let checks = match header {
-        Ok(header) => vec![
+        Ok(Err(unsealed)) => vec![unsealed],
+        Ok(Ok(header)) => vec![
             in_leaves(&source, &header, receipt).await.unwrap_or_else(|error| unavailable(EPOCH, error)),
             in_records(&source, &header, receipt).await.unwrap_or_else(|error| unavailable(RECORDS, error)),
         ],

@@ -6,7 +6,7 @@
 
 use super::redis_log::{RedisConfig, RedisLog, Tail};
 use super::run::{self, Run};
-use super::{Ledger, LedgerError, RedbLedger, Visit, check_append, check_batch};
+use super::{Ledger, LedgerError, RedbLedger, Visit, check_append};
 use crate::storage::crash::crash_point;
 use crate::storage::snapshot::Snapshot;
 use std::path::Path;
@@ -83,33 +83,34 @@ impl RedisLedger {
         if known != Some(tail.head) {
             return Err(LedgerError::OtherHistory { seq: tail.next_seq.saturating_sub(1) });
         }
-        let first = tail.next_seq;
-        while tail.next_seq < self.copy.next_seq() {
-            let mut batch = Vec::new();
-            let stop = tail.next_seq + REPAIR_AT_ONCE as u64;
-            self.copy.replay(tail.next_seq, &mut |seq, record| {
-                if seq < stop {
-                    batch.push(record.to_vec());
-                }
-                Ok(())
-            })?;
-            tail = self.push(tail, &batch)?;
+        let (first, mut batch) = (tail.next_seq, Vec::new());
+        let Self { log, copy } = self;
+        copy.replay(first, &mut |_, record| {
+            batch.push(record.to_vec());
+            if batch.len() == REPAIR_AT_ONCE {
+                tail = push(log, tail, &std::mem::take(&mut batch))?;
+            }
+            Ok(())
+        })?;
+        if !batch.is_empty() {
+            tail = push(log, tail, &batch)?;
         }
         Ok(tail.next_seq - first)
     }
+}
 
-    fn push(&mut self, from: Tail, batch: &[Vec<u8>]) -> Result<Tail, LedgerError> {
-        let (mut seq, mut head, mut rows) = (from.next_seq, from.head, Vec::new());
-        for records in run::runs(batch) {
-            // Rows of the stream are numbered by their first record.
-            let (row, end) = run::encode(seq, &head, records);
-            rows.push((seq, row));
-            (seq, head) = (seq + records.len() as u64, end);
-        }
-        let to = Tail { next_seq: seq, head };
-        self.log.append(from, to, &rows)?;
-        Ok(to)
+/// Appends records to the log; gives its new end.
+fn push(log: &mut RedisLog, from: Tail, batch: &[Vec<u8>]) -> Result<Tail, LedgerError> {
+    let (mut seq, mut head, mut rows) = (from.next_seq, from.head, Vec::new());
+    for records in run::runs(batch) {
+        // Rows of the stream are numbered by their first record.
+        let (row, end) = run::encode(seq, &head, records);
+        rows.push((seq, row));
+        (seq, head) = (seq + records.len() as u64, end);
     }
+    let to = Tail { next_seq: seq, head };
+    log.append(from, to, &rows)?;
+    Ok(to)
 }
 
 /// Others need not wait until it is certain that this process is gone.
@@ -123,12 +124,11 @@ impl Drop for RedisLedger {
 impl Ledger for RedisLedger {
     fn append(&mut self, expected_seq: u64, batch: &[Vec<u8>]) -> Result<(), LedgerError> {
         check_append(expected_seq, self.copy.next_seq(), batch)?;
-        check_batch(batch)?;
         if batch.is_empty() {
             return Ok(());
         }
         let from = Tail { next_seq: expected_seq, head: self.copy.head() };
-        match self.push(from, batch) {
+        match push(&mut self.log, from, batch) {
             Err(LedgerError::Conflict { expected, found }) if found < expected => {
                 return Err(LedgerError::RecordsLost { next_seq: found, relied_on: expected - 1 });
             }
