@@ -76,7 +76,7 @@ pub(super) async fn begin(
         let source = Source::archive(path)?;
         let (newest, signed) = archived(&source, path, asked).await?;
         let check = match signed {
-            None => open(WHAT, format!("{newest}; the archive holds no signature of an operator over it")),
+            None => unsigned(WHAT, &newest, asked.as_ref()),
             Some((signed, sealed, by)) if sealed.header == newest => seal(session, &signed, &sealed, by)?,
             Some((_, sealed, _)) => no(WHAT, format!("the archive's signature is over {}", sealed.header)),
         };
@@ -194,6 +194,15 @@ fn seal(session: &Session, signed: &Signed, sealed: &EpochSealed, by: Address) -
     Ok(Check { what: "sealed", found })
 }
 
+/// What a header without its operator's signature is worth: whoever was given its CID may trust that, nobody else.
+fn unsigned(what: &'static str, newest: &Link, asked: Option<&Link>) -> Check {
+    let text = format!("{newest}; the archive holds no signature of an operator over it");
+    match asked {
+        Some(_) => open(what, text),
+        None => no(what, format!("{text}, and nobody named a header whose CID they trust")),
+    }
+}
+
 type SignedSeal = (Signed, EpochSealed, Address);
 
 /// The header that an archive is about, and what an operator signed of it.
@@ -207,9 +216,11 @@ async fn archived(source: &Source, path: &Path, asked: Option<Link>) -> Result<(
     })?;
     let mut signed = None;
     for root in archive.roots().iter().skip(1) {
-        let Some(snapshot) = archive.block(root)?.and_then(|block| Signed::decode(&block).ok()) else {
-            continue;
+        let Some(block) = archive.block(root)? else {
+            let text = format!("{}: {root} is one of its roots and not in it", path.display());
+            return Err(UserError::input(text).hint("somebody has changed it: get it again").into());
         };
+        let Ok(snapshot) = Signed::decode(&block) else { continue };
         if let Ok(Statement { header, body: Body::EpochSealed(sealed) }) =
             Statement::decode(&snapshot.payload)
         {
