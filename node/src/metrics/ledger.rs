@@ -95,6 +95,10 @@ impl Ledger for MeasuredLedger {
         self.ledger.head()
     }
 
+    fn first_seq(&self) -> u64 {
+        self.ledger.first_seq()
+    }
+
     fn replay(&self, from: u64, f: &mut Visit<'_>) -> Result<(), LedgerError> {
         self.ledger.replay(from, f)
     }
@@ -108,6 +112,10 @@ impl Ledger for MeasuredLedger {
 
     fn load_checkpoint(&self) -> Result<Option<(u64, Vec<u8>)>, LedgerError> {
         self.ledger.load_checkpoint()
+    }
+
+    fn compact(&mut self, seq: u64, last: Digest) -> Result<u64, LedgerError> {
+        self.ledger.compact(seq, last)
     }
 
     fn snapshot(&self) -> Result<Option<Snapshot>, LedgerError> {

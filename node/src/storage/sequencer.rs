@@ -28,6 +28,7 @@ pub struct LedgerWriter {
 enum Request {
     Append(Vec<Vec<u8>>, oneshot::Sender<Result<Appended, LedgerError>>),
     Checkpoint(u64, Vec<u8>, oneshot::Sender<Result<(), LedgerError>>),
+    Compact(u64, Digest, oneshot::Sender<Result<u64, LedgerError>>),
     Snapshot(oneshot::Sender<Result<Option<Moment>, LedgerError>>),
 }
 
@@ -61,6 +62,13 @@ impl LedgerWriter {
     pub async fn save_checkpoint(&self, seq: u64, bytes: Vec<u8>) -> Result<(), LedgerError> {
         let (answer, answered) = oneshot::channel();
         self.send(Request::Checkpoint(seq, bytes, answer)).await?;
+        answered.await.map_err(|_| LedgerError::Stopped)?
+    }
+
+    /// Drops some of the records before `seq`, the last of which has the hash `last`; says which is the first now.
+    pub async fn compact(&self, seq: u64, last: Digest) -> Result<u64, LedgerError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Compact(seq, last, answer)).await?;
         answered.await.map_err(|_| LedgerError::Stopped)?
     }
 
@@ -127,6 +135,12 @@ fn serve(ledger: &mut dyn Ledger, waiting: &mut mpsc::Receiver<Request>) {
                 caller.send(moment).ok();
                 Ok(())
             }
+            Request::Compact(seq, last, caller) => {
+                let done = ledger.compact(seq, last);
+                let harmless = matches!(done, Err(LedgerError::Unusable { .. }));
+                caller.send(done.clone()).ok();
+                if harmless { Ok(()) } else { done.map(|_| ()) }
+            }
             Request::Checkpoint(seq, bytes, caller) => {
                 let done = ledger.save_checkpoint(seq, &bytes);
                 let harmless =
@@ -158,6 +172,7 @@ fn refuse_the_rest(error: &LedgerError, mut next: Option<Request>, waiting: &mut
         match request {
             Request::Append(_, caller) => caller.send(Err(error.clone())).is_ok(),
             Request::Checkpoint(_, _, caller) => caller.send(Err(error.clone())).is_ok(),
+            Request::Compact(_, _, caller) => caller.send(Err(error.clone())).is_ok(),
             Request::Snapshot(caller) => caller.send(Err(error.clone())).is_ok(),
         };
     }
@@ -192,6 +207,9 @@ mod tests {
         fn head(&self) -> Digest {
             self.inner.head()
         }
+        fn first_seq(&self) -> u64 {
+            self.inner.first_seq()
+        }
         fn replay(&self, from: u64, f: &mut Visit<'_>) -> Result<(), LedgerError> {
             self.inner.replay(from, f)
         }
@@ -200,6 +218,9 @@ mod tests {
         }
         fn load_checkpoint(&self) -> Result<Option<(u64, Vec<u8>)>, LedgerError> {
             self.inner.load_checkpoint()
+        }
+        fn compact(&mut self, seq: u64, last: Digest) -> Result<u64, LedgerError> {
+            self.inner.compact(seq, last)
         }
         fn hash_at(&self, seq: u64) -> Result<Option<Digest>, LedgerError> {
             self.inner.hash_at(seq)

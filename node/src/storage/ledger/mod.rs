@@ -27,7 +27,7 @@ pub const MAX_BATCH_BYTES: usize = 64 << 20;
 /// The largest checkpoint, in bytes.
 pub const MAX_CHECKPOINT_BYTES: usize = 1 << 30;
 
-/// A durable, hash-chained log of records with one checkpoint.
+/// A durable, hash-chained log of records with two checkpoints, from which what stands elsewhere can be dropped.
 pub trait Ledger: Send {
     /// Appends all of `batch` or none of it, durable when it returns; `expected_seq` must be [`Ledger::next_seq`].
     ///
@@ -40,16 +40,24 @@ pub trait Ledger: Send {
     /// The hash of the last record; [`NO_RECORD`] when there is none.
     fn head(&self) -> Digest;
 
+    /// The sequence number of the first record that was not dropped.
+    fn first_seq(&self) -> u64;
+
     /// Calls `f` with each record from `from` on, in order, checking the chain on the way.
     fn replay(&self, from: u64, f: &mut Visit<'_>) -> Result<(), LedgerError>;
 
-    /// Keeps `bytes` as the state after all records before `seq`, in place of an older checkpoint.
+    /// Keeps `bytes` as the state after all records before `seq`, beside the checkpoint before it; one that is no newer
+    /// than the newest is passed over.
     fn save_checkpoint(&mut self, seq: u64, bytes: &[u8]) -> Result<(), LedgerError>;
 
-    /// The newest checkpoint, with the sequence number to replay from; a damaged one counts as none.
+    /// The newest checkpoint that is whole, with the sequence number to replay from.
     fn load_checkpoint(&self) -> Result<Option<(u64, Vec<u8>)>, LedgerError>;
 
-    /// The hash of record `seq`, if there is such a record.
+    /// Drops records before `seq`, the last of which must have the hash `last`, as long as both checkpoints are after
+    /// them; at most so many at a call as an append can wait for. Says which record is the first now.
+    fn compact(&mut self, seq: u64, last: Digest) -> Result<u64, LedgerError>;
+
+    /// The hash of record `seq`, if there is such a record and it, or the one after it, was not dropped.
     fn hash_at(&self, seq: u64) -> Result<Option<Digest>, LedgerError>;
 
     /// The ledger as it is now, to be copied while it goes on; none if it is in no file.
@@ -80,6 +88,8 @@ pub enum LedgerError {
         "{path} has ledger format {found}, this version reads {known}; use the version of swarm-node that wrote it"
     )]
     OtherFormat { path: std::path::PathBuf, known: u32, found: u32 },
+    #[error("record {seq} is not in this ledger any more: its first one is {first_seq}")]
+    Dropped { seq: u64, first_seq: u64 },
     #[error("record {seq} cannot be used: {reason}")]
     Unusable { seq: u64, reason: String },
     #[error("Redis at {url} does not answer as it should: {reason}; start it, or correct --redis-url")]
@@ -131,6 +141,24 @@ fn check_append(expected: u64, found: u64, batch: &[Vec<u8>]) -> Result<(), Ledg
     match expected == found {
         true => check_batch(batch),
         false => Err(LedgerError::Conflict { expected, found }),
+    }
+}
+
+fn check_from(seq: u64, first_seq: u64) -> Result<(), LedgerError> {
+    match seq >= first_seq {
+        true => Ok(()),
+        false => Err(LedgerError::Dropped { seq, first_seq }),
+    }
+}
+
+/// Refuses to drop records that are not the ones that the caller has elsewhere.
+fn check_dropped(seq: u64, found: Option<Digest>, last: Digest) -> Result<(), LedgerError> {
+    match found == Some(last) {
+        true => Ok(()),
+        false => Err(LedgerError::Unusable {
+            seq: seq.saturating_sub(1),
+            reason: "it is not the one that is published; nothing was dropped".to_owned(),
+        }),
     }
 }
 

@@ -146,6 +146,10 @@ impl Ledger for RedisLedger {
         self.copy.head()
     }
 
+    fn first_seq(&self) -> u64 {
+        self.copy.first_seq()
+    }
+
     fn replay(&self, from: u64, f: &mut Visit<'_>) -> Result<(), LedgerError> {
         self.copy.replay(from, f)
     }
@@ -156,6 +160,10 @@ impl Ledger for RedisLedger {
 
     fn load_checkpoint(&self) -> Result<Option<(u64, Vec<u8>)>, LedgerError> {
         self.copy.load_checkpoint()
+    }
+
+    fn compact(&mut self, seq: u64, last: Digest) -> Result<u64, LedgerError> {
+        self.copy.compact(seq, last)
     }
 
     fn snapshot(&self) -> Result<Option<Snapshot>, LedgerError> {

@@ -218,8 +218,9 @@ fn what_is_over_a_limit_is_refused_whole() {
 fn the_newest_checkpoint_is_kept_beside_all_records() {
     each(|bench| {
         bench.ledger().append(0, &batch(&["a", "b", "c"])).unwrap();
-        bench.ledger().save_checkpoint(0, b"nothing yet").unwrap();
-        bench.ledger().save_checkpoint(2, b"a and b").unwrap();
+        for (seq, state) in [(0, "nothing yet"), (1, "a"), (2, "a and b"), (2, "again"), (1, "older")] {
+            bench.ledger().save_checkpoint(seq, state.as_bytes()).unwrap();
+        }
         bench.ledger().append(3, &batch(&["d"])).unwrap();
         for _ in 0..2 {
             let ledger = bench.ledger();
@@ -246,6 +247,91 @@ fn a_checkpoint_past_the_end_is_refused() {
     });
 }
 
+/// One record a batch, so that each can be dropped by itself.
+fn letters(ledger: &mut dyn Ledger) {
+    for (seq, word) in (0..).zip(["a", "b", "c", "d", "e"]) {
+        ledger.append(seq, &batch(&[word])).unwrap();
+    }
+}
+
+#[test]
+fn what_both_checkpoints_are_after_can_be_dropped() {
+    each(|bench| {
+        let ledger = bench.ledger();
+        letters(ledger);
+        let hashes: Vec<_> = (0..5).map(|seq| ledger.hash_at(seq).unwrap().unwrap()).collect();
+        assert_eq!(ledger.compact(3, hashes[2]).unwrap(), 0, "there is no checkpoint");
+        ledger.save_checkpoint(2, b"a b").unwrap();
+        assert_eq!(ledger.compact(3, hashes[2]).unwrap(), 0, "there is one");
+        ledger.save_checkpoint(4, b"a b c d").unwrap();
+        assert_eq!(ledger.compact(3, hashes[2]).unwrap(), 2, "the older one is after two");
+        assert_eq!(ledger.compact(1, hashes[0]).unwrap(), 2, "they are gone already");
+        for _ in 0..2 {
+            let ledger = bench.ledger();
+            assert_eq!((ledger.first_seq(), ledger.next_seq(), ledger.head()), (2, 5, hashes[4]));
+            let left: Vec<_> = (2..).zip(batch(&["c", "d", "e"])).collect();
+            assert_eq!(records(ledger, 2), left);
+            for from in [0, 1] {
+                let refused = ledger.replay(from, &mut |_, _| Ok(()));
+                assert!(
+                    matches!(refused, Err(LedgerError::Dropped { seq, first_seq: 2 }) if seq == from),
+                    "{refused:?}"
+                );
+            }
+            let known: Vec<_> = (0..6).map(|seq| ledger.hash_at(seq).unwrap()).collect();
+            assert_eq!(known[0], None);
+            assert_eq!(known[1..5], hashes[1..].iter().map(|hash| Some(*hash)).collect::<Vec<_>>());
+            assert_eq!(known[5], None);
+            assert_eq!(ledger.load_checkpoint().unwrap(), Some((4, b"a b c d".to_vec())));
+            bench.reopen();
+        }
+        let ledger = bench.ledger();
+        ledger.append(5, &batch(&["f"])).unwrap();
+        ledger.save_checkpoint(6, b"all").unwrap();
+        ledger.save_checkpoint(6, b"all").unwrap();
+        assert_eq!(ledger.compact(6, ledger.head()).unwrap(), 4);
+    });
+}
+
+#[test]
+fn all_records_can_be_dropped_and_the_chain_goes_on() {
+    each(|bench| {
+        let ledger = bench.ledger();
+        letters(ledger);
+        ledger.save_checkpoint(4, b"four").unwrap();
+        ledger.append(5, &batch(&["f"])).unwrap();
+        ledger.save_checkpoint(6, b"six").unwrap();
+        let ledger = bench.ledger();
+        let (head, fourth) = (ledger.head(), ledger.hash_at(3).unwrap().unwrap());
+        assert_eq!(ledger.compact(6, head).unwrap(), 4);
+        ledger.append(6, &batch(&["g"])).unwrap();
+        ledger.save_checkpoint(7, b"seven").unwrap();
+        assert_eq!(ledger.compact(6, head).unwrap(), 6);
+        bench.reopen();
+        let ledger = bench.ledger();
+        assert_eq!(ledger.hash_at(3).unwrap(), None);
+        assert_ne!(head, fourth);
+        assert_eq!(records(ledger, 6), [(6, b"g".to_vec())]);
+        assert_eq!(ledger.head(), chain_hash(&head, b"g"));
+    });
+}
+
+#[test]
+fn records_that_are_not_the_published_ones_are_not_dropped() {
+    each(|bench| {
+        let ledger = bench.ledger();
+        letters(ledger);
+        ledger.save_checkpoint(4, b"four").unwrap();
+        ledger.save_checkpoint(5, b"five").unwrap();
+        let other = ledger.hash_at(1).unwrap().unwrap();
+        for seq in [3, 99] {
+            let refused = ledger.compact(seq, other);
+            assert!(matches!(refused, Err(LedgerError::Unusable { .. })), "{refused:?}");
+        }
+        assert_eq!(records(ledger, 0).len(), 5);
+    });
+}
+
 #[test]
 fn a_visitor_can_stop_the_replay() {
     each(|bench| {
@@ -266,6 +352,7 @@ fn a_visitor_can_stop_the_replay() {
 
 #[test]
 fn all_ledgers_agree_on_random_histories() {
+    let mut dropped = 0;
     for seed in 0..5 {
         let mut dice = Dice(seed);
         let mut benches: Vec<Box<dyn Bench>> = vec![
@@ -278,21 +365,29 @@ fn all_ledgers_agree_on_random_histories() {
             let size = dice.below(5);
             let batch: Vec<_> = (0..size).map(|_| dice.bytes(300)).collect();
             let checkpoint = dice.bytes(2_000);
-            let (choice, place) = (dice.below(4), dice.roll());
+            let (choice, place) = (dice.below(5), dice.roll());
             for bench in &mut benches {
                 let next = bench.ledger().next_seq();
                 match choice {
                     0 => bench.reopen(),
                     1 => bench.ledger().save_checkpoint(place % (next + 1), &checkpoint).unwrap(),
+                    2 => {
+                        let last = bench.ledger().head();
+                        bench.ledger().compact(next, last).unwrap();
+                    }
                     _ => bench.ledger().append(next, &batch).unwrap(),
                 }
             }
         }
+        // Where records are in one row they go together, so that one ledger may have more left than another.
+        let first = benches.iter_mut().map(|bench| bench.ledger().first_seq()).max().unwrap();
+        dropped += first;
         let seen = benches.iter_mut().map(|bench| {
             let ledger = bench.ledger();
-            (ledger.head(), records(ledger, 0), ledger.load_checkpoint().unwrap())
+            (ledger.head(), records(ledger, first), ledger.load_checkpoint().unwrap())
         });
         let seen: Vec<_> = seen.collect();
         assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "seed {seed}");
     }
+    assert!(dropped > 0, "nothing was ever dropped");
 }

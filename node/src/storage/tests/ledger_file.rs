@@ -55,7 +55,25 @@ fn another_format_is_refused() {
         let newer = 9u32.to_be_bytes();
         transaction.open_table(META).unwrap().insert("format", newer.as_slice()).unwrap();
     });
-    assert!(matches!(refusal(&path), LedgerError::OtherFormat { known: 4, found: 9, .. }));
+    assert!(matches!(refusal(&path), LedgerError::OtherFormat { known: 5, found: 9, .. }));
+}
+
+#[test]
+fn the_format_before_is_read_and_is_this_one_then() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = three_records(&directory);
+    tamper(&path, |transaction| {
+        let before = 4u32.to_be_bytes();
+        transaction.open_table(META).unwrap().insert("format", before.as_slice()).unwrap();
+    });
+    let ledger = RedbLedger::open(&path, &POOL).unwrap();
+    assert_eq!(records(&ledger, 0).len(), 3);
+    assert_eq!(ledger.load_checkpoint().unwrap(), Some((1, b"after a".to_vec())));
+    drop(ledger);
+    tamper(&path, |transaction| {
+        let meta = transaction.open_table(META).unwrap();
+        assert_eq!(meta.get("format").unwrap().unwrap().value(), 5u32.to_be_bytes());
+    });
 }
 
 #[test]
@@ -184,6 +202,44 @@ fn a_damaged_checkpoint_counts_as_none() {
     let ledger = RedbLedger::open(&path, &POOL).unwrap();
     assert_eq!(ledger.load_checkpoint().unwrap(), None);
     assert_eq!(records(&ledger, 0).len(), 3);
+}
+
+#[test]
+fn when_the_newest_checkpoint_is_damaged_the_one_before_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = three_records(&directory);
+    RedbLedger::open(&path, &POOL).unwrap().save_checkpoint(2, b"after b").unwrap();
+    for (slot, left) in [("other", Some((1, b"after a".to_vec()))), ("latest", None)] {
+        tamper(&path, |transaction| {
+            let mut table = transaction.open_table(CHECKPOINT).unwrap();
+            let mut row = table.get(slot).unwrap().unwrap().value().to_vec();
+            *row.last_mut().unwrap() ^= 1;
+            table.insert(slot, row.as_slice()).unwrap();
+        });
+        let mut ledger = RedbLedger::open(&path, &POOL).unwrap();
+        assert_eq!(ledger.load_checkpoint().unwrap(), left);
+        assert_eq!(ledger.compact(1, ledger.hash_at(0).unwrap().unwrap()).unwrap(), 0, "one is not enough");
+    }
+}
+
+/// Records that are missing without having been dropped.
+#[test]
+fn a_beginning_that_nobody_dropped_is_missed() {
+    for missing in [2, 3] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = three_records(&directory);
+        let mut ledger = RedbLedger::open(&path, &POOL).unwrap();
+        ledger.save_checkpoint(2, b"after b").unwrap();
+        ledger.append(3, &[b"d".to_vec()]).unwrap();
+        ledger.save_checkpoint(4, b"after d").unwrap();
+        assert_eq!(ledger.compact(2, ledger.hash_at(1).unwrap().unwrap()).unwrap(), 2);
+        drop(ledger);
+        tamper(&path, |transaction| {
+            let mut table = transaction.open_table(RECORDS).unwrap();
+            (2..=missing).for_each(|seq| drop(table.remove(seq).unwrap().unwrap()));
+        });
+        assert!(is_damaged(&refusal(&path)), "{missing}");
+    }
 }
 
 /// A file that rots is refused or holds what it held, never other records.
