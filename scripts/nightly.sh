@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The long runs: the simulation, histories of the money, gossip among 10,000 nodes, every decoder fuzzed, blindly and
-# guided by coverage, the operator's crashes, the churn, the soak, large files over lossy and over slow links (as root,
+# guided by coverage, power cuts of the ledger, the operator's crashes, the churn, the soak, large files over lossy and over slow links (as root,
 # after scripts/interop.sh); arguments name some of them, none means all.
-# Each leaves a report in docs/nightly, to be committed. SIM_SEEDS, HISTORIES, FUZZ_EXECUTIONS, OPERATOR_KILLS,
+# Each leaves a report in docs/nightly, to be committed. SIM_SEEDS, HISTORIES, FUZZ_EXECUTIONS, LEDGER_SEEDS, OPERATOR_KILLS,
 # CHURN_SECONDS and SOAK_SECONDS say how much; the tests print the seeds that repeat a run. A million seeds take an hour
 # on two cores: scribbles stand for signatures there (SIM_VOUCH), and nowhere else.
 set -euo pipefail
@@ -12,12 +12,14 @@ export SIM_SEEDS=${SIM_SEEDS:-1000000}
 export SIM_VOUCH=${SIM_VOUCH:-1}
 export FUZZ_EXECUTIONS=${FUZZ_EXECUTIONS:-100000000}
 export OPERATOR_KILLS=${OPERATOR_KILLS:-1000}
+# three images of each
+export LEDGER_SEEDS=${LEDGER_SEEDS:-3334}
 export HISTORIES=${HISTORIES:-200000}
 export CHURN_SECONDS=${CHURN_SECONDS:-1800}
 export SOAK_SECONDS=${SOAK_SECONDS:-14400}
 
 parts=("$@")
-[ $# -gt 0 ] || parts=(simulation histories gossip fuzz coverage crashes churn soak lossy slow)
+[ $# -gt 0 ] || parts=(simulation histories gossip fuzz coverage power crashes churn soak lossy slow)
 
 scripts/setup.sh
 cargo build --locked --workspace --bins --tests
@@ -34,7 +36,7 @@ report() {
     report=docs/nightly/$(date -u +%Y-%m-%d)-$name.txt
     {
         echo "commit $commit"
-        echo "simulation seeds $SIM_SEEDS, histories $HISTORIES, fuzz executions $FUZZ_EXECUTIONS, operator kills $OPERATOR_KILLS, churn of $CHURN_SECONDS s, soak of $SOAK_SECONDS s"
+        echo "simulation seeds $SIM_SEEDS, histories $HISTORIES, fuzz executions $FUZZ_EXECUTIONS, power cuts in $LEDGER_SEEDS histories of a ledger, operator kills $OPERATOR_KILLS, churn of $CHURN_SECONDS s, soak of $SOAK_SECONDS s"
         echo "begun $(date -u +%FT%TZ)"
     } >"$report"
     local status=0
@@ -57,6 +59,7 @@ for part in "${parts[@]}"; do
         gossip) run gossip gossip gossip_ || failed=1 ;;
         fuzz) run fuzz fuzz fuzz || failed=1 ;;
         coverage) report coverage scripts/coverage-fuzz.sh || failed=1 ;;
+        power) report power cargo test --locked --workspace --lib -- --nocapture --test-threads 1 storage::tests::ledger_crash || failed=1 ;;
         crashes) run crashes e2e crashes || failed=1 ;;
         churn) run churn e2e churn || failed=1 ;;
         soak) run soak e2e soak || failed=1 ;;
@@ -64,7 +67,7 @@ for part in "${parts[@]}"; do
         slow) run slow e2e slow_and_lossy || failed=1 ;;
         *)
             echo "error: there is no part named $part" >&2
-            echo "  → name simulation, histories, gossip, fuzz, coverage, crashes, churn, soak, lossy or slow" >&2
+            echo "  → name simulation, histories, gossip, fuzz, coverage, power, crashes, churn, soak, lossy or slow" >&2
             exit 2
             ;;
     esac

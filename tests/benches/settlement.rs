@@ -292,7 +292,8 @@ fn restart() -> Result<()> {
     drop((ledger, writer));
     let (leased, time) = timed(|| -> Result<bool> {
         let ledger = RedbLedger::open(&path, &id)?;
-        let state = swarm_node::operator::restore(&ledger)?.context("there are records")?;
+        let state = swarm_node::operator::restore(&ledger, &folder.path().join("blocks.redb"))?
+            .context("there are records")?;
         let mut pool = Pool::restore(config(), state, START + Millis(5_000))?;
         let now = START + Millis(5_001);
         let mut intake = Intake::new(pool.id(), key(0).address());

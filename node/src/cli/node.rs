@@ -258,6 +258,11 @@ pub struct OperatorArgs {
     #[arg(long, env = "SWARMPOOL_REDIS_LOSSY", value_parser = BoolishValueParser::new(), hide_short_help = true)]
     pub redis_lossy: bool,
 
+    /// Sealed epochs whose records stay in the ledger; those of older ones are in their published pages only
+    #[arg(long, env = "SWARMPOOL_KEEP_EPOCHS", default_value = "24", value_name = "N", hide_short_help = true,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep_epochs: u64,
+
     /// Do not relay between nodes that others cannot reach
     #[arg(long, env = "SWARMPOOL_NO_RELAY", value_parser = clap::builder::BoolishValueParser::new(),
           hide_short_help = true)]

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use swarm_protocol::acceptance;
+use swarm_protocol::codec::Link;
 use swarm_protocol::pool::{Examination, ExamineFault};
 use swarm_protocol::statement::{Input, Proof};
 use tokio::time::Instant;
@@ -105,6 +106,16 @@ impl Content {
             let _ = self.broken.set(error.clone());
         }
         done
+    }
+
+    /// A block that is published, fetched and pinned if it is not here.
+    pub async fn published(&self, link: &Link, deadline: Instant) -> Result<Vec<u8>> {
+        let (cid, until) = (link.cid(), Until { found: deadline, fetched: deadline });
+        let block = self.fetch(cid, MAX_BLOCK as u64, &[], until).await.map_err(Error::msg)?;
+        if !self.blocks.is_pinned(&cid) {
+            self.store(vec![(cid, block.clone())]).await?;
+        }
+        Ok(block)
     }
 
     /// Fetches, stores and pins what an accepted proof delivered.

@@ -2,13 +2,16 @@
 
 mod backup;
 mod content;
+mod durable;
 mod ingress;
+mod published;
 mod shell;
 mod standby;
 mod story;
 mod tree;
 
 pub use backup::ask as backup;
+pub use published::replay_all;
 
 use crate::cli::{Exit, NodeArgs, RedisArgs};
 use crate::clock::Clock;
@@ -30,8 +33,10 @@ use crate::storage::sequencer::LedgerWriter;
 use crate::workload::Models;
 use anyhow::{Context, Result, anyhow};
 use content::Content;
+use durable::Durable;
+use published::Compaction;
 use shell::{OperatorAsk, OperatorInput, OperatorShell};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use swarm_crypto::address::{Address, PoolId};
@@ -43,6 +48,7 @@ use tree::Garden;
 
 /// The ledger, or the copy of one that is shared.
 const LEDGER_FILE: &str = "ledger.redb";
+const BLOCKS_FILE: &str = "blocks.redb";
 
 /// Runs an operator until it is told to stop. One that shares its ledger stands by while another is active, and again
 /// when another has taken its place.
@@ -112,10 +118,11 @@ async fn term(
     let node = config.peer_id()?.to_string();
     let (mut pool, high_water) = open_pool(args, directory, &key, node, &models, ledger.as_ref(), clock)?;
     let (metrics, ledger_metrics) = (PoolMetrics::default(), LedgerMetrics::default());
+    let first_seq = ledger.first_seq();
     let ledger = Box::new(MeasuredLedger { ledger, metrics: ledger_metrics.clone() });
     let (writer, thread) = LedgerWriter::spawn(ledger).context("cannot start the ledger's thread")?;
 
-    let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
+    let blocks = Arc::new(BlockStore::open(&directory.file(BLOCKS_FILE), DEFAULT_QUOTA_BYTES)?);
     import::archives(&args.import, &blocks).await?;
     let (network, events) = Network::start(config, blocks.clone()).await?;
     tracing::info!("operator {} of pool {} ({})", key.address(), args.pool.pool, id);
@@ -135,9 +142,10 @@ async fn term(
         None => None,
     };
     let garden = Garden::plant(&pool, &blocks);
+    let compaction = Compaction::new(blocks.clone(), writer.clone(), args.operator.keep_epochs, first_seq);
     let content = Content::new(network.clone(), blocks, models);
-    let mut shell =
-        OperatorShell::new(key, content, writer, high_water, clock, inbox.clone(), metrics, office.clone());
+    let durable = Durable::new(writer, high_water, compaction);
+    let mut shell = OperatorShell::new(key, content, durable, clock, inbox.clone(), metrics, office.clone());
     let growing = stop.child_token();
     let every = tree::interval(pool.state().posted());
     let gardener = tree::spawn(garden, shell.feed(), every, inbox.clone(), growing.clone());
@@ -159,7 +167,7 @@ async fn term(
         let _ = gardener.await;
     }
     if outcome.is_ok() {
-        shell.checkpoint(pool.state()).await?;
+        shell.close(pool.state()).await?;
     }
     drop(shell);
     network.shutdown().await;
@@ -228,7 +236,9 @@ fn open_pool(
         posted: args.operator.posted(),
         secret: *directory.pool_secret(is_genesis)?.expose(),
     };
-    let Some(state) = restore(ledger)? else { return Ok((Pool::create(config, clock.now()), high_water)) };
+    let Some(state) = restore(ledger, &directory.file(BLOCKS_FILE))? else {
+        return Ok((Pool::create(config, clock.now()), high_water));
+    };
     let header = state.last_header().map(|(number, link)| (number, link.to_string()));
     high_water.check_header(header.as_ref().map(|(number, link)| (*number, link.as_str())))?;
     let open = state.jobs().filter(|(_, job)| !job.stage.is_terminal()).count();
@@ -240,20 +250,43 @@ fn open_pool(
     Ok((Pool::restore(config, state, clock.now())?, high_water))
 }
 
-/// The state of a ledger: its checkpoint, and the rows after it.
-pub fn restore(ledger: &dyn Ledger) -> Result<Option<State>> {
-    Ok(restore_with(ledger)?.finish())
+/// The state of a ledger: its checkpoint, and the rows after it. Without a checkpoint that can be read, all rows, for
+/// which what it has dropped is read from what is published in this file of blocks.
+pub fn restore(ledger: &dyn Ledger, blocks: &Path) -> Result<Option<State>> {
+    Ok(restore_with(ledger, blocks)?.finish())
 }
 
 /// The same, to be gone on with.
-fn restore_with(ledger: &dyn Ledger) -> Result<Replay> {
-    let (from, checkpoint) = match ledger.load_checkpoint()? {
-        Some((seq, bytes)) => (seq, Some(State::from_checkpoint(&bytes)?)),
-        None => (0, None),
-    };
+fn restore_with(ledger: &dyn Ledger, blocks: &Path) -> Result<Replay> {
+    let (from, checkpoint) = checkpoint_of(ledger)?.unzip();
     let mut replay = Replay::new(checkpoint);
-    ledger.replay(from, &mut |seq, row| {
+    let mut row = |seq: u64, row: &[u8]| {
         replay.row(seq, row).map_err(|e| LedgerError::Unusable { seq, reason: e.to_string() })
-    })?;
+    };
+    match from {
+        Some(from) => ledger.replay(from, &mut row)?,
+        None if ledger.first_seq() == 0 => ledger.replay(0, &mut row)?,
+        None => {
+            tracing::info!("reading the records of sealed epochs from their published pages");
+            let blocks = BlockStore::open(blocks, DEFAULT_QUOTA_BYTES)?;
+            published::replay_all(ledger, &blocks, &mut row).map_err(|error| {
+                anyhow!(
+                    "no checkpoint can be read, and not all records are here ({error:#}); restore a backup"
+                )
+            })?;
+        }
+    }
     Ok(replay)
+}
+
+/// The newest checkpoint, unless another version wrote it, which kept something else.
+fn checkpoint_of(ledger: &dyn Ledger) -> Result<Option<(u64, State)>> {
+    let Some((seq, bytes)) = ledger.load_checkpoint()? else { return Ok(None) };
+    match State::from_checkpoint(&bytes) {
+        Ok(state) => Ok(Some((seq, state))),
+        Err(error) => {
+            tracing::warn!("the checkpoint is not one of this version ({error}); replaying all records");
+            Ok(None)
+        }
+    }
 }

@@ -1,4 +1,5 @@
 use super::content::Content;
+use super::durable::Durable;
 use super::standby::Office;
 use super::story;
 use super::tree::Feed;
@@ -9,9 +10,7 @@ use crate::metrics::{Figures, PoolMetrics};
 use crate::network::ReplyHandle;
 use crate::storage::blocks::{BlockError, MAX_BLOCK_BYTES};
 use crate::storage::crash::crash_point;
-use crate::storage::high_water::HighWater;
 use crate::storage::ledger::LedgerError;
-use crate::storage::sequencer::LedgerWriter;
 use crate::wire;
 use anyhow::Result;
 use libp2p::PeerId;
@@ -29,8 +28,6 @@ use swarm_protocol::statement::{Body, Listing, Signed, Statement, Topic};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-/// Records between two checkpoints; more in a large pool, whose checkpoint costs more.
-const CHECKPOINT_RECORDS: u64 = 4096;
 /// Proofs fetched and checked at once, and inputs fetched at once.
 const MAX_FETCHES: usize = 32;
 /// Inputs of several blocks fetched at once; they take longer, and must not keep the others waiting.
@@ -86,8 +83,7 @@ impl Peers {
 pub struct OperatorShell {
     key: SecretKey,
     content: Content,
-    writer: LedgerWriter,
-    high_water: HighWater,
+    durable: Durable,
     clock: Clock,
     inbox: mpsc::Sender<OperatorInput>,
     peers: Peers,
@@ -97,18 +93,15 @@ pub struct OperatorShell {
     proofs: Arc<Semaphore>,
     tree: Feed,
     pages: Arc<Semaphore>,
-    since_checkpoint: u64,
     metrics: PoolMetrics,
     office: Option<Arc<Office>>,
 }
 
 impl OperatorShell {
-    #[expect(clippy::too_many_arguments, reason = "they are what it is made of")]
     pub fn new(
         key: SecretKey,
         content: Content,
-        writer: LedgerWriter,
-        high_water: HighWater,
+        durable: Durable,
         clock: Clock,
         inbox: mpsc::Sender<OperatorInput>,
         metrics: PoolMetrics,
@@ -118,12 +111,11 @@ impl OperatorShell {
         let fetches = || Arc::new(Semaphore::new(MAX_FETCHES));
         let (peers, known, inputs, proofs) = (Peers::default(), Known::default(), fetches(), fetches());
         let large_inputs = Arc::new(Semaphore::new(MAX_LARGE_FETCHES));
-        let (pages, since_checkpoint) = (Arc::new(Semaphore::new(MAX_VIEW_PAGES)), 0);
+        let pages = Arc::new(Semaphore::new(MAX_VIEW_PAGES));
         Self {
             key,
             content,
-            writer,
-            high_water,
+            durable,
             clock,
             inbox,
             peers,
@@ -133,7 +125,6 @@ impl OperatorShell {
             proofs,
             tree,
             pages,
-            since_checkpoint,
             metrics,
             office,
         }
@@ -156,6 +147,11 @@ impl OperatorShell {
         self.known.clone()
     }
 
+    /// Keeps the state for the next start.
+    pub async fn close(&mut self, state: &State) -> Result<()> {
+        self.durable.checkpoint(state).await
+    }
+
     /// A client with a job and a miner with a lease are known at once; everybody else when an epoch opens.
     fn learn(&self, pool: &Pool, story: &PoolStory) {
         match story {
@@ -174,26 +170,6 @@ impl OperatorShell {
         }
     }
 
-    /// Keeps the state as a checkpoint.
-    pub async fn checkpoint(&mut self, state: &State) -> Result<()> {
-        self.since_checkpoint = 0;
-        match self.writer.save_checkpoint(state.next_seq(), state.checkpoint()).await {
-            Err(error @ LedgerError::TooLarge { .. }) => {
-                tracing::error!("no checkpoint, the next start replays more records: {error}");
-                Ok(())
-            }
-            other => Ok(other?),
-        }
-    }
-
-    async fn append(&mut self, rows: Vec<Vec<u8>>) -> Result<()> {
-        self.since_checkpoint += rows.len() as u64;
-        crash_point("before-append");
-        let appended = self.writer.append(rows).await?;
-        crash_point("after-append");
-        Ok(self.high_water.rely_on(appended.last_seq, appended.head)?)
-    }
-
     async fn store(&self, blocks: Vec<(cid::Cid, Vec<u8>)>) -> Result<()> {
         match self.content.store(blocks).await {
             Err(error @ BlockError::Disk(_)) => Err(error.into()),
@@ -207,8 +183,7 @@ impl OperatorShell {
 
     async fn publish(&mut self, topic: Topic, statement: &Statement) -> Result<()> {
         if let Body::EpochSealed(sealed) = &statement.body {
-            crash_point("before-header-signed");
-            self.high_water.sign_header(sealed.epoch, &sealed.header.to_string())?;
+            self.durable.sign_header(sealed.epoch, &sealed.header)?;
         }
         let signed = statement.sign(&self.key);
         if let Err(error) = self.content.network.publish(wire::topic(topic), signed.encode()).await {
@@ -340,7 +315,7 @@ impl Shell<Pool> for OperatorShell {
             self.store(blocks).await?;
         }
         if !rows.is_empty() {
-            self.append(rows).await?;
+            self.durable.append(rows).await?;
         }
         if opens_epoch {
             crash_point("after-boundary");
@@ -358,6 +333,9 @@ impl Shell<Pool> for OperatorShell {
                     self.learn(pool, &story);
                     self.metrics.note(&story);
                     story::tell(&story);
+                    if let PoolStory::EpochSealed { header, .. } = story {
+                        self.durable.sealed(header);
+                    }
                 }
                 PoolEffect::Tree(changes) => self.tree.note(*changes),
                 PoolEffect::Record(_) | PoolEffect::Store(_) => {}
@@ -366,8 +344,8 @@ impl Shell<Pool> for OperatorShell {
         if opens_epoch {
             story::tell_holdings(&pool.holdings());
         }
-        if opens_epoch || self.since_checkpoint >= CHECKPOINT_RECORDS.max(pool.state().jobs().len() as u64) {
-            self.checkpoint(pool.state()).await?;
+        if opens_epoch || self.durable.is_checkpoint_due(pool.state()) {
+            self.durable.checkpoint(pool.state()).await?;
         }
         Ok(Flow::Continue)
     }

@@ -1,7 +1,7 @@
 //! Operators that share a ledger: one is active, the others keep what it keeps and take its place when it is gone.
 
 use super::content::Content;
-use super::{LEDGER_FILE, restore_with};
+use super::{BLOCKS_FILE, LEDGER_FILE, restore_with};
 use crate::cli::{NodeArgs, RedisArgs};
 use crate::home;
 use crate::network::Network;
@@ -16,8 +16,8 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use swarm_crypto::address::PoolId;
-use swarm_protocol::codec::Link;
-use swarm_protocol::pool::{Entry, Record, Replay};
+use swarm_protocol::codec::{self, Link};
+use swarm_protocol::pool::{Entry, EpochHeader, Record, Replay, State};
 use swarm_protocol::statement::{Body, Input, Job, Proof, Statement};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -90,6 +90,7 @@ pub(super) async fn wait(
     if let Some(active) = &follower.active {
         tracing::info!("standing by: {active} is the active operator; what it keeps is copied here");
         let mirror = Mirror::start(args, directory, models).await?;
+        follower.replay.state().into_iter().for_each(|state| mirror.catch_up(state));
         while follower.active.is_some() {
             mirror.take(std::mem::take(&mut follower.news)).await?;
             tokio::select! {
@@ -130,9 +131,10 @@ impl Follower {
     ) -> Result<Option<Self>> {
         loop {
             let (config, copy, id) = (config.clone(), directory.file(LEDGER_FILE), id.0);
+            let blocks = directory.file(BLOCKS_FILE);
             let open = move || -> Result<Self> {
                 let ledger = RedisLedger::open(config, &copy, &id)?;
-                let replay = restore_with(&ledger)?;
+                let replay = restore_with(&ledger, &blocks)?;
                 Ok(Self { ledger, replay, news: Vec::new(), active: None })
             };
             match tokio::task::spawn_blocking(open).await.context("opening the ledger broke off")? {
@@ -187,12 +189,13 @@ impl Follower {
 struct Mirror {
     content: Content,
     fetches: Arc<Semaphore>,
+    ended: CancellationToken,
     listening: tokio::task::JoinHandle<()>,
 }
 
 impl Mirror {
     async fn start(args: &NodeArgs, directory: &DataDir, models: &Arc<Models>) -> Result<Self> {
-        let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
+        let blocks = Arc::new(BlockStore::open(&directory.file(BLOCKS_FILE), DEFAULT_QUOTA_BYTES)?);
         let config =
             home::network_config(&args.network, directory, &args.pool.pool, "operator", OPERATOR_AGENT)?;
         let (network, mut events) = Network::start(args.limits.apply(config), blocks.clone()).await?;
@@ -201,7 +204,28 @@ impl Mirror {
             while events.recv().await.is_some() {}
         });
         let content = Content::new(network, blocks, models.clone());
-        Ok(Self { content, fetches: Arc::new(Semaphore::new(MAX_FETCHES)), listening })
+        let (fetches, ended) = (Arc::new(Semaphore::new(MAX_FETCHES)), CancellationToken::new());
+        Ok(Self { content, fetches, ended, listening })
+    }
+
+    /// Fetches what was published with records that were never here, as a log that has dropped them has none for it.
+    fn catch_up(&self, state: &State) {
+        let (mut next, open) = (state.last_header().map(|(_, header)| header), state.open_pages());
+        self.fetch_all(move |content| async move {
+            let until = || tokio::time::Instant::now() + FETCH_TIMEOUT;
+            for page in &open {
+                content.published(page, until()).await?;
+            }
+            while let Some(link) = next {
+                let header: EpochHeader = codec::decode(&content.published(&link, until()).await?)?;
+                for page in header.leaf_pages.iter().chain(&header.record_pages) {
+                    content.published(page, until()).await?;
+                }
+                next = header.previous;
+            }
+            tracing::info!("all that is published of sealed epochs is here too");
+            Ok(())
+        });
     }
 
     async fn take(&self, news: Vec<(Entry, Vec<Vec<u8>>)>) -> Result<()> {
@@ -215,14 +239,17 @@ impl Mirror {
             match entry.record {
                 Record::Admitted { job, .. } => {
                     if let Some(Job { input: Input::Linked { cid, bytes }, .. }) = job_of(&job.payload) {
-                        self.fetch(move |content, until| async move {
+                        self.fetch_all(move |content| async move {
+                            let until = tokio::time::Instant::now() + FETCH_TIMEOUT;
                             content.input(cid, bytes, &[], until).await
                         });
                     }
                 }
                 Record::Accepted { proof, .. } => {
                     if let Some(proof) = proof_of(&proof.payload) {
-                        self.fetch(move |content, until| async move { content.copy(&proof, until).await });
+                        self.fetch_all(move |content| async move {
+                            content.copy(&proof, tokio::time::Instant::now() + FETCH_TIMEOUT).await
+                        });
                     }
                 }
                 _ => {}
@@ -231,14 +258,16 @@ impl Mirror {
         Ok(())
     }
 
-    fn fetch<F: Future<Output = Result<()>> + Send + 'static>(
+    /// Does this once there is room for it, as long as this process stands by.
+    fn fetch_all<F: Future<Output = Result<()>> + Send + 'static>(
         &self,
-        work: impl FnOnce(Content, tokio::time::Instant) -> F + Send + 'static,
+        work: impl FnOnce(Content) -> F + Send + 'static,
     ) {
-        let (content, fetches) = (self.content.clone(), self.fetches.clone());
+        let (content, fetches, ended) = (self.content.clone(), self.fetches.clone(), self.ended.clone());
         tokio::spawn(async move {
             let Ok(_permit) = fetches.acquire().await else { return };
-            if let Err(error) = work(content, tokio::time::Instant::now() + FETCH_TIMEOUT).await {
+            let work = ended.run_until_cancelled(work(content));
+            if let Some(Err(error)) = work.await {
                 tracing::warn!("content of the active operator is not here: {error}");
             }
         });
@@ -246,6 +275,7 @@ impl Mirror {
 
     async fn stop(self) {
         self.fetches.close();
+        self.ended.cancel();
         self.content.network.shutdown().await;
         self.listening.abort();
         // The store's file is free for what comes next once nobody holds it any more.

@@ -415,6 +415,11 @@ impl Replay {
         Ok((entry, blocks))
     }
 
+    /// The state after the rows so far; none if there were none.
+    pub fn state(&self) -> Option<&State> {
+        self.state.as_ref()
+    }
+
     /// The state after all rows; none if there were none.
     pub fn finish(self) -> Option<State> {
         self.state
@@ -470,6 +475,11 @@ impl State {
     /// Number and link of the last fixed header.
     pub fn last_header(&self) -> Option<(u64, Link)> {
         self.last_header
+    }
+
+    /// Pages of the open epoch that are published already.
+    pub fn open_pages(&self) -> Vec<Link> {
+        self.epoch.pages.links().iter().chain(&self.epoch.leaf_pages).copied().collect()
     }
 
     /// A job, open or remembered.

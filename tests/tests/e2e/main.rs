@@ -4,6 +4,7 @@
 
 mod backup;
 mod churn;
+mod compaction;
 mod crashes;
 mod demo;
 mod floods;

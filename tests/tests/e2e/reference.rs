@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
 use swarm_crypto::merkle;
+use swarm_node::operator::replay_all;
 use swarm_node::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
 use swarm_node::storage::high_water::HighWater;
 use swarm_node::storage::ledger::{Ledger, RedbLedger, chain_hash};
@@ -314,15 +315,14 @@ pub struct Shared {
 /// Sums the transfers of a pool that has no miners but those paid by share.
 pub fn shared(site: &Site) -> Shared {
     let mut balances = BTreeMap::<Account, i128>::new();
-    open(site)
-        .replay(0, &mut |_, row| {
-            for transfer in Entry::decode(row).unwrap().transfers {
-                *balances.entry(transfer.from).or_default() -= i128::from(transfer.amount.0);
-                *balances.entry(transfer.to).or_default() += i128::from(transfer.amount.0);
-            }
-            Ok(())
-        })
-        .unwrap();
+    replay_all(&open(site), &blocks(site), &mut |_, row| {
+        for transfer in Entry::decode(row).unwrap().transfers {
+            *balances.entry(transfer.from).or_default() -= i128::from(transfer.amount.0);
+            *balances.entry(transfer.to).or_default() += i128::from(transfer.amount.0);
+        }
+        Ok(())
+    })
+    .unwrap();
     assert_eq!(balances.values().sum::<i128>(), 0);
     let sum = |of: fn(&Account) -> bool| balances.iter().filter(|(a, _)| of(a)).map(|(_, sum)| *sum).sum();
     assert_eq!(sum(|account| matches!(account, Account::MinerHeld(_))), 0, "nothing is held any more");
@@ -341,22 +341,31 @@ fn open(site: &Site) -> RedbLedger {
     RedbLedger::open(&home.join("ledger.redb"), &pool.0).unwrap()
 }
 
-/// Reads the ledger of an operator that does not run, and holds everything against everything.
+fn blocks(site: &Site) -> BlockStore {
+    BlockStore::open(&site.data("operator").join("blocks.redb"), DEFAULT_QUOTA_BYTES).unwrap()
+}
+
+/// How many records the ledger of an operator that does not run has dropped.
+pub fn dropped(site: &Site) -> u64 {
+    open(site).first_seq()
+}
+
+/// Reads the ledger of an operator that does not run, and what is published of it, and holds everything against
+/// everything.
 pub fn read(site: &Site) -> Reading {
     let (home, ledger) = (site.data("operator"), open(site));
-    let (mut reading, mut replay) = (Reading::default(), Replay::new(None));
-    ledger
-        .replay(0, &mut |seq, row| {
-            reading.row(seq, row);
-            replay.row(seq, row).unwrap();
-            Ok(())
-        })
-        .unwrap();
-    let restored = swarm_node::operator::restore(&ledger).unwrap().unwrap();
+    let restored = swarm_node::operator::restore(&ledger, &home.join("blocks.redb")).unwrap().unwrap();
+    let (mut reading, mut replay, blocks) = (Reading::default(), Replay::new(None), blocks(site));
+    replay_all(&ledger, &blocks, &mut |seq, row| {
+        reading.row(seq, row);
+        replay.row(seq, row).unwrap();
+        Ok(())
+    })
+    .unwrap();
     assert_eq!(Some(&restored), replay.finish().as_ref(), "checkpoint and tail are not all records");
     reading.check_state(&restored);
     reading.check_money();
-    reading.check_headers(&BlockStore::open(&home.join("blocks.redb"), DEFAULT_QUOTA_BYTES).unwrap());
+    reading.check_headers(&blocks);
     let mark = HighWater::open(&home.join("high_water")).unwrap();
     mark.check(&ledger).unwrap();
     let last = restored.last_header().map(|(number, link)| (number, link.to_string()));

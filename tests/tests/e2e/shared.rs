@@ -72,8 +72,12 @@ fn carry(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool) {
 const FLAGS: [&str; 6] = ["--epoch", "8s", "--heartbeat", "1s", "--first-progress", "5s"];
 
 fn operator(site: &Site, name: &str, url: &str) -> Process {
+    operator_with(site, name, url, &FLAGS)
+}
+
+fn operator_with(site: &Site, name: &str, url: &str, flags: &[&str]) -> Process {
     let mut command = site.command("swarm-node");
-    command.args(["--role", "operator", "--name", name, "--redis-url", url]).args(FLAGS);
+    command.args(["--role", "operator", "--name", name, "--redis-url", url]).args(flags);
     Process::start(name, command)
 }
 
@@ -212,4 +216,30 @@ fn a_redis_that_lost_records_halts_the_pool_until_it_has_them_back() {
     pool.recomputed();
     miner.terminate().good();
     again.terminate().good();
+}
+
+#[test]
+fn a_new_operator_joins_a_log_that_has_dropped_its_beginning() {
+    let Some(redis) = Redis::start() else { return };
+    let site = Site::new();
+    let flags = ["--epoch", "1s", "--keep-epochs", "1", "--heartbeat", "1s"];
+    let first = operator_with(&site, "first", &redis.url(), &flags);
+    first.expect("listening on");
+    let _miner = site.miner("alice.eth", &[]);
+    let job = site.job("job", &short_job("The carriage"));
+    let mut pool = Pool { site, job, answers: Vec::new() };
+    (0..3).for_each(|_| pool.answered());
+    let last = pool.answers[2]["receipt"]["epoch"].as_u64().unwrap();
+    first.expect(&format!("the records of epoch {last} are in its published pages only now"));
+
+    share(&pool.site, "first", "second");
+    let second = operator_with(&pool.site, "second", &redis.url(), &flags);
+    second.expect("standing by");
+    second.expect("all that is published of sealed epochs is here too");
+    first.kill();
+    second.expect("this one takes over");
+    pool.answered();
+    // What only the first one had seen comes from the second one now.
+    pool.recomputed();
+    second.terminate().good();
 }

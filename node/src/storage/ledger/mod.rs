@@ -108,6 +108,10 @@ pub enum LedgerError {
         "the pool halts: Redis holds another history than this process relied on, from record {seq} on; restore the Redis that has the right one, or move this process's ledger.redb and high_water away if it is this one that is wrong"
     )]
     OtherHistory { seq: u64 },
+    #[error(
+        "Redis has dropped the records before {first_seq} as old, and this process knows only those before {next_seq}: it was away for long; move its ledger.redb and high_water away, and it begins anew with what Redis has"
+    )]
+    AwayForLong { first_seq: u64, next_seq: u64 },
     #[error("the ledger's writer has stopped; start the node again")]
     Stopped,
     #[error(transparent)]

@@ -114,16 +114,17 @@ impl RedbLedger {
         kept.max_by_key(|(_, checkpoint)| checkpoint.seq)
     }
 
-    /// Begins an empty ledger with the record `seq`, the one before which has the hash `anchor`, and its checkpoint.
-    pub(super) fn begin_at(&mut self, seq: u64, anchor: Digest, bytes: &[u8]) -> Result<(), LedgerError> {
-        check_checkpoint(seq, seq, bytes)?;
+    /// Begins an empty ledger where a checkpoint of another ledger of the pool ends.
+    pub(super) fn begin_with(&mut self, checkpoint: &[u8]) -> Result<(), LedgerError> {
         check_append(0, self.next_seq, &[])?;
-        let (base, row) =
-            (Base { seq, rows: 0, anchor }, encode_checkpoint(&Checkpoint { seq, anchor }, bytes));
+        let Some((Checkpoint { seq, anchor }, _)) = decode_checkpoint(checkpoint) else {
+            return Err(LedgerError::Unusable { seq: 0, reason: "the checkpoint is damaged".to_owned() });
+        };
+        let base = Base { seq, rows: 0, anchor };
         self.db(|ledger| {
             let transaction = ledger.begin()?;
             transaction.open_table(META)?.insert(META_BASE, base.encode().as_slice())?;
-            transaction.open_table(CHECKPOINT)?.insert(SLOTS[0], row.as_slice())?;
+            transaction.open_table(CHECKPOINT)?.insert(SLOTS[0], checkpoint)?;
             Ok(transaction.commit()?)
         })?;
         self.look()
@@ -168,6 +169,13 @@ impl RedbLedger {
             );
         }
         Ok(())
+    }
+
+    /// The newest checkpoint as another ledger takes it, and its place.
+    pub(super) fn newest_checkpoint(&self) -> Result<Option<(u64, Vec<u8>)>, LedgerError> {
+        let Some((slot, _)) = self.newest() else { return Ok(None) };
+        let read = self.read_checkpoint(SLOTS[slot])?;
+        Ok(read.map(|(checkpoint, bytes)| (checkpoint.seq, encode_checkpoint(&checkpoint, &bytes))))
     }
 
     /// Visits the records from `from` on, proving each run against the one before; returns the last hash.

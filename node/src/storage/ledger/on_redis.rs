@@ -14,6 +14,8 @@ use swarm_crypto::digest::Digest;
 
 /// Runs read from Redis at once.
 const READ_AT_ONCE: usize = 64;
+/// The largest checkpoint that is kept on Redis too, in bytes.
+const MAX_SHARED_CHECKPOINT_BYTES: usize = 64 << 20;
 /// Records given back to Redis at once.
 const REPAIR_AT_ONCE: usize = 4096;
 
@@ -26,8 +28,14 @@ pub struct RedisLedger {
 
 impl RedisLedger {
     /// Connects, and opens or creates the copy. Says nothing yet about whether the two agree: [`RedisLedger::follow`] does.
+    /// An empty copy of a log that has dropped its beginning begins with the log's checkpoint.
     pub fn open(config: RedisConfig, copy: &Path, pool: &[u8; 32]) -> Result<Self, LedgerError> {
-        Ok(Self { log: RedisLog::open(config, pool)?, copy: RedbLedger::open(copy, pool)? })
+        let (mut log, mut copy) = (RedisLog::open(config, pool)?, RedbLedger::open(copy, pool)?);
+        if copy.next_seq() == 0 && log.first_seq()? > 0 {
+            let missing = || LedgerError::Unusable { seq: 0, reason: "Redis has no checkpoint".to_owned() };
+            copy.begin_with(&log.checkpoint()?.ok_or_else(missing)?)?;
+        }
+        Ok(Self { log, copy })
     }
 
     /// Takes what others have appended into the copy, and calls `f` with each record. Refuses a log that is not the one
@@ -44,15 +52,18 @@ impl RedisLedger {
         while self.copy.next_seq() < tail.next_seq {
             let from = self.copy.next_seq();
             let rows = self.log.read(from, READ_AT_ONCE)?;
-            if rows.is_empty() {
-                return Err(LedgerError::OtherHistory { seq: from });
+            match rows.first() {
+                None => return Err(LedgerError::OtherHistory { seq: from }),
+                Some((first_seq, _)) if *first_seq > from => {
+                    return Err(LedgerError::AwayForLong { first_seq: *first_seq, next_seq: from });
+                }
+                Some(_) => {}
             }
             for (seq, row) in rows {
-                let (next, head) = (self.copy.next_seq(), self.copy.head());
-                let run = Run::decode(&row)
-                    .filter(|run| seq == next && run.anchor == head && run.is_whole())
+                let next = self.copy.next_seq();
+                let records = self
+                    .continued(seq, &row)
                     .ok_or(LedgerError::OtherHistory { seq: next.saturating_sub(1) })?;
-                let records: Vec<Vec<u8>> = run.records.iter().map(|record| record.to_vec()).collect();
                 self.copy.append(next, &records)?;
                 for (seq, record) in (next..).zip(&records) {
                     f(seq, record)?;
@@ -60,6 +71,14 @@ impl RedisLedger {
             }
         }
         Ok(())
+    }
+
+    /// The records of a row that continue the copy, if they do.
+    fn continued(&self, seq: u64, row: &[u8]) -> Option<Vec<Vec<u8>>> {
+        let run = Run::decode(row).filter(Run::is_whole)?;
+        let known = usize::try_from(self.copy.next_seq().checked_sub(seq)?).ok()?;
+        let continues = run.hash_before(known)? == self.copy.head() && known < run.records.len();
+        continues.then(|| run.records[known..].iter().map(|record| record.to_vec()).collect())
     }
 
     /// Becomes the active process; says who is, if it is another.
@@ -76,6 +95,7 @@ impl RedisLedger {
     /// beginning of the copy.
     pub fn repair(&mut self) -> Result<u64, LedgerError> {
         let mut tail = self.log.tail()?;
+        super::check_from(tail.next_seq, self.copy.first_seq())?;
         let known = match tail.next_seq.checked_sub(1) {
             None => Some(super::NO_RECORD),
             Some(last) => self.copy.hash_at(last)?,
@@ -155,7 +175,18 @@ impl Ledger for RedisLedger {
     }
 
     fn save_checkpoint(&mut self, seq: u64, bytes: &[u8]) -> Result<(), LedgerError> {
-        self.copy.save_checkpoint(seq, bytes)
+        self.copy.save_checkpoint(seq, bytes)?;
+        if bytes.len() > MAX_SHARED_CHECKPOINT_BYTES {
+            tracing::warn!(
+                "a checkpoint of {} bytes is too large for Redis, which drops nothing then",
+                bytes.len()
+            );
+            return Ok(());
+        }
+        match self.copy.newest_checkpoint()? {
+            Some((newest, row)) if newest == seq => self.log.keep(seq, &row),
+            _ => Ok(()),
+        }
     }
 
     fn load_checkpoint(&self) -> Result<Option<(u64, Vec<u8>)>, LedgerError> {
@@ -163,7 +194,10 @@ impl Ledger for RedisLedger {
     }
 
     fn compact(&mut self, seq: u64, last: Digest) -> Result<u64, LedgerError> {
-        self.copy.compact(seq, last)
+        let first = self.copy.compact(seq, last)?;
+        crash_point("before-trim");
+        self.log.trim(first)?;
+        Ok(first)
     }
 
     fn snapshot(&self) -> Result<Option<Snapshot>, LedgerError> {

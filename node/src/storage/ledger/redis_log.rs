@@ -6,7 +6,7 @@
 //! and sets in one script, so that Redis keeps all of an append or none of it.
 
 use super::LedgerError;
-use redis::{Connection, ErrorKind, RedisError, Script, Value};
+use redis::{Connection, ErrorKind, RedisError, Script, ScriptInvocation, Value};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use swarm_crypto::digest::Digest;
@@ -35,9 +35,28 @@ local active = redis.call('GET', KEYS[1])
 if active and active ~= ARGV[1] then return active end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return ''";
+const KEEP: &str = r"
+local active = redis.call('GET', KEYS[1])
+if active and active ~= ARGV[1] then return active end
+local seq = redis.call('HGET', KEYS[2], 'seq')
+if seq and tonumber(seq) >= tonumber(ARGV[2]) then return '' end
+redis.call('HSET', KEYS[2], 'seq', ARGV[2], 'row', ARGV[3])
+return ''";
+/// The run with the record that is the first to stay begins with that record or before.
+const TRIM: &str = r"
+local active = redis.call('GET', KEYS[1])
+if active and active ~= ARGV[1] then return active end
+local seq = redis.call('HGET', KEYS[2], 'seq')
+if not seq or tonumber(seq) < tonumber(ARGV[2]) then return '' end
+local first = redis.call('XREVRANGE', KEYS[3], ARGV[3], '-', 'COUNT', 1)[1]
+if first then redis.call('XTRIM', KEYS[3], 'MINID', first[1]) end
+return ''";
 const LEAVE: &str = r"
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return ''";
+
+/// An entry of a stream: its id, and its fields.
+type Entry = (String, Vec<(String, Vec<u8>)>);
 
 /// Which servers, and how much they may lose.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +79,8 @@ pub struct Tail {
 /// A pool's log on Redis.
 pub struct RedisLog {
     config: RedisConfig,
-    /// The stream, its tail, and who is active; all in one slot of a cluster.
-    keys: [String; 3],
+    /// The stream, its tail, who is active, and the checkpoint; all in one slot of a cluster.
+    keys: [String; 4],
     connection: Option<Connection>,
 }
 
@@ -78,7 +97,7 @@ impl RedisLog {
     /// Connects to the first master; refuses one that may lose what it has acknowledged.
     pub fn open(config: RedisConfig, pool: &[u8; 32]) -> Result<Self, LedgerError> {
         let key = |name: &str| format!("swarmpool:{{{}}}:{name}", hex::encode(pool));
-        let keys = [key("log"), key("tail"), key("active")];
+        let keys = [key("log"), key("tail"), key("active"), key("checkpoint")];
         let mut log = Self { config, keys, connection: None };
         let connection = log.connection()?;
         let unsafe_because = unsafe_setting(connection)?;
@@ -109,7 +128,7 @@ impl RedisLog {
     pub fn append(&mut self, from: Tail, to: Tail, runs: &[(u64, Vec<u8>)]) -> Result<(), LedgerError> {
         let script = Script::new(APPEND);
         let mut call = script.prepare_invoke();
-        self.keys.iter().for_each(|key| _ = call.key(key));
+        self.keys[..3].iter().for_each(|key| _ = call.key(key));
         call.arg(&self.config.token).arg(millis(ACTIVE_FOR));
         for tail in [from, to] {
             call.arg(tail.next_seq).arg(tail.head.to_string());
@@ -130,19 +149,68 @@ impl RedisLog {
         }
     }
 
-    /// At most so many runs that begin at `seq` or after.
+    /// At most so many runs, from the one with the record `seq` on.
     pub fn read(&mut self, seq: u64, most: usize) -> Result<Vec<(u64, Vec<u8>)>, LedgerError> {
-        let (key, from) = (self.keys[0].clone(), format!("{}-0", seq + 1));
-        type Entry = (String, Vec<(String, Vec<u8>)>);
-        let entries: Vec<Entry> = self.retry(|connection| {
-            redis::cmd("XRANGE").arg(&key).arg(&from).arg("+").arg("COUNT").arg(most).query(connection)
+        let (key, place) = (self.keys[0].clone(), format!("{}-0", seq.saturating_add(1)));
+        let entries = self.retry(|connection| {
+            let before: Vec<Entry> = redis::cmd("XREVRANGE")
+                .arg(&key)
+                .arg(&place)
+                .arg("-")
+                .arg("COUNT")
+                .arg(1)
+                .query(connection)?;
+            let from = before.first().map_or("-", |(id, _)| id);
+            redis::cmd("XRANGE").arg(&key).arg(from).arg("+").arg("COUNT").arg(most).query(connection)
         })?;
+        self.runs(entries)
+    }
+
+    /// The first record that was not dropped.
+    pub fn first_seq(&mut self) -> Result<u64, LedgerError> {
+        let key = self.keys[0].clone();
+        let first = self.retry(|connection| {
+            redis::cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1).query(connection)
+        })?;
+        Ok(self.runs(first)?.first().map_or(0, |(seq, _)| *seq))
+    }
+
+    fn runs(&self, entries: Vec<Entry>) -> Result<Vec<(u64, Vec<u8>)>, LedgerError> {
         let run = |(id, fields): Entry| {
             let seq = id.split('-').next()?.parse::<u64>().ok()?.checked_sub(1)?;
             Some((seq, fields.into_iter().next()?.1))
         };
         let runs: Option<Vec<_>> = entries.into_iter().map(run).collect();
         runs.ok_or_else(|| self.damaged("an entry of its log is none of this program's"))
+    }
+
+    /// The newest checkpoint that was kept, as it was.
+    pub fn checkpoint(&mut self) -> Result<Option<Vec<u8>>, LedgerError> {
+        let key = self.keys[3].clone();
+        self.retry(|connection| redis::cmd("HGET").arg(&key).arg("row").query(connection))
+    }
+
+    /// Keeps a checkpoint of the state after all records before `seq`, unless there is a newer one.
+    pub fn keep(&mut self, seq: u64, row: &[u8]) -> Result<(), LedgerError> {
+        let script = Script::new(KEEP);
+        let mut call = script.key(&self.keys[2]);
+        call.key(&self.keys[3]).arg(&self.config.token).arg(seq).arg(row);
+        self.as_active(&call)
+    }
+
+    /// Drops runs of records before `seq`, as long as the checkpoint is after them.
+    pub fn trim(&mut self, seq: u64) -> Result<(), LedgerError> {
+        let script = Script::new(TRIM);
+        let mut call = script.key(&self.keys[2]);
+        call.key(&self.keys[3]).key(&self.keys[0]);
+        call.arg(&self.config.token).arg(seq).arg(format!("{}-0", seq.saturating_add(1)));
+        self.as_active(&call)
+    }
+
+    /// Runs a script that says who is active, if it is another process.
+    fn as_active(&mut self, call: &ScriptInvocation<'_>) -> Result<(), LedgerError> {
+        let active: String = self.retry(|connection| call.invoke(connection))?;
+        if active.is_empty() { Ok(()) } else { Err(LedgerError::Deposed(active)) }
     }
 
     /// Becomes, or stays, the active process; says who is, if it is another.

@@ -45,6 +45,11 @@ impl<'a> Run<'a> {
         self.fold(self.records.len()) == self.end
     }
 
+    /// The hash of the record before the one at `place`.
+    pub fn hash_before(&self, place: usize) -> Option<Digest> {
+        (place <= self.records.len()).then(|| self.fold(place))
+    }
+
     /// The hash of its record at `place`, by what the row says of its ends.
     pub fn hash_at(&self, place: usize) -> Option<Digest> {
         match self.records.len().checked_sub(place)? {

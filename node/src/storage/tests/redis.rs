@@ -149,6 +149,82 @@ fn an_append_waits_for_a_server_that_starts_again() {
     assert_eq!(site.open("two").unwrap().next_seq(), 4);
 }
 
+#[test]
+fn a_log_drops_what_is_old_and_who_comes_later_begins_with_its_checkpoint() {
+    let Some(site) = Site::new() else { return };
+    let mut ledger = site.open("one").unwrap();
+    for (seq, word) in (0..).zip(["a", "b", "c", "d"]) {
+        ledger.append(seq, &batch(&[word])).unwrap();
+    }
+    let late = site.open("late").unwrap();
+    drop(late);
+    for (seq, word) in (4..).zip(["e", "f"]) {
+        ledger.append(seq, &batch(&[word])).unwrap();
+    }
+    let last = ledger.hash_at(4).unwrap().unwrap();
+    ledger.save_checkpoint(5, b"a to e").unwrap();
+    assert_eq!(ledger.compact(5, last).unwrap(), 0, "one checkpoint is not enough");
+    ledger.save_checkpoint(6, b"a to f").unwrap();
+    assert_eq!(ledger.compact(5, last).unwrap(), 5);
+    let head = ledger.head();
+
+    let fresh = site.open("fresh").unwrap();
+    assert_eq!((fresh.first_seq(), fresh.next_seq(), fresh.head()), (6, 6, head));
+    assert_eq!(fresh.load_checkpoint().unwrap(), Some((6, b"a to f".to_vec())));
+    ledger.append(6, &batch(&["g"])).unwrap();
+    drop(fresh);
+    let fresh = site.open("fresh").unwrap();
+    assert_eq!(records(&fresh, 6), [(6, b"g".to_vec())]);
+
+    // One that was away meanwhile is not led to believe that it knows all.
+    let refused = site.open("late");
+    assert!(matches!(refused, Err(LedgerError::AwayForLong { first_seq: 5, next_seq: 4 })), "{refused:?}");
+    assert!(refused.unwrap_err().to_string().contains("begins anew"));
+}
+
+#[test]
+fn only_the_active_process_drops_records_or_keeps_a_checkpoint() {
+    let Some(site) = Site::new() else { return };
+    let (mut first, mut second) = (site.open("first").unwrap(), site.open("second").unwrap());
+    first.append(0, &batch(&["a"])).unwrap();
+    first.append(1, &batch(&["b"])).unwrap();
+    second.follow(&mut |_, _| Ok(())).unwrap();
+    let refused = second.save_checkpoint(1, b"a");
+    assert!(matches!(&refused, Err(LedgerError::Deposed(by)) if by == "first"), "{refused:?}");
+    first.save_checkpoint(1, b"a").unwrap();
+    first.save_checkpoint(2, b"a b").unwrap();
+    first.leave().unwrap();
+    assert_eq!(second.take().unwrap(), None);
+    let refused = first.compact(1, first.hash_at(0).unwrap().unwrap());
+    assert!(matches!(&refused, Err(LedgerError::Deposed(by)) if by == "second"), "{refused:?}");
+    let fresh = site.open("fresh").unwrap();
+    assert_eq!(records(&fresh, 0).len(), 2, "nothing was dropped");
+}
+
+/// What is given back to a server is cut into other runs than before; what is dropped and read must fit all the same.
+#[test]
+fn runs_may_be_cut_otherwise_than_in_the_copy() {
+    let Some(mut site) = Site::new() else { return };
+    let backup = tempfile::tempdir().unwrap();
+    let mut ledger = site.open("one").unwrap();
+    ledger.append(0, &batch(&["a"])).unwrap();
+    copy_folder(site.server.folder(), backup.path());
+    for (seq, word) in (1..).zip(["b", "c", "d", "e"]) {
+        ledger.append(seq, &batch(&[word])).unwrap();
+    }
+    drop(ledger);
+    site.server.roll_back(backup.path());
+    let mut ledger = RedisLedger::open(site.server.config("one"), &site.copy("one"), &POOL).unwrap();
+    assert_eq!(ledger.repair().unwrap(), 4, "in one run");
+    ledger.save_checkpoint(2, b"a b").unwrap();
+    ledger.save_checkpoint(3, b"a b c").unwrap();
+    assert_eq!(ledger.compact(2, ledger.hash_at(1).unwrap().unwrap()).unwrap(), 2);
+    let head = ledger.head();
+    let fresh = site.open("fresh").unwrap();
+    assert_eq!((fresh.first_seq(), fresh.next_seq(), fresh.head()), (3, 5, head));
+    assert_eq!(records(&fresh, 3), [(3, b"d".to_vec()), (4, b"e".to_vec())]);
+}
+
 fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
     for entry in std::fs::read_dir(from).unwrap().flatten() {
         let target = to.join(entry.file_name());
