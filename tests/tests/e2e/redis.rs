@@ -1,5 +1,6 @@
 //! A Redis server for tests: on a free port of the loopback, durable, in a folder that goes with it.
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,7 +29,10 @@ impl Redis {
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
         command.arg("--port").arg(self.port.to_string()).arg("--dir").arg(self.folder.path());
         self.process = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
-        crate::harness::eventually("Redis listens", || TcpStream::connect(("127.0.0.1", self.port)).ok());
+        crate::harness::eventually("Redis answers", || {
+            TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+            (self.say("PING") == "+PONG").then_some(())
+        });
     }
 
     pub fn kill(&mut self) {
@@ -40,6 +44,28 @@ impl Redis {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Tells it a command, and gives the first line of its answer.
+    pub fn say(&self, command: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Is a copy of another from now on; returns once it has all that the other has.
+    pub fn follow(&self, master: &Redis) {
+        assert_eq!(self.say(&format!("REPLICAOF 127.0.0.1 {}", master.port)), "+OK");
+        crate::harness::eventually("the replica has all", || {
+            (master.say("WAIT 1 500") == ":1").then_some(())
+        });
+    }
+
+    /// Is a master of its own from now on, with what it has.
+    pub fn lead(&self) {
+        assert_eq!(self.say("REPLICAOF NO ONE"), "+OK");
     }
 
     /// Its files, kept for later.

@@ -219,6 +219,47 @@ fn a_redis_that_lost_records_halts_the_pool_until_it_has_them_back() {
 }
 
 #[test]
+fn a_promoted_replica_is_used_and_one_that_lacks_the_newest_records_is_not_believed() {
+    let (Some(mut one), Some(mut other)) = (Redis::start(), Redis::start()) else { return };
+    other.follow(&one);
+    let (site, urls) = (Site::new(), format!("{},{}", one.url(), other.url()));
+    let active = operator(&site, "only", &urls);
+    active.expect("listening on");
+    let miner = site.miner("alice.eth", &[]);
+    let job = site.job("job", &short_job("The carriage"));
+    let mut pool = Pool { site, job, answers: Vec::new() };
+    pool.answered();
+
+    // The master is gone for good, and its replica, which has all, is the master now.
+    assert_eq!(one.say("WAIT 1 10000"), ":1");
+    one.kill();
+    other.lead();
+    pool.answered();
+
+    // The former master follows, is parted from the master, and is promoted without what came since.
+    one.run();
+    one.follow(&other);
+    one.lead();
+    pool.answered();
+    other.kill();
+    let halted = active.finish();
+    assert_eq!(halted.code(), Some(2), "{halted:?}");
+    assert!(halted.stderr.contains("are missing"), "{halted:?}");
+
+    let mut command = pool.site.command("swarm-node");
+    command.args(["repair", "--name", "only", "--redis-url", &urls]);
+    Process::start("repair", command).finish().good();
+    let again = operator(&pool.site, "only", &urls);
+    again.expect("listening on");
+    pool.answered();
+    let last = pool.answers.last().unwrap()["receipt"]["epoch"].as_u64().unwrap();
+    again.expect(&format!("epoch {last} sealed"));
+    pool.recomputed();
+    miner.terminate().good();
+    again.terminate().good();
+}
+
+#[test]
 fn a_new_operator_joins_a_log_that_has_dropped_its_beginning() {
     let Some(redis) = Redis::start() else { return };
     let site = Site::new();
