@@ -20,6 +20,7 @@ mod session;
 mod status;
 pub mod storage;
 mod tables;
+mod upkeep;
 mod view;
 mod wire;
 mod words;

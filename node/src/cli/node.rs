@@ -11,7 +11,7 @@ use swarm_protocol::{Millis, Posted};
 
 use super::UserError;
 use super::shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
-use super::values::{duration, ens_name, listener, positive_duration, window};
+use super::values::{content_age, content_size, duration, ens_name, listener, positive_duration, window};
 use crate::metrics::DEFAULT_ADDRESS;
 use crate::network::NetworkConfig;
 
@@ -61,6 +61,8 @@ pub struct NodeArgs {
     #[command(flatten)]
     pub operator: OperatorArgs,
     #[command(flatten)]
+    pub content: ContentArgs,
+    #[command(flatten)]
     pub network: NetworkArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -70,6 +72,21 @@ pub struct NodeArgs {
     pub files: FileArgs,
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// How much content a node keeps, and for how long.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Content")]
+pub struct ContentArgs {
+    /// Room for content: inputs, answers and transcripts of jobs, and what an operator publishes
+    #[arg(long, env = "SWARMPOOL_CONTENT_QUOTA", default_value = "4GiB", value_name = "SIZE", value_parser = content_size,
+          hide_short_help = true)]
+    pub content_quota: u64,
+
+    /// How long what belongs to a job stays in any case; after that, as long as there is room
+    #[arg(long, env = "SWARMPOOL_KEEP_CONTENT", default_value = "3d", value_name = "TIME", value_parser = content_age,
+          hide_short_help = true)]
+    pub keep_content: Millis,
 }
 
 /// What can be asked of nodes that run.

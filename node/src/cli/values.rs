@@ -14,6 +14,8 @@ use swarm_protocol::statement::MAX_NAME_BYTES;
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const MAX_DURATION: u64 = 366 * 86_400_000;
 const MAX_WINDOW: Millis = Millis(2000);
+const MIN_CONTENT_AGE: Millis = Millis(26 * 3_600_000);
+const MIN_CONTENT_BYTES: u64 = 64 << 20;
 const MAX_TYPOS: usize = 3;
 const SHA2_256: u64 = 0x12;
 
@@ -36,6 +38,30 @@ pub(super) fn positive_duration(text: &str) -> Result<Millis, String> {
     match duration(text)? {
         Millis(0) => Err("must be longer than zero".to_owned()),
         millis => Ok(millis),
+    }
+}
+
+/// How long content of jobs stays: no job is older than a day, nor held by a miner for longer than an hour after that.
+pub(super) fn content_age(text: &str) -> Result<Millis, String> {
+    let age = duration(text)?;
+    if age < MIN_CONTENT_AGE {
+        Err("content stays for at least 26h: a job may wait for a day".to_owned())
+    } else {
+        Ok(age)
+    }
+}
+
+/// A size such as `512MiB` or `4GiB`.
+pub(super) fn content_size(text: &str) -> Result<u64, String> {
+    let (number, scale) = match (text.strip_suffix("GiB"), text.strip_suffix("MiB")) {
+        (Some(number), _) => (number, 1 << 30),
+        (_, Some(number)) => (number, 1 << 20),
+        _ => return Err(format!("write a size like 512MiB or 4GiB, not '{text}'")),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    match bytes {
+        Some(bytes) if bytes >= MIN_CONTENT_BYTES => Ok(bytes),
+        _ => Err("64MiB is the least".to_owned()),
     }
 }
 
@@ -165,6 +191,17 @@ pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units_and_content_an_age() {
+        assert_eq!(content_size("4GiB"), Ok(4 << 30));
+        assert_eq!(content_size("64MiB"), Ok(64 << 20));
+        for text in ["4", "4GB", "GiB", "-1GiB", "63MiB", "18446744073709551615GiB"] {
+            assert!(content_size(text).is_err(), "{text}");
+        }
+        assert_eq!(content_age("26h"), Ok(Millis(26 * 3_600_000)));
+        assert!(content_age("25h").unwrap_err().contains("at least 26h"));
+    }
 
     #[test]
     fn times_have_units() {

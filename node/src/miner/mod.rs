@@ -14,8 +14,8 @@ use crate::metrics::{Exporter, MinerMetrics, Server};
 use crate::network::{Network, NetworkEvent};
 use crate::session::{JoinTerms, join};
 use crate::status;
-use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
 use crate::storage::pins::KNOWN_OPERATORS_FILE;
+use crate::upkeep;
 use crate::view::{EVIDENCE_FOLDER, LiveView};
 use crate::workload::Models;
 use anyhow::Result;
@@ -48,7 +48,7 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     let clock = Clock::start();
     let models = Arc::new(Models::load(&args.models)?);
     let engines = Engines::start(&models, args.miner.slots, providers)?;
-    let blocks = Arc::new(BlockStore::open(&directory.file("blocks.redb"), DEFAULT_QUOTA_BYTES)?);
+    let blocks = upkeep::open(&args.content, &directory.file("blocks.redb"), clock, stop.clone())?;
     import::archives(&args.import, &blocks).await?;
     let network = network_config(&args.network, &directory, &args.pool.pool, "miner", "miner")?;
     let (network, mut events) = Network::start(args.limits.apply(network), blocks.clone()).await?;

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
 use swarm_inference::CancelToken;
+use swarm_protocol::Timestamp;
 use swarm_protocol::acceptance;
 use swarm_protocol::codec::{self, JobId};
 use swarm_protocol::miner::{Content, Delivered, Effect, Event, Miner, Run};
@@ -139,7 +140,7 @@ impl MinerShell {
         let lease = run.lease;
         let (cancel, _) = self.begin(lease);
         let (engines, models, blocks) = (self.engines.clone(), self.models.clone(), self.blocks.clone());
-        let (inbox, broken) = (self.inbox.clone(), self.broken.clone());
+        let (inbox, broken, clock) = (self.inbox.clone(), self.broken.clone(), self.clock);
         let within = Duration::from_millis(run.until.since(self.clock.now()).0);
         tokio::task::spawn_blocking(move || {
             let mut passed_on: Option<std::time::Instant> = None;
@@ -156,17 +157,17 @@ impl MinerShell {
                 .get(&run.job.model)
                 .ok_or_else(|| anyhow!("the model is not loaded"))
                 .and_then(|model| engines.run(&run, model, within, &cancel, &mut progress))
-                .and_then(|made| keep(&blocks, &broken, made))
+                .and_then(|made| keep(&blocks, &broken, made, clock.now()))
                 .map_err(|e| format!("{e:#}"));
             let _ = inbox.blocking_send(Input::Event(Event::EngineDone { lease, outcome }));
         });
     }
 }
 
-fn keep(blocks: &BlockStore, broken: &OnceLock<DiskError>, made: Made) -> Result<Delivered> {
+fn keep(blocks: &BlockStore, broken: &OnceLock<DiskError>, made: Made, now: Timestamp) -> Result<Delivered> {
     let transcript = codec::Link::of(&made.transcript);
     let output = codec::raw_cid(&made.output);
-    let kept = blocks.put_pinned(&[(transcript.cid(), &made.transcript), (output, &made.output)]);
+    let kept = blocks.put_content(&[(transcript.cid(), &made.transcript), (output, &made.output)], now);
     if let Err(BlockError::Disk(error)) = &kept {
         // The first failure is the one that is told.
         let _ = broken.set(error.clone());

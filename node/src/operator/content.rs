@@ -1,5 +1,6 @@
 //! Fetching what jobs and proofs name, and checking it, outside the sequencer.
 
+use crate::clock::Clock;
 use crate::content::{Reader, read_ahead};
 use crate::network::{MAX_BLOCK, Network, Until};
 use crate::storage::blocks::{BlockError, BlockStore};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use swarm_protocol::acceptance;
 use swarm_protocol::codec::Link;
 use swarm_protocol::pool::{Examination, ExamineFault};
-use swarm_protocol::statement::{Input, Proof};
+use swarm_protocol::statement::{Input, Proof, Signed};
 use tokio::time::Instant;
 
 /// How long a proof's miner may be away while its content is asked for.
@@ -26,14 +27,15 @@ pub struct Content {
     pub network: Network,
     pub blocks: Arc<BlockStore>,
     pub models: Arc<Models>,
+    pub clock: Clock,
     /// Set once the disk has failed; nothing may be promised after that.
     pub broken: Arc<OnceLock<DiskError>>,
 }
 
 impl Content {
     /// Over this network, into this store.
-    pub fn new(network: Network, blocks: Arc<BlockStore>, models: Arc<Models>) -> Self {
-        Self { network, blocks, models, broken: Arc::default() }
+    pub fn new(network: Network, blocks: Arc<BlockStore>, models: Arc<Models>, clock: Clock) -> Self {
+        Self { network, blocks, models, clock, broken: Arc::default() }
     }
 
     /// Fetches a block of at most `bytes` that is not here yet.
@@ -81,8 +83,8 @@ impl Content {
     }
 
     async fn pin(&self, cids: Vec<Cid>) -> Result<()> {
-        let pinned = cids.clone();
-        self.on_disk(move |blocks| blocks.pin(&cids)).await?;
+        let (pinned, now) = (cids.clone(), self.clock.now());
+        self.on_disk(move |blocks| blocks.pin_content(&cids, now)).await?;
         self.tell_stored(pinned).await;
         Ok(())
     }
@@ -127,7 +129,7 @@ impl Content {
         {
             blocks.push((cid, self.fetch(cid, bytes, &[], until).await.map_err(Error::msg)?));
         }
-        Ok(self.store(blocks).await?)
+        Ok(self.keep(blocks, Kind::OfJob).await?)
     }
 
     /// Fetches a proof's content, checks it by the rule, and stores and pins what is delivered.
@@ -148,7 +150,7 @@ impl Content {
             .await
             .map_err(|e| ExamineFault::Unavailable(format!("the check broke off: {e}")))??;
         let blocks = vec![(transcript_cid, kept.0), (output_cid, kept.1)];
-        self.store(blocks).await.map_err(|e| ExamineFault::Unavailable(e.to_string()))?;
+        self.keep(blocks, Kind::OfJob).await.map_err(|e| ExamineFault::Unavailable(e.to_string()))?;
         Ok(units)
     }
 
@@ -174,18 +176,39 @@ impl Content {
         String::from_utf8(text).map(Some).map_err(|e| e.to_string())
     }
 
-    /// Stores and pins blocks, durably.
+    /// Stores and pins what a machine says, durably: jobs as content of theirs, everything else for good.
     pub async fn store(&self, blocks: Vec<(Cid, Vec<u8>)>) -> Result<(), BlockError> {
-        let cids = blocks.iter().map(|(cid, _)| *cid).collect();
+        let is_job = |(_, block): &(Cid, Vec<u8>)| Signed::decode(block).is_ok();
+        let (jobs, others): (Vec<_>, Vec<_>) = blocks.into_iter().partition(is_job);
+        for (blocks, kind) in [(jobs, Kind::OfJob), (others, Kind::OfPool)] {
+            if !blocks.is_empty() {
+                self.keep(blocks, kind).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn keep(&self, blocks: Vec<(Cid, Vec<u8>)>, kind: Kind) -> Result<(), BlockError> {
+        let (cids, now) = (blocks.iter().map(|(cid, _)| *cid).collect(), self.clock.now());
         let put = move |store: &BlockStore| {
             let borrowed: Vec<(Cid, &[u8])> =
                 blocks.iter().map(|(cid, bytes)| (*cid, bytes.as_slice())).collect();
-            store.put_pinned(&borrowed)
+            match kind {
+                Kind::OfJob => store.put_content(&borrowed, now),
+                Kind::OfPool => store.put_pinned(&borrowed),
+            }
         };
         self.on_disk(put).await?;
         self.tell_stored(cids).await;
         Ok(())
     }
+}
+
+/// What a block belongs to, and so how long it stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    OfJob,
+    OfPool,
 }
 
 /// Whether bytes that come in pieces are UTF-8.

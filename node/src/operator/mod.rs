@@ -30,6 +30,7 @@ use crate::storage::high_water::HighWater;
 use crate::storage::home::DataDir;
 use crate::storage::ledger::{ACTIVE_FOR, Ledger, LedgerError, MemoryLedger, RedbLedger, RedisLedger};
 use crate::storage::sequencer::LedgerWriter;
+use crate::upkeep;
 use crate::workload::Models;
 use anyhow::{Context, Result, anyhow};
 use content::Content;
@@ -122,7 +123,7 @@ async fn term(
     let ledger = Box::new(MeasuredLedger { ledger, metrics: ledger_metrics.clone() });
     let (writer, thread) = LedgerWriter::spawn(ledger).context("cannot start the ledger's thread")?;
 
-    let blocks = Arc::new(BlockStore::open(&directory.file(BLOCKS_FILE), DEFAULT_QUOTA_BYTES)?);
+    let blocks = upkeep::open(&args.content, &directory.file(BLOCKS_FILE), clock, stop.clone())?;
     import::archives(&args.import, &blocks).await?;
     let (network, events) = Network::start(config, blocks.clone()).await?;
     tracing::info!("operator {} of pool {} ({})", key.address(), args.pool.pool, id);
@@ -143,7 +144,7 @@ async fn term(
     };
     let garden = Garden::plant(&pool, &blocks);
     let compaction = Compaction::new(blocks.clone(), writer.clone(), args.operator.keep_epochs, first_seq);
-    let content = Content::new(network.clone(), blocks, models);
+    let content = Content::new(network.clone(), blocks, models, clock);
     let durable = Durable::new(writer, high_water, compaction);
     let mut shell = OperatorShell::new(key, content, durable, clock, inbox.clone(), metrics, office.clone());
     let growing = stop.child_token();

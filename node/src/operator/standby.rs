@@ -3,10 +3,11 @@
 use super::content::Content;
 use super::{BLOCKS_FILE, LEDGER_FILE, restore_with};
 use crate::cli::{NodeArgs, RedisArgs};
+use crate::clock::Clock;
 use crate::home;
 use crate::network::Network;
 use crate::session::OPERATOR_AGENT;
-use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
+use crate::storage::blocks::BlockStore;
 use crate::storage::home::DataDir;
 use crate::storage::ledger::{ACTIVE_FOR, LedgerError, RedisConfig, RedisLedger, RedisLog};
 use crate::workload::Models;
@@ -195,7 +196,7 @@ struct Mirror {
 
 impl Mirror {
     async fn start(args: &NodeArgs, directory: &DataDir, models: &Arc<Models>) -> Result<Self> {
-        let blocks = Arc::new(BlockStore::open(&directory.file(BLOCKS_FILE), DEFAULT_QUOTA_BYTES)?);
+        let blocks = Arc::new(BlockStore::open(&directory.file(BLOCKS_FILE), args.content.content_quota)?);
         let config =
             home::network_config(&args.network, directory, &args.pool.pool, "operator", OPERATOR_AGENT)?;
         let (network, mut events) = Network::start(args.limits.apply(config), blocks.clone()).await?;
@@ -203,7 +204,7 @@ impl Mirror {
             // It says nothing and believes nothing; who asks is told so by silence.
             while events.recv().await.is_some() {}
         });
-        let content = Content::new(network, blocks, models.clone());
+        let content = Content::new(network, blocks, models.clone(), Clock::start());
         let (fetches, ended) = (Arc::new(Semaphore::new(MAX_FETCHES)), CancellationToken::new());
         Ok(Self { content, fetches, ended, listening })
     }

@@ -1,11 +1,12 @@
 //! Content by CID, within a quota: what is pinned stays, of the rest the least recently used goes first.
 //!
-//! The blocks of the pool's tree are kept beside them, see `kept.rs`.
+//! Content of jobs is pinned until it is old, everything else that is pinned until it is unpinned. The blocks of the pool's tree are kept beside them, see `kept.rs`.
 //!
 //! A block that is only `put` is a cached copy and may be gone after a power cut; `pin` and `put_pinned` are
 //! durable when they return.
 
 mod kept;
+mod stay;
 
 pub use kept::{MAX_KEPT_BLOCKS, MAX_KEPT_BYTES};
 
@@ -17,6 +18,7 @@ use redb::{
     Builder, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
     WriteTransaction,
 };
+use stay::{CONTENT, Stay, pin};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -38,7 +40,6 @@ const BLOCKS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("blocks")
 const ARRIVALS: TableDefinition<'_, &[u8], (u64, u64)> = TableDefinition::new("block-arrivals");
 const PINS: TableDefinition<'_, &[u8], ()> = TableDefinition::new("block-pins");
 const TREE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("block-tree");
-
 /// Why the store refused or failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BlockError {
@@ -114,6 +115,7 @@ fn copy(from: &redb::ReadTransaction, to: &Database) -> Result<(), redb::Error> 
     copy_table(from, to, BLOCKS, &mut |table, key, value| Ok(table.insert(key, value).map(|_| ())?))?;
     copy_table(from, to, ARRIVALS, &mut |table, key, value| Ok(table.insert(key, value).map(|_| ())?))?;
     copy_table(from, to, PINS, &mut |table, key, value| Ok(table.insert(key, value).map(|_| ())?))?;
+    copy_table(from, to, CONTENT, &mut |table, key, value| Ok(table.insert(key, value).map(|_| ())?))?;
     copy_table(from, to, TREE, &mut |table, key, value| Ok(table.insert(key, value).map(|_| ())?))
 }
 
@@ -154,12 +156,12 @@ impl BlockStore {
 
     /// Stores a block whose bytes match its CID, evicting unpinned blocks where it needs their room.
     pub fn put(&self, cid: &Cid, bytes: &[u8]) -> Result<(), BlockError> {
-        self.insert(&[(*cid, bytes)], false)
+        self.insert(&[(*cid, bytes)], Stay::AsLongAsThereIsRoom)
     }
 
     /// Stores and pins all these blocks or none; durable when it returns.
     pub fn put_pinned(&self, blocks: &[(Cid, &[u8])]) -> Result<(), BlockError> {
-        self.insert(blocks, true)
+        self.insert(blocks, Stay::ForGood)
     }
 
     /// A block's bytes, checked again; it counts as used. A block that has rotted on disk is dropped.
@@ -198,36 +200,6 @@ impl BlockStore {
         self.lock().blocks.get(cid).is_some_and(|entry| entry.pinned || entry.kept)
     }
 
-    /// Keeps these stored blocks, or none if one is absent, until they are unpinned, however often they were pinned;
-    /// durable when it returns.
-    pub fn pin(&self, cids: &[Cid]) -> Result<(), BlockError> {
-        let mut index = self.lock();
-        let mut fresh = Vec::new();
-        for cid in cids {
-            match index.blocks.get(cid) {
-                None => return Err(BlockError::Absent { cid: *cid }),
-                Some(entry) if entry.pinned => {}
-                Some(_) => fresh.push(*cid),
-            }
-        }
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        self.db(|store| {
-            let transaction = store.begin()?;
-            {
-                let mut pins = transaction.open_table(PINS)?;
-                for cid in &fresh {
-                    pins.insert(cid.to_bytes().as_slice(), ())?;
-                }
-            }
-            Ok(transaction.commit()?)
-        })?;
-        index.unsynced_puts = 0;
-        fresh.iter().for_each(|cid| index.set_pinned(cid, true));
-        Ok(())
-    }
-
     /// Lets a block be evicted again; a block that is not pinned or not there stays so.
     pub fn unpin(&self, cid: &Cid) -> Result<(), BlockError> {
         let mut index = self.lock();
@@ -235,6 +207,7 @@ impl BlockStore {
             self.db(|store| {
                 let transaction = store.begin()?;
                 transaction.open_table(PINS)?.remove(cid.to_bytes().as_slice())?;
+                transaction.open_table(CONTENT)?.remove(cid.to_bytes().as_slice())?;
                 Ok(transaction.commit()?)
             })?;
             index.set_pinned(cid, false);
@@ -254,20 +227,29 @@ impl BlockStore {
         Usage { bytes, pinned_bytes, quota_bytes: self.quota, blocks: index.blocks.len() }
     }
 
-    fn insert(&self, blocks: &[(Cid, &[u8])], pinned: bool) -> Result<(), BlockError> {
+    fn insert(&self, blocks: &[(Cid, &[u8])], stay: Stay) -> Result<(), BlockError> {
+        let pinned = stay != Stay::AsLongAsThereIsRoom;
         for (cid, bytes) in blocks {
             check(cid, bytes)?;
         }
         let mut index = self.lock();
         let mut plan = index.plan(blocks);
-        if plan.fresh.is_empty() && (!pinned || blocks.iter().all(|(cid, _)| index.blocks[cid].pinned)) {
+        let stays = match stay {
+            Stay::AsLongAsThereIsRoom => true,
+            Stay::ForGood => {
+                blocks.iter().all(|(cid, _)| index.blocks.get(cid).is_some_and(|entry| entry.pinned))
+                    && !self.db(|store| store.is_content(blocks))?
+            }
+            Stay::From(_) => false,
+        };
+        if plan.fresh.is_empty() && stays {
             blocks.iter().for_each(|(cid, _)| _ = index.touch(cid));
             return Ok(());
         }
         index.make_room(&mut plan, self.quota)?;
         let durable = pinned || index.unsynced_puts >= MAX_UNSYNCED_PUTS;
         let first_use = index.next_use;
-        self.db(|store| store.write(&plan, blocks, pinned, first_use, durable))?;
+        self.db(|store| store.write(&plan, blocks, stay, first_use, durable))?;
         index.unsynced_puts = if durable { 0 } else { index.unsynced_puts + 1 };
         for cid in &plan.evicted {
             index.remove(cid);
@@ -288,7 +270,7 @@ impl BlockStore {
         &self,
         plan: &Plan<'_>,
         blocks: &[(Cid, &[u8])],
-        pinned: bool,
+        stay: Stay,
         first_use: u64,
         durable: bool,
     ) -> Result<(), redb::Error> {
@@ -307,13 +289,9 @@ impl BlockStore {
                 table.insert(cid.to_bytes().as_slice(), *bytes)?;
                 arrivals.insert(cid.to_bytes().as_slice(), (number, bytes.len() as u64))?;
             }
-            if pinned {
-                let mut pins = transaction.open_table(PINS)?;
-                for (cid, _) in blocks {
-                    pins.insert(cid.to_bytes().as_slice(), ())?;
-                }
-            }
         }
+        let cids: Vec<Cid> = blocks.iter().map(|(cid, _)| *cid).collect();
+        pin(&transaction, &cids, stay)?;
         Ok(transaction.commit()?)
     }
 
@@ -323,6 +301,7 @@ impl BlockStore {
             let transaction = store.begin()?;
             transaction.open_table(BLOCKS)?.remove(cid.to_bytes().as_slice())?;
             transaction.open_table(PINS)?.remove(cid.to_bytes().as_slice())?;
+            transaction.open_table(CONTENT)?.remove(cid.to_bytes().as_slice())?;
             transaction.open_table(TREE)?.remove(cid.to_bytes().as_slice())?;
             Ok(transaction.commit()?)
         })?;
@@ -452,6 +431,7 @@ fn read_index(database: &Database) -> Result<Index, redb::Error> {
     let mut rows = Vec::new();
     {
         transaction.open_table(BLOCKS)?;
+        transaction.open_table(CONTENT)?;
         let arrivals = transaction.open_table(ARRIVALS)?;
         let pins = transaction.open_table(PINS)?;
         let tree = transaction.open_table(TREE)?;
@@ -478,6 +458,8 @@ mod tests {
     use super::*;
     use cid::multihash::Multihash;
     use std::sync::Arc;
+
+    const NOW: swarm_protocol::Timestamp = swarm_protocol::Timestamp(1_000);
 
     const RAW: u64 = 0x55;
 
@@ -566,8 +548,8 @@ mod tests {
         let path = directory.path().join("blocks.redb");
         let store = BlockStore::open(&path, 12).unwrap();
         let a = put(&store, "aaaa");
-        store.pin(&[a]).unwrap();
-        store.pin(&[a]).unwrap();
+        store.pin_content(&[a], NOW).unwrap();
+        store.pin_content(&[a], NOW).unwrap();
         let (b, bytes) = block("bbbb");
         store.put_pinned(&[(b, &bytes)]).unwrap();
         drop(store);
@@ -600,7 +582,7 @@ mod tests {
     #[test]
     fn an_absent_block_cannot_be_pinned() {
         let store = BlockStore::in_memory(8).unwrap();
-        assert!(matches!(store.pin(&[block("a").0]), Err(BlockError::Absent { .. })));
+        assert!(matches!(store.pin_content(&[block("a").0], NOW), Err(BlockError::Absent { .. })));
         store.unpin(&block("a").0).unwrap();
     }
 
@@ -616,7 +598,7 @@ mod tests {
         transaction.commit().unwrap();
         drop(database);
         let store = BlockStore::open(&path, 100).unwrap();
-        store.pin(&[cid]).unwrap();
+        store.pin_content(&[cid], NOW).unwrap();
         assert_eq!(store.get(&cid).unwrap(), None);
         assert!(!store.has(&cid) && store.bytes() == 0);
         store.put(&cid, b"hello").unwrap();
@@ -634,7 +616,7 @@ mod tests {
                         let cid = put(&store, &format!("{thread} {n}"));
                         if n % 10 == 0 {
                             store
-                                .pin(&[cid])
+                                .pin_content(&[cid], NOW)
                                 .or_else(|error| match error {
                                     BlockError::Absent { .. } => Ok(()),
                                     other => Err(other),

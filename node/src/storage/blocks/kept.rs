@@ -165,7 +165,7 @@ mod tests {
         store.unpin(&first).unwrap();
         assert!(store.has(&first) && !store.is_pinned(&first));
         keep(&store, "input");
-        store.pin(&[later]).unwrap();
+        store.pin_content(&[later], swarm_protocol::Timestamp(1)).unwrap();
         store.unpin(&later).unwrap();
         assert!(store.is_pinned(&first) && !store.is_pinned(&later));
     }

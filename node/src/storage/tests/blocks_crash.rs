@@ -30,7 +30,9 @@ fn write(disk: &SimDisk, script: &mut Dice) -> (BTreeSet<Cid>, Option<Cid>) {
         let (done, touched) = match (choice, held) {
             (0, Some(held)) => (store.unpin(&held).map(|()| pinned.remove(&held)), held),
             (1, _) => (store.put_pinned(&[(cid, &bytes)]).map(|()| pinned.insert(cid)), cid),
-            (2, _) if store.has(&cid) => (store.pin(&[cid]).map(|()| pinned.insert(cid)), cid),
+            (2, _) if store.has(&cid) => {
+                (store.pin_content(&[cid], swarm_protocol::Timestamp(1)).map(|()| pinned.insert(cid)), cid)
+            }
             _ => (store.put(&cid, &bytes).map(|()| true), cid),
         };
         match done {
