@@ -29,9 +29,10 @@ cargo fmt --all -- --check
 
 step "lints"
 cargo clippy --locked --workspace --all-targets -- -D warnings
+cargo clippy --locked --workspace --all-targets --features swarm-node/kubo -- -D warnings
 
 step "docs"
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --features swarm-node/kubo --no-deps
 
 step "arrows"
 must_not_reach swarm-crypto 'swarm-(protocol|inference|node)' tokio 'libp2p.*' rand

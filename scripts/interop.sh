@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/setup.sh foreign
-cargo build --locked --workspace --bins --tests
-cargo test --locked --workspace --test e2e -- --ignored --skip slow_and_lossy helia gossips tree
+cargo build --locked --workspace --features swarm-node/kubo --bins --tests
+cargo test --locked --workspace --features swarm-node/kubo --test e2e -- --ignored --skip slow_and_lossy helia gossips tree

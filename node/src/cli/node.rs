@@ -11,7 +11,9 @@ use swarm_protocol::{Millis, Posted};
 
 use super::UserError;
 use super::shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
-use super::values::{content_age, content_size, duration, ens_name, listener, positive_duration, window};
+use super::values::{
+    content_age, content_size, duration, ens_name, ipfs_api, listener, positive_duration, window,
+};
 use crate::metrics::DEFAULT_ADDRESS;
 use crate::network::NetworkConfig;
 
@@ -53,6 +55,10 @@ pub struct NodeArgs {
     /// Keep and serve the blocks of this CAR archive; repeatable
     #[arg(long, env = "SWARMPOOL_IMPORT", value_name = "FILE", value_delimiter = ',')]
     pub import: Vec<PathBuf>,
+
+    /// Your IPFS daemon, such as http://127.0.0.1:5001, in which everything that this node pins is to be pinned too
+    #[arg(long, env = "SWARMPOOL_IPFS_API", value_name = "URL", hide_short_help = true, value_parser = ipfs_api)]
+    pub ipfs_api: Option<String>,
 
     #[command(flatten)]
     pub pool: PoolArgs,
@@ -420,6 +426,11 @@ impl NodeArgs {
                 "--{flag} belongs to --role {other}, not to --role {role}"
             ))
             .hint(format!("leave --{flag} out, or start {one} of its own")));
+        }
+        if self.ipfs_api.is_some() && !cfg!(feature = "kubo") {
+            return Err(UserError::misuse("--ipfs-api is not built into this program").hint(
+                "build it with cargo build --release --locked --features swarm-node/kubo, or leave it out",
+            ));
         }
         let is_operator = self.role == Some(NodeRole::Operator);
         if is_operator && (self.pool.operator.is_some() || self.pool.accept_operator.is_some()) {

@@ -198,3 +198,13 @@ fn mistakes_in_a_settings_file() {
     let told = node("swarm-node --config /nonexistent/file --role miner").unwrap_err();
     assert!(told.starts_with("/nonexistent/file cannot be read: "), "{told}");
 }
+
+#[test]
+#[cfg(not(feature = "kubo"))]
+fn a_daemon_needs_a_program_that_was_built_for_it() {
+    let told = node("swarm-node --role operator --ipfs-api http://127.0.0.1:5001").unwrap_err();
+    assert!(
+        told.starts_with("--ipfs-api is not built into this program → build it with cargo build"),
+        "{told}"
+    );
+}

@@ -79,6 +79,26 @@ pub(super) fn listener(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write an address like 127.0.0.1:9477, or a port".to_owned())
 }
 
+/// The address of an IPFS daemon's RPC, such as `http://127.0.0.1:5001`.
+pub(super) fn ipfs_api(text: &str) -> Result<String, String> {
+    let malformed = || "write an address like http://127.0.0.1:5001".to_owned();
+    if text.starts_with("https://") {
+        return Err(
+            "TLS is not supported; reach the daemon by http, through a tunnel if it is elsewhere".to_owned()
+        );
+    }
+    let address: hyper::Uri = text.parse().map_err(|_| malformed())?;
+    let authority = address.authority().filter(|authority| !authority.host().is_empty());
+    let authority = authority.filter(|_| address.scheme_str() == Some("http")).ok_or_else(malformed)?;
+    if authority.as_str().contains('@') {
+        return Err("a user and a password cannot be in it".to_owned());
+    }
+    match (address.path().trim_end_matches('/'), address.query()) {
+        ("" | "/api/v0", None) => Ok(format!("http://{authority}")),
+        _ => Err(malformed()),
+    }
+}
+
 /// A dotted name in lower case, such as `alice.eth`.
 pub(super) fn ens_name(text: &str) -> Result<String, String> {
     let label = |label: &str| {
@@ -232,6 +252,31 @@ mod tests {
         for text in ["", "localhost", "127.0.0.1", "65536", "localhost:9477", "http://127.0.0.1:9477/metrics"]
         {
             assert!(listener(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_is_named_by_the_address_of_its_api() {
+        for text in ["http://127.0.0.1:5001", "http://127.0.0.1:5001/", "http://127.0.0.1:5001/api/v0/"] {
+            assert_eq!(ipfs_api(text).as_deref(), Ok("http://127.0.0.1:5001"), "{text}");
+        }
+        assert_eq!(ipfs_api("http://[::1]:5001").as_deref(), Ok("http://[::1]:5001"));
+        assert_eq!(ipfs_api("http://ipfs").as_deref(), Ok("http://ipfs"));
+        for bad in [
+            "",
+            "localhost:5001",
+            "127.0.0.1:5001",
+            "5001",
+            "http://",
+            "http://:5001",
+            "/ip4/127.0.0.1/tcp/5001",
+            "ftp://a:1",
+            "https://a:5001",
+            "http://me:secret@a:5001",
+            "http://a:5001/ipfs",
+            "http://a:5001/?x=1",
+        ] {
+            assert!(ipfs_api(bad).is_err(), "{bad}");
         }
     }
 

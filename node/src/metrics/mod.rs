@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 mod bitswap;
 mod content;
+mod daemon;
 mod ledger;
 mod miner;
 mod network;
@@ -31,6 +32,7 @@ mod text;
 
 pub use bitswap::BitswapMetrics;
 pub use content::ContentSource;
+pub use daemon::{DaemonMetrics, DaemonSource};
 pub use ledger::{LedgerMetrics, LedgerSource, MeasuredLedger};
 pub use miner::MinerMetrics;
 pub use network::{NetworkMetrics, NetworkSource, Refused};

@@ -6,6 +6,7 @@ mod story;
 
 use crate::cli::NodeArgs;
 use crate::clock::Clock;
+use crate::daemon::{self, Daemon, Mirroring};
 use crate::driver::{self, Input, MAX_INBOX};
 use crate::home::{data_dir, home_root, network_config, wallet};
 use crate::import;
@@ -27,7 +28,7 @@ use swarm_inference::Registry;
 use swarm_protocol::Millis;
 use swarm_protocol::miner::{Config, Event, Miner, ModelTerms};
 use swarm_protocol::statement::Assurance;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Pages of the view that a miner reads in one go, and how long it waits before the next: there may be thousands.
@@ -47,15 +48,25 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     let key = wallet(&args.files, &directory)?;
     let clock = Clock::start();
     let models = Arc::new(Models::load(&args.models)?);
+    let daemon = Daemon::open(args.ipfs_api.as_deref()).await?;
     let engines = Engines::start(&models, args.miner.slots, providers)?;
     let blocks = upkeep::open(&args.content, &directory.file("blocks.redb"), clock, stop.clone())?;
     import::archives(&args.import, &blocks).await?;
     let network = network_config(&args.network, &directory, &args.pool.pool, "miner", "miner")?;
-    let (network, mut events) = Network::start(args.limits.apply(network), blocks.clone()).await?;
+    let (network, mut events) =
+        Network::start(args.limits.apply(network), daemon::source(daemon.as_ref(), &blocks)).await?;
+    let mirroring = CancellationToken::new();
+    let _ends = mirroring.clone().drop_guard();
+    let (_no_tree, tree) = watch::channel(None);
+    let mirror = daemon
+        .as_ref()
+        .map(|daemon| daemon.mirror(&blocks, &directory, tree, mirroring.clone()))
+        .transpose()?;
     let metrics = engines.metrics().clone();
     let _shown = match args.metrics.address {
         Some(address) => {
             let mut exporter = Exporter::of_node("miner", network.clone(), blocks.clone(), directory.path());
+            mirror.iter().for_each(|mirror| mirror.show(&mut exporter));
             exporter.show(&metrics);
             Some(Server::start(address, exporter).await?)
         }
@@ -68,8 +79,9 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     );
 
     let seen = status::Joined::default();
+    let of = mirror.as_ref().map(Mirroring::standing);
     let _answering =
-        status::answer(&directory, "miner", &args.pool.pool, key.address(), &network, clock, &seen);
+        status::answer(&directory, "miner", &args.pool.pool, key.address(), &network, clock, &seen, of);
     let terms = JoinTerms {
         pool: args.pool.pool.clone(),
         operator: args.pool.operator,
@@ -99,7 +111,7 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     }
     metrics.operator_is_there(true);
     let listener = tokio::spawn(listen(link.clone(), view, events, inbox.clone(), metrics.clone(), stop));
-    let mut shell = MinerShell::new(key, link, blocks, models, engines, inbox, clock);
+    let mut shell = MinerShell::new(key, link, blocks, daemon, models, engines, inbox, clock);
     let outcome = driver::run(&mut miner, &mut shell, &mut inputs, clock, &CancellationToken::new()).await;
     listener.abort();
     network.shutdown().await;

@@ -2,6 +2,7 @@ use super::engines::{Engines, Made};
 use super::story;
 use crate::clock::Clock;
 use crate::content::{Reader, read_ahead};
+use crate::daemon::{self, Daemon};
 use crate::driver::{Flow, Input, Shell};
 use crate::link::Link;
 use crate::network::{MAX_BLOCK, Until};
@@ -44,6 +45,7 @@ pub struct MinerShell {
     key: SecretKey,
     link: Link,
     blocks: Arc<BlockStore>,
+    daemon: Option<Daemon>,
     models: Arc<Models>,
     engines: Engines,
     inbox: Inbox,
@@ -55,10 +57,12 @@ pub struct MinerShell {
 }
 
 impl MinerShell {
+    #[expect(clippy::too_many_arguments, reason = "they are what it is made of")]
     pub fn new(
         key: SecretKey,
         link: Link,
         blocks: Arc<BlockStore>,
+        daemon: Option<Daemon>,
         models: Arc<Models>,
         engines: Engines,
         inbox: Inbox,
@@ -66,7 +70,7 @@ impl MinerShell {
     ) -> Self {
         let tasks = Arc::new(Semaphore::new(MAX_TASKS));
         let (running, broken) = (BTreeMap::new(), Arc::default());
-        Self { key, link, blocks, models, engines, inbox, clock, tasks, running, broken }
+        Self { key, link, blocks, daemon, models, engines, inbox, clock, tasks, running, broken }
     }
 
     fn hand(&self, statement: &Statement) {
@@ -121,11 +125,11 @@ impl MinerShell {
     }
 
     fn prepare(&mut self, lease: Digest, job: JobId) {
-        let (link, inbox) = (self.link.clone(), self.inbox.clone());
+        let (link, daemon, inbox) = (self.link.clone(), self.daemon.clone(), self.inbox.clone());
         let abort = self.begin(lease).1;
         tokio::spawn(async move {
             let content = tokio::select! {
-                content = fetch_content(&link, job) => content.map(Box::new).map_err(|e| format!("{e:#}")),
+                content = fetch_content(&link, daemon.as_ref(), job) => content.map(Box::new).map_err(|e| format!("{e:#}")),
                 () = abort.cancelled() => return,
             };
             let _ = inbox.send(Input::Event(Event::JobReady { lease, content })).await;
@@ -181,7 +185,7 @@ fn keep(blocks: &BlockStore, broken: &OnceLock<DiskError>, made: Made, now: Time
     })
 }
 
-async fn fetch_content(link: &Link, job: JobId) -> Result<Content> {
+async fn fetch_content(link: &Link, daemon: Option<&Daemon>, job: JobId) -> Result<Content> {
     let signed = fetch_job(link, job).await?;
     let verified = link.check(&signed)?;
     let Body::Job(body) = &verified.statement().body else { return Err(anyhow!("the operator sent no job")) };
@@ -190,7 +194,7 @@ async fn fetch_content(link: &Link, job: JobId) -> Result<Content> {
     }
     acceptance::check_prompt(body)?;
     let linked = match &body.input {
-        JobInput::Linked { cid, bytes } => Some(fetch_text(link, cid, *bytes).await?),
+        JobInput::Linked { cid, bytes } => Some(fetch_text(link, daemon, cid, *bytes).await?),
         JobInput::Text(_) | JobInput::Chat(_) | JobInput::Sealed { .. } => None,
     };
     Ok(Content { job: verified, linked })
@@ -209,12 +213,12 @@ async fn fetch_job(link: &Link, job: JobId) -> Result<Signed> {
     }
 }
 
-async fn fetch_text(link: &Link, cid: &Cid, bytes: u64) -> Result<String> {
+async fn fetch_text(link: &Link, daemon: Option<&Daemon>, cid: &Cid, bytes: u64) -> Result<String> {
     let from: Vec<_> = link.peer().into_iter().collect();
     let until = Until::within(FETCH_TIMEOUT);
     let fetch = |cid| {
         let from = &from;
-        async move { Ok(link.network().fetch(&cid, from, MAX_BLOCK, until).await?) }
+        async move { Ok(daemon::fetch(daemon, link.network(), &cid, from, MAX_BLOCK, until).await?) }
     };
     let mut text = Vec::new();
     let take = |_: &Cid, _: &[u8], content: &[u8]| {

@@ -2,6 +2,7 @@
 
 use crate::clock::Clock;
 use crate::content::{Reader, read_ahead};
+use crate::daemon::{self, Daemon};
 use crate::network::{MAX_BLOCK, Network, Until};
 use crate::storage::blocks::{BlockError, BlockStore};
 use crate::storage::disk::DiskError;
@@ -26,6 +27,8 @@ const PROOF_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Content {
     pub network: Network,
     pub blocks: Arc<BlockStore>,
+    /// Where a block may be too that is not here.
+    pub daemon: Option<Daemon>,
     pub models: Arc<Models>,
     pub clock: Clock,
     /// Set once the disk has failed; nothing may be promised after that.
@@ -34,8 +37,14 @@ pub struct Content {
 
 impl Content {
     /// Over this network, into this store.
-    pub fn new(network: Network, blocks: Arc<BlockStore>, models: Arc<Models>, clock: Clock) -> Self {
-        Self { network, blocks, models, clock, broken: Arc::default() }
+    pub fn new(
+        network: Network,
+        blocks: Arc<BlockStore>,
+        daemon: Option<Daemon>,
+        models: Arc<Models>,
+        clock: Clock,
+    ) -> Self {
+        Self { network, blocks, daemon, models, clock, broken: Arc::default() }
     }
 
     /// Fetches a block of at most `bytes` that is not here yet.
@@ -44,7 +53,8 @@ impl Content {
             return Ok(block);
         }
         let max = usize::try_from(bytes).map_err(|_| "too long for this machine".to_owned())?;
-        self.network.fetch(&cid, from, max, until).await.map_err(|e| e.to_string())
+        let fetched = daemon::fetch(self.daemon.as_ref(), &self.network, &cid, from, max, until).await;
+        fetched.map_err(|e| e.to_string())
     }
 
     /// Fetches a job's linked input, which must be text, block after block, and pins it once all of it is there. `from`

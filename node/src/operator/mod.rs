@@ -15,13 +15,14 @@ pub use published::replay_all;
 
 use crate::cli::{Exit, NodeArgs, RedisArgs};
 use crate::clock::Clock;
+use crate::daemon::{self, Daemon, MAX_LOOKUP, Mirroring};
 use crate::driver::{self, Input, MAX_INBOX};
 use crate::home;
 use crate::import;
 use crate::metrics::{
     Exporter, LedgerMetrics, LedgerSource, MeasuredLedger, PoolMetrics, PoolSource, Server,
 };
-use crate::network::Network;
+use crate::network::{Network, NetworkConfig, NetworkEvent};
 use crate::session::OPERATOR_AGENT;
 use crate::status;
 use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
@@ -37,13 +38,15 @@ use content::Content;
 use durable::Durable;
 use published::Compaction;
 use shell::{OperatorAsk, OperatorInput, OperatorShell};
+use standby::Office;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::key::SecretKey;
 use swarm_protocol::pool::{Pool, PoolConfig, Replay, State};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tree::Garden;
 
@@ -58,9 +61,10 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
     check_free_space(directory.path())?;
     let key = home::wallet(&args.files, &directory)?;
     let models = Arc::new(Models::load(&args.models)?);
+    let daemon = Daemon::open(args.ipfs_api.as_deref()).await?;
     let mut again = false;
     loop {
-        match term(&args, &directory, &key, &models, again, &stop).await {
+        match term(&args, &directory, &key, &models, daemon.as_ref(), again, &stop).await {
             Err(error) if standby::is_deposed(&error) && !stop.is_cancelled() => {
                 tracing::warn!("{error}; standing by");
                 again = true;
@@ -99,82 +103,131 @@ async fn term(
     directory: &DataDir,
     key: &SecretKey,
     models: &Arc<Models>,
+    daemon: Option<&Daemon>,
     again: bool,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let (key, models) = (key.clone(), models.clone());
     let id = PoolId::derive(&args.pool.pool, key.address(), 0, Address::ZERO);
     let (ledger, office): (Box<dyn Ledger>, _) = match args.operator.redis() {
         None => (open_ledger(args, directory, &id)?, None),
-        Some(redis) => match standby::wait(args, &redis, directory, &id, &models, again, stop).await? {
+        Some(redis) => match standby::wait(args, &redis, directory, &id, models, again, stop).await? {
             Some((ledger, office)) => (Box::new(ledger), Some(Arc::new(office))),
             None => return Ok(()),
         },
     };
     let clock = Clock::start();
-    let mut config =
-        home::network_config(&args.network, directory, &args.pool.pool, "operator", OPERATOR_AGENT)?;
-    config.relay = !args.operator.no_relay;
-    let config = args.limits.apply(config);
-    let node = config.peer_id()?.to_string();
-    let (mut pool, high_water) = open_pool(args, directory, &key, node, &models, ledger.as_ref(), clock)?;
-    let (metrics, ledger_metrics) = (PoolMetrics::default(), LedgerMetrics::default());
-    let first_seq = ledger.first_seq();
+    let network = network_of(args, directory)?;
+    let node = network.peer_id()?.to_string();
+    let (pool, high_water) = open_pool(args, directory, key, node, models, ledger.as_ref(), clock)?;
+    let (ledger_metrics, first_seq) = (LedgerMetrics::default(), ledger.first_seq());
     let ledger = Box::new(MeasuredLedger { ledger, metrics: ledger_metrics.clone() });
     let (writer, thread) = LedgerWriter::spawn(ledger).context("cannot start the ledger's thread")?;
 
     let blocks = upkeep::open(&args.content, &directory.file(BLOCKS_FILE), clock, stop.clone())?;
+    let held = Arc::downgrade(&blocks);
     import::archives(&args.import, &blocks).await?;
-    let (network, events) = Network::start(config, blocks.clone()).await?;
-    tracing::info!("operator {} of pool {} ({})", key.address(), args.pool.pool, id);
-
-    let alone = status::Joined::default();
-    let _answering =
-        status::answer(directory, "operator", &args.pool.pool, key.address(), &network, clock, &alone);
-    let copying = backup::serve(directory, &writer, &blocks);
-    let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
-    let shown = match args.metrics.address {
-        Some(address) => {
-            let mut exporter =
-                Exporter::of_node("operator", network.clone(), blocks.clone(), directory.path());
-            show(&mut exporter, &metrics, ledger_metrics, directory.file(LEDGER_FILE), inbox.clone());
-            Some(Server::start(address, exporter).await?)
-        }
-        None => None,
-    };
-    let garden = Garden::plant(&pool, &blocks);
     let compaction = Compaction::new(blocks.clone(), writer.clone(), args.operator.keep_epochs, first_seq);
-    let content = Content::new(network.clone(), blocks, models, clock);
-    let durable = Durable::new(writer, high_water, compaction);
-    let mut shell = OperatorShell::new(key, content, durable, clock, inbox.clone(), metrics, office.clone());
-    let growing = stop.child_token();
-    let every = tree::interval(pool.state().posted());
-    let gardener = tree::spawn(garden, shell.feed(), every, inbox.clone(), growing.clone());
-    let (peers, known) = (shell.peers(), shell.known());
-    known.replace(pool.state().known_wallets());
-    let ingress = ingress::Ingress::new(network.clone(), inbox, id, shell.operator(), peers, known, clock);
-    let mut ingress = tokio::spawn(ingress.run(events));
-    let outcome = tokio::select! {
-        outcome = driver::run(&mut pool, &mut shell, &mut inputs, clock, stop) => outcome,
-        by = standby::deposed(office.as_deref()) => Err(LedgerError::Deposed(by).into()),
-        _ = &mut ingress => Err(anyhow!("the network's events ended; start the operator again")),
-    };
-    ingress.abort();
-    drop((shown, copying));
-    growing.cancel();
-    // Nobody is to wait for a place in it any more.
-    drop(inputs);
-    if let Some(gardener) = gardener {
-        let _ = gardener.await;
-    }
-    if outcome.is_ok() {
-        shell.close(pool.state()).await?;
-    }
-    drop(shell);
+    let durable = Durable::new(writer.clone(), high_water, compaction);
+    let (network, events) = Network::start(network, daemon::source(daemon, &blocks)).await?;
+    tracing::info!("operator {} of pool {} ({})", key.address(), args.pool.pool, id);
+    let content = Content::new(network.clone(), blocks, daemon.cloned(), models.clone(), clock);
+    let serving = Serving { args, directory, key, content, durable, writer, ledger_metrics, office };
+    let outcome = serving.run(pool, events, stop).await;
     network.shutdown().await;
+    // Who still reads from the store or writes to the ledger holds a file that the next term opens.
+    let released = async {
+        while held.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = timeout(MAX_LOOKUP, released).await;
     // The ledger's thread ends with its last handle; joining it means that the file is closed.
     let _ = tokio::task::spawn_blocking(move || thread.join().is_ok()).await;
     outcome
+}
+
+fn network_of(args: &NodeArgs, directory: &DataDir) -> Result<NetworkConfig> {
+    let mut config =
+        home::network_config(&args.network, directory, &args.pool.pool, "operator", OPERATOR_AGENT)?;
+    config.relay = !args.operator.no_relay;
+    Ok(args.limits.apply(config))
+}
+
+/// An active operator, all of which is open.
+struct Serving<'a> {
+    args: &'a NodeArgs,
+    directory: &'a DataDir,
+    key: &'a SecretKey,
+    content: Content,
+    durable: Durable,
+    writer: LedgerWriter,
+    ledger_metrics: LedgerMetrics,
+    office: Option<Arc<Office>>,
+}
+
+impl Serving<'_> {
+    /// Serves the pool until told to stop, or deposed.
+    async fn run(
+        self,
+        mut pool: Pool,
+        events: mpsc::Receiver<NetworkEvent>,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        let Self { args, directory, key, content, durable, writer, ledger_metrics, office } = self;
+        let (network, blocks, clock) = (content.network.clone(), content.blocks.clone(), content.clock);
+        let growing = stop.child_token();
+        let (shown_tree, tree) = watch::channel(None);
+        let daemon = content.daemon.clone();
+        let mirror =
+            daemon.map(|daemon| daemon.mirror(&blocks, directory, tree, growing.clone())).transpose()?;
+        let (alone, of) = (status::Joined::default(), mirror.as_ref().map(Mirroring::standing));
+        let name = &args.pool.pool;
+        let answering =
+            status::answer(directory, "operator", name, key.address(), &network, clock, &alone, of);
+        let copying = backup::serve(directory, &writer, &blocks);
+        drop(writer);
+        let ((inbox, mut inputs), metrics) = (mpsc::channel(MAX_INBOX), PoolMetrics::default());
+        let shown = match args.metrics.address {
+            Some(address) => {
+                let mut exporter =
+                    Exporter::of_node("operator", network.clone(), blocks.clone(), directory.path());
+                mirror.iter().for_each(|mirror| mirror.show(&mut exporter));
+                show(&mut exporter, &metrics, ledger_metrics, directory.file(LEDGER_FILE), inbox.clone());
+                Some(Server::start(address, exporter).await?)
+            }
+            None => None,
+        };
+        let garden = Garden::plant(&pool, &blocks);
+        drop(blocks);
+        let mut shell =
+            OperatorShell::new(key.clone(), content, durable, clock, inbox.clone(), metrics, office.clone());
+        let every = tree::interval(pool.state().posted());
+        let gardener = tree::spawn(garden, shell.feed(), every, inbox.clone(), shown_tree, growing.clone());
+        let (peers, known) = (shell.peers(), shell.known());
+        known.replace(pool.state().known_wallets());
+        let ingress = ingress::Ingress::new(network, inbox, pool.id(), shell.operator(), peers, known, clock);
+        let mut ingress = tokio::spawn(ingress.run(events));
+        let outcome = tokio::select! {
+            outcome = driver::run(&mut pool, &mut shell, &mut inputs, clock, stop) => outcome,
+            by = standby::deposed(office.as_deref()) => Err(LedgerError::Deposed(by).into()),
+            _ = &mut ingress => Err(anyhow!("the network's events ended; start the operator again")),
+        };
+        ingress.abort();
+        drop((shown, copying, answering));
+        growing.cancel();
+        // Nobody is to wait for a place in it any more.
+        drop(inputs);
+        if let Some(gardener) = gardener {
+            let _ = gardener.await;
+        }
+        if let Some(mirror) = mirror {
+            mirror.end().await;
+        }
+        if outcome.is_ok() {
+            shell.close(pool.state()).await?;
+        }
+        outcome
+    }
 }
 
 /// What an operator shows beside what every node does.

@@ -204,7 +204,7 @@ impl Mirror {
             // It says nothing and believes nothing; who asks is told so by silence.
             while events.recv().await.is_some() {}
         });
-        let content = Content::new(network, blocks, models.clone(), Clock::start());
+        let content = Content::new(network, blocks, None, models.clone(), Clock::start());
         let (fetches, ended) = (Arc::new(Semaphore::new(MAX_FETCHES)), CancellationToken::new());
         Ok(Self { content, fetches, ended, listening })
     }

@@ -13,7 +13,7 @@ use swarm_protocol::codec::{self, Link};
 use swarm_protocol::pool::{EpochHeader, Pool, PoolEvent};
 use swarm_protocol::tree::{Change, Changes, Entry, Place, Summary, Tree};
 use swarm_protocol::{Millis, Posted};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -162,9 +162,13 @@ impl Garden {
         feed: Feed,
         every: Duration,
         inbox: mpsc::Sender<OperatorInput>,
+        shown: watch::Sender<Option<Cid>>,
         stop: CancellationToken,
     ) {
-        let tell = async |root| inbox.send(Input::Event(PoolEvent::TreePublished { root })).await.is_ok();
+        let tell = async |root| {
+            shown.send_replace(root);
+            inbox.send(Input::Event(PoolEvent::TreePublished { root })).await.is_ok()
+        };
         let mut told = self.root;
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -247,16 +251,17 @@ fn former_headers(pool: &Pool, blocks: &BlockStore) -> impl Iterator<Item = Chan
     })
 }
 
-/// Begins to publish trees in a task, unless there is none to begin with.
+/// Begins to publish trees in a task, the roots in `shown` too, unless there is none to begin with.
 pub fn spawn(
     garden: Result<Garden, BlockError>,
     feed: Feed,
     every: Duration,
     inbox: mpsc::Sender<OperatorInput>,
+    shown: watch::Sender<Option<Cid>>,
     stop: CancellationToken,
 ) -> Option<JoinHandle<()>> {
     match garden {
-        Ok(garden) => Some(tokio::spawn(garden.grow(feed, every, inbox, stop))),
+        Ok(garden) => Some(tokio::spawn(garden.grow(feed, every, inbox, shown, stop))),
         Err(error) => {
             feed.close(error);
             None

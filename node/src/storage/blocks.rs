@@ -5,9 +5,11 @@
 //! A block that is only `put` is a cached copy and may be gone after a power cut; `pin` and `put_pinned` are
 //! durable when they return.
 
+mod changes;
 mod kept;
 mod stay;
 
+pub use changes::MAX_CHANGED;
 pub use kept::{MAX_KEPT_BLOCKS, MAX_KEPT_BYTES};
 
 use super::disk::{DiskError, open_database, survive_damage};
@@ -100,6 +102,8 @@ struct Index {
     kept_blocks: usize,
     next_use: u64,
     unsynced_puts: u32,
+    /// For a follower, if there is one.
+    changed: Option<changes::Changed>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -198,6 +202,11 @@ impl BlockStore {
     /// Whether the block is in the store and will stay.
     pub fn is_pinned(&self, cid: &Cid) -> bool {
         self.lock().blocks.get(cid).is_some_and(|entry| entry.pinned || entry.kept)
+    }
+
+    /// Whether the block stays for the pool's tree and for nothing else.
+    pub fn is_of_tree_alone(&self, cid: &Cid) -> bool {
+        self.lock().blocks.get(cid).is_some_and(|entry| entry.kept && !entry.pinned)
     }
 
     /// Lets a block be evicted again; a block that is not pinned or not there stays so.
@@ -361,6 +370,9 @@ impl Index {
     }
 
     fn add(&mut self, cid: Cid, bytes: u64, pinned: bool, kept: bool) {
+        if pinned || kept {
+            self.note(cid);
+        }
         self.use_again(cid, Entry { bytes, used: 0, pinned, kept });
     }
 
@@ -394,6 +406,9 @@ impl Index {
     fn set_pinned(&mut self, cid: &Cid, pinned: bool) {
         if let Some(entry) = self.remove(cid) {
             self.use_again(*cid, Entry { pinned, ..entry });
+            if entry.pinned != pinned {
+                self.note(*cid);
+            }
         }
     }
 
@@ -412,7 +427,8 @@ impl Index {
     }
 }
 
-fn check(cid: &Cid, bytes: &[u8]) -> Result<(), BlockError> {
+/// Refuses bytes that a CID does not name, or that no store takes.
+pub(crate) fn check(cid: &Cid, bytes: &[u8]) -> Result<(), BlockError> {
     if bytes.len() > MAX_BLOCK_BYTES {
         return Err(BlockError::TooLarge { size: bytes.len() });
     }

@@ -3,6 +3,7 @@
 //! Everything here is bytes. Nothing in this module knows what a job, a record or a statement means.
 
 pub mod blocks;
+pub mod content_store;
 pub mod crash;
 pub mod disk;
 pub mod high_water;

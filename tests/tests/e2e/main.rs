@@ -17,6 +17,7 @@ mod homes;
 mod hostile;
 mod inputs;
 mod internet;
+mod kubo;
 mod many_jobs;
 mod metrics;
 mod miners;

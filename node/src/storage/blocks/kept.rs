@@ -85,6 +85,7 @@ impl BlockStore {
                 true => index.set_kept(&cid, false),
                 false => _ = index.remove(&cid),
             }
+            index.note(cid);
         }
         Ok(())
     }
@@ -107,6 +108,7 @@ impl Index {
     fn set_kept(&mut self, cid: &Cid, kept: bool) {
         if let Some(entry) = self.remove(cid) {
             self.insert(*cid, super::Entry { kept, ..entry });
+            self.note(*cid);
         }
     }
 }
