@@ -92,3 +92,97 @@ impl BlockSource for Lookup {
         BlockSource::has(self.blocks.as_ref(), cid) || self.in_daemon(cid).is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::content_store::StoreError;
+    use async_trait::async_trait;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use swarm_protocol::codec::raw_cid;
+
+    /// Has one block, and an answer for everybody only once it is let.
+    #[derive(Debug, Default)]
+    struct Daemon {
+        asked: AtomicUsize,
+        held: Option<Semaphore>,
+        is_away: bool,
+    }
+
+    #[async_trait]
+    impl ContentStore for Daemon {
+        async fn put_pinned(&self, _: &[(Cid, Vec<u8>)]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn get(&self, cid: &Cid, reach: Reach, _: Duration) -> Result<Option<Vec<u8>>, StoreError> {
+            assert_eq!(reach, Reach::Local, "peers must not make the daemon search");
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            if let Some(held) = &self.held {
+                let _ = held.acquire().await;
+            }
+            match self.is_away {
+                true => Err(StoreError::Away("it is away".to_owned())),
+                false => Ok((*cid == raw_cid(b"theirs")).then(|| b"theirs".to_vec())),
+            }
+        }
+
+        async fn unpin(&self, _: &[Cid]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn pinned(&self, _: &mut (dyn FnMut(Cid) + Send)) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    async fn lookup(daemon: Daemon) -> (Arc<Lookup>, Arc<Daemon>) {
+        let blocks = Arc::new(BlockStore::in_memory(1 << 20).unwrap());
+        blocks.put_pinned(&[(raw_cid(b"ours"), b"ours")]).unwrap();
+        let daemon = Arc::new(daemon);
+        (Arc::new(Lookup::new(blocks, daemon.clone(), DaemonMetrics::default())), daemon)
+    }
+
+    async fn find(lookup: &Arc<Lookup>, text: &'static [u8]) -> Option<Vec<u8>> {
+        let lookup = lookup.clone();
+        tokio::task::spawn_blocking(move || lookup.block(&raw_cid(text))).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_daemon_is_asked_for_what_is_missing_and_not_again_and_again() {
+        let (lookup, daemon) = lookup(Daemon::default()).await;
+        assert_eq!(find(&lookup, b"ours").await, Some(b"ours".to_vec()));
+        assert_eq!(daemon.asked.load(Ordering::SeqCst), 0);
+        assert_eq!(find(&lookup, b"theirs").await, Some(b"theirs".to_vec()));
+        for _ in 0..5 {
+            assert_eq!(find(&lookup, b"nobody's").await, None);
+        }
+        assert_eq!(daemon.asked.load(Ordering::SeqCst), 2);
+        let away = Daemon { is_away: true, ..Daemon::default() };
+        let (lookup, daemon) = self::lookup(away).await;
+        for text in [b"one".as_slice(), b"two", b"theirs"] {
+            assert_eq!(find(&lookup, text).await, None);
+        }
+        assert_eq!(daemon.asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_slow_daemon_holds_few_threads() {
+        let held = Daemon { held: Some(Semaphore::new(0)), ..Daemon::default() };
+        let (lookup, daemon) = lookup(held).await;
+        let waiting: Vec<_> = (0..MAX_LOOKUPS)
+            .map(|_| {
+                let lookup = lookup.clone();
+                tokio::task::spawn_blocking(move || lookup.block(&raw_cid(b"theirs")))
+            })
+            .collect();
+        while daemon.asked.load(Ordering::SeqCst) < MAX_LOOKUPS {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(find(&lookup, b"theirs").await, None, "no place is left");
+        daemon.held.as_ref().unwrap().add_permits(MAX_LOOKUPS);
+        for found in waiting {
+            assert_eq!(found.await.unwrap(), Some(b"theirs".to_vec()));
+        }
+    }
+}

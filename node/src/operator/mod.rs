@@ -40,7 +40,7 @@ use published::Compaction;
 use shell::{OperatorAsk, OperatorInput, OperatorShell};
 use standby::Office;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::key::SecretKey;
@@ -134,13 +134,7 @@ async fn term(
     let serving = Serving { args, directory, key, content, durable, writer, ledger_metrics, office };
     let outcome = serving.run(pool, events, stop).await;
     network.shutdown().await;
-    // Who still reads from the store or writes to the ledger holds a file that the next term opens.
-    let released = async {
-        while held.strong_count() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let _ = timeout(MAX_LOOKUP, released).await;
+    released(&held).await;
     // The ledger's thread ends with its last handle; joining it means that the file is closed.
     let _ = tokio::task::spawn_blocking(move || thread.join().is_ok()).await;
     outcome
@@ -228,6 +222,17 @@ impl Serving<'_> {
         }
         outcome
     }
+}
+
+/// Waits for whoever still reads from the store, which the next term opens.
+async fn released(blocks: &Weak<BlockStore>) {
+    let released = async {
+        while blocks.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // Who takes longer keeps the next term waiting, which says so.
+    let _ = timeout(MAX_LOOKUP, released).await;
 }
 
 /// What an operator shows beside what every node does.

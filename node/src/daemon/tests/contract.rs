@@ -10,7 +10,7 @@ use std::time::Duration;
 use swarm_protocol::codec::{Link, raw_cid};
 
 const WITHIN: Duration = Duration::from_secs(20);
-const SOON: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(8);
 
 fn raw(text: &str) -> (Cid, Vec<u8>) {
     (raw_cid(text.as_bytes()), text.as_bytes().to_vec())

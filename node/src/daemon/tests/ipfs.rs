@@ -67,12 +67,15 @@ impl Ipfs {
     pub fn ask(&self, call: &str) -> (u16, Vec<u8>) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "POST /api/v0/{call} HTTP/1.0\r\nHost: ipfs\r\nContent-Length: 0\r\n\r\n").unwrap();
+        let head = "Host: ipfs\r\nContent-Length: 0\r\nConnection: close";
+        write!(stream, "POST /api/v0/{call} HTTP/1.1\r\n{head}\r\n\r\n").unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
-        let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
-        let status = String::from_utf8_lossy(&answer[9..12]).parse().unwrap();
-        (status, answer.split_off(head + 4))
+        let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a whole answer");
+        let body = answer.split_off(head + 4);
+        let head = String::from_utf8(answer).unwrap();
+        let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+        (head[9..12].parse().unwrap(), if is_chunked { without_chunks(&body) } else { body })
     }
 
     pub fn json(&self, call: &str) -> Value {
@@ -89,6 +92,19 @@ impl Ipfs {
         command.arg(folder.join("ipfs/src/cli.js")).args(args);
         command.env("IPFS_PATH", self.folder.path()).stdin(Stdio::null());
         command
+    }
+}
+
+fn without_chunks(mut chunked: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let end = chunked.windows(2).position(|bytes| bytes == b"\r\n").unwrap();
+        let size = usize::from_str_radix(std::str::from_utf8(&chunked[..end]).unwrap(), 16).unwrap();
+        if size == 0 {
+            return body;
+        }
+        body.extend_from_slice(&chunked[end + 2..end + 2 + size]);
+        chunked = &chunked[end + 4 + size..];
     }
 }
 
