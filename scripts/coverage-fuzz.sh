@@ -33,15 +33,16 @@ total=$(awk '{ sum += $2 } END { print sum }' <<<"$decoders")
 [ $# -eq 0 ] || decoders=$(grep -E "^($(IFS='|'; echo "$*")) " <<<"$decoders")
 
 # The name of a decoder, its share, its longest input.
+# shellcheck disable=SC2317 # xargs calls it
 fuzz() {
     local log=$work/$1.log status=0
     mkdir "$work/$1"
     FUZZ_TARGET=$1 "$fuzzer" -runs=$((executions * $2 / total + 1)) -max_len="$3" -seed=1 -timeout=10 -rss_limit_mb=2048 \
         -print_final_stats=1 -artifact_prefix="$work/$1-" "$work/$1" "tests/corpus/$1" >"$log" 2>&1 || status=$?
-    local done speed
-    done=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+    local ran speed
+    ran=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     speed=$(sed -n 's/^stat::average_exec_per_sec: *//p' "$log")
-    printf '%-18s exit %s  %11s executions  %7s/s  %s\n' "$1" "$status" "${done:-?}" "${speed:-?}" \
+    printf '%-18s exit %s  %11s executions  %7s/s  %s\n' "$1" "$status" "${ran:-?}" "${speed:-?}" \
         "$(grep -oE 'cov: [0-9]+ ft: [0-9]+ corp: [0-9]+' "$log" | tail -1)"
     [ "$status" -eq 0 ] || { tail -40 "$log"; return 1; }
 }
