@@ -2,7 +2,8 @@
 # Makes sure that a Debian machine with Rust can build the workspace. Safe to run again; other scripts call it.
 # `setup.sh tests` also installs what some tests take: tmux for what is drawn on a terminal, ip and nft (as root) for homes
 # behind routers, promtool for metrics, a Redis server for shared ledgers. `setup.sh foreign` installs what others have written: nodes and libraries from npm
-# and PyPI; `setup.sh kubo` an IPFS daemon that speaks Kubo's RPC, from npm.
+# and PyPI; `setup.sh kubo` an IPFS daemon that speaks Kubo's RPC, from npm. `setup.sh install`, as root, installs what
+# makes a Debian and boots it in a container.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -97,4 +98,10 @@ if [ "${1:-}" = kubo ]; then
         npm --prefix tests/interop/kubo ci --ignore-scripts --no-audit --no-fund --loglevel=error
         cp "$lock" tests/interop/kubo/node_modules/.installed.json
     fi
+fi
+
+if [ "${1:-}" = install ] && ! { command -v debootstrap && command -v systemd-nspawn; } >/dev/null; then
+    echo "setup: debootstrap or systemd-nspawn is missing, in which the services are tried; installing them" >&2
+    apt-get update -q
+    apt-get install -q -y --no-install-recommends debootstrap systemd-container
 fi

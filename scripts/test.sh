@@ -9,4 +9,4 @@ scripts/setup.sh tests
 # tests, with every feature that needs nothing to be built; check.sh builds without.
 cargo build --locked --workspace --features swarm-node/kubo --bins --tests
 cargo test --locked --workspace --features swarm-node/kubo -- "$@"
-[ $# -gt 0 ] || { scripts/interop.sh && scripts/settlement.sh && scripts/kubo.sh; }
+[ $# -gt 0 ] || { scripts/test-install.sh && scripts/interop.sh && scripts/settlement.sh && scripts/kubo.sh; }
