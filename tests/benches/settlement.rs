@@ -1,12 +1,13 @@
 //! An epoch's end with few and with a million proofs, what of it anybody can check how fast, and a restart with a
-//! million open jobs.
+//! million open jobs. Arguments name parts of it: boundary, verify, restart.
 
 mod support;
 
 use anyhow::{Context, Result, bail};
+use std::collections::{BTreeMap, btree_map};
 use std::hint::black_box;
 use std::time::Duration;
-use support::{Target, figure, ratio, timed};
+use support::{Target, figure, median, ratio, timed};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::blake3;
 use swarm_crypto::eip712::statement_hash;
@@ -25,6 +26,7 @@ const START: Timestamp = Timestamp(1_800_000_000_000);
 const MODEL: &str = "queenbee-nano";
 const SIZES: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 const VERIFIED: u64 = 100_000;
+const VERIFY_ROUNDS: usize = 5;
 const OPEN: u64 = 1_000_000;
 const JOBS_PER_CLIENT: u64 = 1_000;
 const MINERS: u64 = 500;
@@ -205,8 +207,29 @@ fn export(rows: &[Vec<u8>]) {
     println!("export: {:.0} rows/s, {:.0} MiB/s", rate(rows.len()), rate(bytes) / f64::from(1 << 20));
 }
 
-/// An epoch recomputed, over the signatures in it verified and nothing else.
-fn verification() -> Result<f64> {
+/// An epoch recomputed, over the signatures in it verified and nothing else: page by page by turns.
+fn verification() -> Result<()> {
+    let (header, pages) = sealed_epoch()?;
+    let mut keys = BTreeMap::new();
+    let signed = pages.iter().map(|page| signatures(page, &mut keys)).collect::<Result<Vec<_>>>()?;
+    let count: usize = signed.iter().map(Vec::len).sum();
+    let mut ratios = Vec::new();
+    for round in 0..VERIFY_ROUNDS {
+        let (whole, raw) = recomputed(&header, &pages, &signed, round)?;
+        println!(
+            "{VERIFIED} proofs, {count} signatures in {} pages: recomputed in {:.1} s, the signatures alone {:.1} s",
+            pages.len(),
+            whole.as_secs_f64(),
+            raw.as_secs_f64()
+        );
+        ratios.push(raw.as_secs_f64() / whole.as_secs_f64());
+    }
+    ratio("settlement/verify-over-signatures", median(ratios), Target::AtLeast(0.7));
+    Ok(())
+}
+
+/// The header and the record pages of an epoch whose statements are all really signed.
+fn sealed_epoch() -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
     let mut writer = Writer::new(Signing::Real)?;
     (0..VERIFIED).for_each(|n| writer.answer(n));
     let mut pages = std::mem::take(&mut writer.pages);
@@ -223,36 +246,52 @@ fn verification() -> Result<f64> {
             }
         }
     }
-    let signed = signatures(&writer.rows)?;
-    let (verified, whole) = timed(|| -> Result<u64> {
-        let mut verifier = Verifier::new();
-        verifier.begin(&header)?;
-        pages.iter().try_for_each(|page| verifier.page(page))?;
-        verifier.finish()?;
-        Ok(verifier.tally().signatures)
-    });
-    anyhow::ensure!(verified? == signed.len() as u64, "every signature counts");
-    let (_, raw) = timed(|| {
-        for (public, hash, signature) in &signed {
+    Ok((header, pages))
+}
+
+/// Times of one reading of the epoch, and of its signatures; which of the two reads a page first alternates.
+fn recomputed(
+    header: &[u8],
+    pages: &[Vec<u8>],
+    signed: &[Vec<Verifiable>],
+    round: usize,
+) -> Result<(Duration, Duration)> {
+    let check = |signed: &[Verifiable]| {
+        for (public, hash, signature) in signed {
             key::verify(public, hash, signature).expect("it was just verified");
         }
-    });
-    println!(
-        "{VERIFIED} proofs, {} signatures: recomputed in {:.1} s, the signatures alone {:.1} s",
-        signed.len(),
-        whole.as_secs_f64(),
-        raw.as_secs_f64()
-    );
-    Ok(raw.as_secs_f64() / whole.as_secs_f64())
+    };
+    let mut verifier = Verifier::new();
+    let (begun, mut whole) = timed(|| verifier.begin(header));
+    begun?;
+    let mut raw = Duration::ZERO;
+    for (nth, (page, signed)) in pages.iter().zip(signed).enumerate() {
+        let first = (nth + round) % 2 == 0;
+        if first {
+            raw += timed(|| check(signed)).1;
+        }
+        let (read, time) = timed(|| verifier.page(page));
+        read?;
+        whole += time;
+        if !first {
+            raw += timed(|| check(signed)).1;
+        }
+    }
+    let (finished, time) = timed(|| verifier.finish());
+    finished?;
+    let count: usize = signed.iter().map(Vec::len).sum();
+    anyhow::ensure!(verifier.tally().signatures == count as u64, "every signature counts");
+    Ok((whole + time, raw))
 }
 
 type Verifiable = (key::PublicKey, [u8; 32], Signature);
 
-fn signatures(rows: &[Vec<u8>]) -> Result<Vec<Verifiable>> {
-    let mut keys = std::collections::BTreeMap::new();
+fn signatures(page: &[u8], keys: &mut BTreeMap<Address, key::PublicKey>) -> Result<Vec<Verifiable>> {
+    let page: RecordPage = swarm_protocol::codec::decode(page)?;
+    anyhow::ensure!(page.carried.is_empty(), "rows are shorter than a page");
     let mut found = Vec::new();
-    for row in rows {
-        let snapshots = match Entry::decode(row)?.record {
+    for row in page.records {
+        let snapshots = match Entry::decode(&row)?.record {
             Record::Admitted { job, .. } => vec![job],
             Record::Leased { claims, .. } => claims,
             Record::Accepted { proof, .. } => vec![proof],
@@ -262,12 +301,9 @@ fn signatures(rows: &[Vec<u8>]) -> Result<Vec<Verifiable>> {
             let statement = Statement::decode(&signed.payload)?;
             let digest = blake3(&signed.payload);
             let hash = statement_hash(&statement.header.pool, statement.kind().as_str(), &digest);
-            let known = keys.entry(statement.header.by);
-            let public = match known {
-                std::collections::btree_map::Entry::Occupied(known) => *known.get(),
-                std::collections::btree_map::Entry::Vacant(new) => {
-                    *new.insert(key::recover(&hash, &signed.signature)?)
-                }
+            let public = match keys.entry(statement.header.by) {
+                btree_map::Entry::Occupied(known) => *known.get(),
+                btree_map::Entry::Vacant(new) => *new.insert(key::recover(&hash, &signed.signature)?),
             };
             found.push((public, hash, signed.signature));
         }
@@ -331,12 +367,19 @@ fn restart() -> Result<()> {
 
 fn main() -> Result<()> {
     support::machine();
-    let mut last = (Duration::ZERO, Duration::ZERO);
-    for proofs in SIZES {
-        last = boundary(proofs)?;
+    if support::asked("boundary") {
+        let mut last = (Duration::ZERO, Duration::ZERO);
+        for proofs in SIZES {
+            last = boundary(proofs)?;
+        }
+        ratio("settlement/boundary-1M-ms", last.0.as_secs_f64() * 1e3, Target::AtMost(50.0));
+        figure("settlement/header-1M-ms", last.1.as_secs_f64() * 1e3);
     }
-    ratio("settlement/boundary-1M-ms", last.0.as_secs_f64() * 1e3, Target::AtMost(50.0));
-    figure("settlement/header-1M-ms", last.1.as_secs_f64() * 1e3);
-    ratio("settlement/verify-over-signatures", verification()?, Target::AtLeast(0.7));
-    restart()
+    if support::asked("verify") {
+        verification()?;
+    }
+    if support::asked("restart") {
+        restart()?;
+    }
+    Ok(())
 }

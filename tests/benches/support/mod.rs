@@ -41,6 +41,12 @@ pub fn helia(args: &[&str]) -> Option<Command> {
     Some(command)
 }
 
+/// Whether this part of a benchmark is to run: all are, unless arguments name some.
+pub fn asked(part: &str) -> bool {
+    let mut named = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).peekable();
+    named.peek().is_none() || named.any(|arg| arg == part)
+}
+
 /// Prints what the figures depend on: processor, cores, load.
 pub fn machine() {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
