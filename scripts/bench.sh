@@ -4,9 +4,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-scripts/setup.sh >&2
 benches=("$@")
-[ $# -gt 0 ] || benches=(statements pool settlement ledger tree bitswap gossip idle latency decode)
+[ $# -gt 0 ] || benches=(statements pool settlement ledger lifecycle tree bitswap gossip idle latency decode)
+if [[ " ${benches[*]} " = *" lifecycle "* ]]; then scripts/setup.sh queues >&2; else scripts/setup.sh >&2; fi
 flags=()
 for bench in "${benches[@]}"; do flags+=(--bench "$bench"); done
 cargo bench --locked --quiet -p swarm-tests "${flags[@]}" --no-run >&2

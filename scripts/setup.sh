@@ -55,7 +55,7 @@ if [ "${1:-}" = tests ] && ! command -v promtool >/dev/null && [ ! -x target/too
 fi
 
 # Debian's package of tools holds the server under another name, and starts no service.
-if [ "${1:-}" = tests ] && ! command -v redis-server >/dev/null && [ ! -x target/tools/redis-server ]; then
+if [[ "${1:-}" =~ ^(tests|queues)$ ]] && ! command -v redis-server >/dev/null && [ ! -x target/tools/redis-server ]; then
     if [ ! -x /usr/bin/redis-check-rdb ]; then
         echo "setup: no Redis, on which the tests keep shared ledgers; installing redis-tools" >&2
         as_root=()
@@ -104,4 +104,16 @@ if [ "${1:-}" = install ] && ! { command -v debootstrap && command -v systemd-ns
     echo "setup: debootstrap or systemd-nspawn is missing, in which the services are tried; installing them" >&2
     apt-get update -q
     apt-get install -q -y --no-install-recommends debootstrap systemd-container
+fi
+
+if [ "${1:-}" = queues ]; then
+    if ! python3 -c 'import ensurepip' 2>/dev/null; then
+        echo "setup: installing python3-venv, for queues to compare with" >&2
+        as_root=()
+        [ "$(id -u)" = 0 ] || as_root=(sudo)
+        "${as_root[@]}" apt-get update -q
+        "${as_root[@]}" apt-get install -q -y --no-install-recommends python3-venv
+    fi
+    [ -x tests/interop/.venv/bin/pip ] || python3 -m venv tests/interop/.venv
+    tests/interop/.venv/bin/pip install -q --disable-pip-version-check -r tests/benches/lifecycle/requirements.txt
 fi
