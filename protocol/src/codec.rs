@@ -37,10 +37,27 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// Decodes canonical DAG-CBOR, refusing every other encoding of the same value.
 pub fn decode<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T, CodecError> {
     let value: T = read(bytes)?;
-    if encode(&value) != bytes {
-        return Err(CodecError::NotCanonical);
+    if is_encoding(bytes, &value) { Ok(value) } else { Err(CodecError::NotCanonical) }
+}
+
+/// True if `bytes` are what [`encode`] makes of `value`; found out without taking memory for them again.
+pub(crate) fn is_encoding<T: Serialize>(bytes: &[u8], value: &T) -> bool {
+    let mut expected = Expected(bytes);
+    serde_ipld_dagcbor::to_writer(&mut expected, value).is_ok() && expected.0.is_empty()
+}
+
+/// Takes the bytes that it begins with, and no others.
+struct Expected<'a>(&'a [u8]);
+
+impl std::io::Write for Expected<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.strip_prefix(bytes).ok_or(std::io::ErrorKind::InvalidData)?;
+        Ok(bytes.len())
     }
-    Ok(value)
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads DAG-CBOR that may not be canonical; whoever calls it compares the bytes with what [`encode`] makes of them.

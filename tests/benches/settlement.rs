@@ -12,13 +12,14 @@ use swarm_crypto::address::Address;
 use swarm_crypto::digest::blake3;
 use swarm_crypto::eip712::statement_hash;
 use swarm_crypto::key::{self, SecretKey, Signature};
+use swarm_crypto::keyring::Keyring;
 use swarm_crypto::merkle;
 use swarm_node::storage::ledger::{Ledger, RedbLedger};
 use swarm_protocol::codec::{Link, raw_cid};
 use swarm_protocol::money::MicroUsdc;
-use swarm_protocol::pool::verify::Verifier;
+use swarm_protocol::pool::verify::{Proven, Verifier};
 use swarm_protocol::pool::*;
-use swarm_protocol::race;
+use swarm_protocol::race::{self, Roster, RosterEntry};
 use swarm_protocol::statement::*;
 use swarm_protocol::{Machine, Millis, Posted, Timestamp};
 
@@ -27,6 +28,8 @@ const MODEL: &str = "queenbee-nano";
 const SIZES: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 const VERIFIED: u64 = 100_000;
 const VERIFY_ROUNDS: usize = 5;
+/// Threads that check signatures ahead of the one that reads.
+const AHEAD: usize = 2;
 const OPEN: u64 = 1_000_000;
 const JOBS_PER_CLIENT: u64 = 1_000;
 const MINERS: u64 = 500;
@@ -95,6 +98,38 @@ impl Writer {
         self.rows.push(row);
     }
 
+    /// The epoch ends; in the next one every miner is paid by share.
+    fn end_epoch(&mut self) {
+        let (pool, epoch) = (self.state.pool(), self.state.epoch().number);
+        let secret = |epoch| race::epoch_secret(&config().secret, &pool, epoch);
+        let entry = |(_, wallet): &(SecretKey, Address)| RosterEntry {
+            wallet: *wallet,
+            w: 1,
+            fee168: MicroUsdc(0),
+            loss24: 0,
+            established: false,
+            models: vec![MODEL.into()],
+            slots: 1,
+            mode: PayoutMode::Pps,
+        };
+        let miners = &self.keys[1..=usize::try_from(MINERS).expect("few keys")];
+        let mut roster: Vec<RosterEntry> = miners.iter().map(entry).collect();
+        roster.sort_by_key(|entry| entry.wallet);
+        let boundary = Boundary {
+            epoch,
+            end_seq: self.state.next_seq(),
+            secret: secret(epoch),
+            next_secret_hash: race::secret_commitment(&secret(epoch + 1)),
+            roster: Roster(roster),
+            posted: config().posted,
+            rates: BTreeMap::new(),
+            settlement: SETTLEMENT_VERSION,
+        };
+        self.record(Record::Boundary(Box::new(boundary)));
+        let header = self.state.sealing().expect("a boundary was just applied").header.link();
+        self.record(Record::HeaderFixed { epoch, header });
+    }
+
     /// A job that waits.
     fn admit(&mut self, n: u64) -> Link {
         let client = 1 + MINERS + n / JOBS_PER_CLIENT % (OPEN / JOBS_PER_CLIENT);
@@ -140,16 +175,32 @@ fn job(n: u64) -> Job {
     }
 }
 
+/// What an epoch leaves for its end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Load {
+    Solo,
+    Pps,
+    /// Its jobs are all to be forgotten as it ends.
+    Forgotten,
+}
+
 /// How long the machine does nothing else at the end of an epoch, until all that follows is on its way.
-fn boundary(proofs: u64) -> Result<(Duration, Duration)> {
+fn boundary(proofs: u64, load: Load) -> Result<(Duration, Duration)> {
     let mut writer = Writer::new(Signing::None)?;
+    if load == Load::Pps {
+        writer.end_epoch();
+        // Of these a rate is made.
+        (0..JOBS_PER_CLIENT).for_each(|n| writer.answer(OPEN + n));
+        writer.end_epoch();
+    }
     let (_, writing) = timed(|| (0..proofs).for_each(|n| writer.answer(n)));
     let leaves = writer.state.epoch().leaves.clone();
     let rows = std::mem::take(&mut writer.rows);
     let mut pool = Pool::restore(config(), writer.state, START + Millis(2))?;
     while pool.poll_effect().is_some() {}
     let due = pool.poll_timeout().context("an epoch ends")?;
-    let due = due.max(START + Millis::from_secs(3_601));
+    let hours = if load == Load::Forgotten { 25 } else { 1 };
+    let due = due.max(START + Millis::from_secs(hours * 3_600 + 1));
     let crossed = pool.state().epoch().number;
     let (effects, stopped) = timed(|| {
         pool.handle_timeout(due);
@@ -161,12 +212,12 @@ fn boundary(proofs: u64) -> Result<(Duration, Duration)> {
         std::iter::from_fn(|| pool.poll_effect()).count()
     });
     println!(
-        "{proofs} proofs: the boundary takes {:.1} ms ({effects} effects), the header after it {:.1} ms; {:.0} acceptances/s folded",
+        "{proofs} proofs, {load:?}: the boundary takes {:.1} ms ({effects} effects), the header after it {:.1} ms; {:.0} acceptances/s folded",
         stopped.as_secs_f64() * 1e3,
         header.as_secs_f64() * 1e3,
         proofs as f64 / writing.as_secs_f64()
     );
-    if proofs == SIZES[3] {
+    if proofs == SIZES[3] && load == Load::Solo {
         inclusion(&leaves);
         export(&rows);
     }
@@ -225,6 +276,13 @@ fn verification() -> Result<()> {
         ratios.push(raw.as_secs_f64() / whole.as_secs_f64());
     }
     ratio("settlement/verify-over-signatures", median(ratios), Target::AtLeast(0.7));
+    let threads = (0..VERIFY_ROUNDS).map(|_| {
+        let (one, many) = (read(&header, &pages)?, read_ahead(&header, &pages)?);
+        println!("read on one thread in {:.1} s, with {AHEAD} ahead of it in {:.1} s", one, many);
+        Ok(one / many)
+    });
+    let threads = threads.collect::<Result<Vec<_>>>()?;
+    figure("settlement/verify-ahead-over-one-thread", median(threads));
     Ok(())
 }
 
@@ -266,7 +324,7 @@ fn recomputed(
     begun?;
     let mut raw = Duration::ZERO;
     for (nth, (page, signed)) in pages.iter().zip(signed).enumerate() {
-        let first = (nth + round) % 2 == 0;
+        let first = (nth + round).is_multiple_of(2);
         if first {
             raw += timed(|| check(signed)).1;
         }
@@ -282,6 +340,48 @@ fn recomputed(
     let count: usize = signed.iter().map(Vec::len).sum();
     anyhow::ensure!(verifier.tally().signatures == count as u64, "every signature counts");
     Ok((whole + time, raw))
+}
+
+/// Seconds in which the epoch is read on one thread.
+fn read(header: &[u8], pages: &[Vec<u8>]) -> Result<f64> {
+    let (done, time) = timed(|| -> Result<()> {
+        let mut verifier = Verifier::new();
+        verifier.begin(header)?;
+        pages.iter().try_for_each(|page| verifier.page(page))?;
+        Ok(verifier.finish()?)
+    });
+    done?;
+    Ok(time.as_secs_f64())
+}
+
+/// Seconds in which the epoch is read while others check signatures ahead, as `swarm-client verify` does.
+fn read_ahead(header: &[u8], pages: &[Vec<u8>]) -> Result<f64> {
+    let (done, time) = timed(|| {
+        std::thread::scope(|scope| -> Result<()> {
+            let workers: Vec<_> = (0..AHEAD)
+                .map(|nth| {
+                    let (send, proven) = std::sync::mpsc::sync_channel(2);
+                    scope.spawn(move || {
+                        let mut keyring = Keyring::default();
+                        let own = pages.iter().skip(nth).step_by(AHEAD);
+                        // Nobody waits any more once the reading has failed.
+                        own.map(|page| Proven::of(page, &mut keyring))
+                            .try_for_each(|page| send.send(page))
+                            .ok();
+                    });
+                    proven
+                })
+                .collect();
+            let mut verifier = Verifier::new();
+            verifier.begin(header)?;
+            for (nth, page) in pages.iter().enumerate() {
+                verifier.page_with(page, workers[nth % AHEAD].recv()?)?;
+            }
+            Ok(verifier.finish()?)
+        })
+    });
+    done?;
+    Ok(time.as_secs_f64())
 }
 
 type Verifiable = (key::PublicKey, [u8; 32], Signature);
@@ -370,10 +470,15 @@ fn main() -> Result<()> {
     if support::asked("boundary") {
         let mut last = (Duration::ZERO, Duration::ZERO);
         for proofs in SIZES {
-            last = boundary(proofs)?;
+            last = boundary(proofs, Load::Solo)?;
         }
         ratio("settlement/boundary-1M-ms", last.0.as_secs_f64() * 1e3, Target::AtMost(50.0));
         figure("settlement/header-1M-ms", last.1.as_secs_f64() * 1e3);
+        for (name, load) in [("pps", Load::Pps), ("forgotten", Load::Forgotten)] {
+            let (stopped, _) = boundary(SIZES[3], load)?;
+            let name = format!("settlement/boundary-1M-{name}-ms");
+            ratio(&name, stopped.as_secs_f64() * 1e3, Target::AtMost(50.0));
+        }
     }
     if support::asked("verify") {
         verification()?;

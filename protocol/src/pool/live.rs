@@ -287,7 +287,7 @@ impl Live {
 
 /// What a proof in hand says, decoded again from its bytes.
 pub(super) fn proof_of(signed: &Signed) -> Proof {
-    match crate::statement::Statement::decode(&signed.payload).map(|statement| statement.body) {
+    match crate::statement::Statement::reread(&signed.payload).map(|statement| statement.body) {
         Ok(crate::statement::Body::Proof(proof)) => proof,
         _ => panic!("a proof in hand was verified"),
     }

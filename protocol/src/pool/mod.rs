@@ -341,7 +341,7 @@ impl Pool {
     /// The client's statement of an open job.
     fn job(&self, id: &JobId) -> Option<Job> {
         let payload = &self.state.jobs.get(id)?.signed.as_ref()?.payload;
-        match Statement::decode(payload).expect("admitted statements were decoded before").body {
+        match Statement::reread(payload).expect("admitted statements were decoded before").body {
             Body::Job(job) => Some(job),
             _ => None,
         }

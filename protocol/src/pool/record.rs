@@ -197,6 +197,31 @@ impl Record {
         }
     }
 
+    /// What clients and miners have signed of it.
+    pub fn snapshots(&self) -> impl Iterator<Item = &Signed> {
+        let (one, several): (_, &[Signed]) = match self {
+            Record::Admitted { job: signed, .. }
+            | Record::Accepted { proof: signed, .. }
+            | Record::Closed { end: Close::Cancelled(signed), .. } => (Some(signed), &[]),
+            Record::Leased { claims, .. } => (None, claims),
+            Record::Genesis(_)
+            | Record::Credited { .. }
+            | Record::Deposited { .. }
+            | Record::DepositUndone { .. }
+            | Record::ReserveFunded { .. }
+            | Record::Bound { .. }
+            | Record::LeaseEnded { .. }
+            | Record::AuditPaid { .. }
+            | Record::Challenged { .. }
+            | Record::ChallengeReturned { .. }
+            | Record::Overturned { .. }
+            | Record::Closed { end: Close::Expired | Close::Unrunnable, .. }
+            | Record::Boundary(_)
+            | Record::HeaderFixed { .. } => (None, &[]),
+        };
+        one.into_iter().chain(several)
+    }
+
     /// The job that it names, if it names one.
     pub fn job(&self) -> Option<JobId> {
         match self {

@@ -412,7 +412,7 @@ impl State {
     }
 
     fn accept(&mut self, id: &JobId, lease: &Digest, proof: &Signed, units: u64, at: Timestamp) {
-        let statement = Statement::decode(&proof.payload).expect("accepted proofs were decoded before");
+        let statement = Statement::reread(&proof.payload).expect("accepted proofs were decoded before");
         let Body::Proof(body) = statement.body else { panic!("only proofs are accepted") };
         let epoch = self.epoch.number;
         let entry = &self.jobs[id];
@@ -610,7 +610,7 @@ impl EndCause {
 }
 
 pub(super) fn job_of(signed: &Signed) -> (Header, Job) {
-    let statement = Statement::decode(&signed.payload).expect("admitted statements were decoded before");
+    let statement = Statement::reread(&signed.payload).expect("admitted statements were decoded before");
     match statement.body {
         Body::Job(job) => (statement.header, job),
         _ => panic!("only jobs are admitted"),

@@ -168,9 +168,13 @@ impl Statement {
 
     /// The canonical payload bytes: the DAG-CBOR map `{kind, v, pool, by, at, nonce, …}`.
     pub fn encode(&self) -> Vec<u8> {
+        codec::encode(&self.payload())
+    }
+
+    fn payload(&self) -> Payload<'_> {
         let Header { pool, by, at, nonce } = self.header.clone();
         let envelope = Envelope { kind: self.kind().as_str(), v: VERSION, pool, by, at, nonce };
-        codec::encode(&Payload { envelope, body: &self.body })
+        Payload { envelope, body: &self.body }
     }
 
     /// Reads payload bytes, refusing everything that is not the canonical form of what it says.
@@ -188,10 +192,17 @@ impl Statement {
         let statement = Self { header: Header { pool, by, at, nonce }, body: Body::read(kind, bytes)? };
         statement.body.check_bounds()?;
         // Unknown fields, which were passed over, are missing here.
-        if statement.encode() != bytes {
+        if !codec::is_encoding(bytes, &statement.payload()) {
             return Err(CodecError::NotCanonical.into());
         }
         Ok(statement)
+    }
+
+    /// Reads payload bytes that [`Statement::decode`] has taken before: their form is not looked at again.
+    pub(crate) fn reread(bytes: &[u8]) -> Result<Self, Rejection> {
+        let Envelope { kind, v: _, pool, by, at, nonce } = codec::read(bytes)?;
+        let kind = Kind::parse(kind).ok_or_else(|| Rejection::UnknownKind(kind.to_owned()))?;
+        Ok(Self { header: Header { pool, by, at, nonce }, body: Body::read(kind, bytes)? })
     }
 
     /// Signs it with `key`, which must be the key of the wallet that it names.

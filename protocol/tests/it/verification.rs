@@ -2,9 +2,10 @@
 
 use crate::histories::{Table, how_many, steps};
 use proptest::prelude::*;
+use swarm_crypto::keyring::Keyring;
 use swarm_protocol::codec::{self, Link};
 use swarm_protocol::pool::EpochHeader;
-use swarm_protocol::pool::verify::{Fault, Verifier};
+use swarm_protocol::pool::verify::{Fault, Proven, Verifier};
 
 /// An epoch as it is published.
 #[derive(Debug, Clone)]
@@ -28,11 +29,24 @@ pub(crate) fn published(table: &Table) -> Vec<Sealed> {
     epochs
 }
 
+/// Reads all of it; with signatures checked ahead of their pages the same must come out.
 pub(crate) fn verify(epochs: &[Sealed]) -> Result<Verifier, Fault> {
+    let alone = read(epochs, |verifier, page| verifier.page(page));
+    let mut keyring = Keyring::default();
+    let ahead = read(epochs, |verifier, page| verifier.page_with(page, Proven::of(page, &mut keyring)));
+    let found = |read: &Result<Verifier, Fault>| read.as_ref().map(Verifier::tally).map_err(Clone::clone);
+    assert_eq!(found(&ahead), found(&alone));
+    alone
+}
+
+fn read(
+    epochs: &[Sealed],
+    mut page: impl FnMut(&mut Verifier, &[u8]) -> Result<(), Fault>,
+) -> Result<Verifier, Fault> {
     let mut verifier = Verifier::new();
     for epoch in epochs {
         verifier.begin(&epoch.header)?;
-        epoch.pages.iter().try_for_each(|page| verifier.page(page))?;
+        epoch.pages.iter().try_for_each(|block| page(&mut verifier, block))?;
         verifier.finish()?;
     }
     Ok(verifier)

@@ -1,6 +1,7 @@
 //! Everything that a pool has sealed, read from its first record on: `protocol::pool::verify` decides what holds, this
 //! brings what it decides on.
 
+mod ahead;
 mod source;
 
 pub(super) use source::Source;
@@ -10,6 +11,7 @@ use super::checks::{Check, Found, no, open, yes};
 use crate::cli::{SealedArgs, UserError};
 use crate::home::home_root;
 use crate::storage::pins::{KNOWN_OPERATORS_FILE, known_operator};
+use ahead::Workers;
 use anyhow::{Result, anyhow};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use source::Saving;
@@ -149,19 +151,20 @@ impl Recomputation {
         verifier: &mut Verifier,
         mut each: impl AsyncFnMut(&mut Verifier, &EpochHeader, bool) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
+        let workers = Workers::default();
         for (header, block) in headers {
             session.printer.stage(format!("recomputing epoch {} of {}", header.epoch, headers.len() - 1));
             verifier.begin(block).map_err(Stop::Fault)?;
             let pages = stream::iter(&header.record_pages).map(|page| {
-                let cid = page.cid();
-                async move { self.source.block(&cid).await }
+                let (cid, workers) = (page.cid(), &workers);
+                async move { workers.prove(self.source.block(&cid).await?).await }
             });
             let mut pages = pages.buffered(AT_ONCE);
-            while let Some(page) = pages.try_next().await.map_err(Stop::Missing)? {
+            while let Some((page, proven)) = pages.try_next().await.map_err(Stop::Missing)? {
                 if session.stop.is_cancelled() {
                     return Err(Stop::Interrupted);
                 }
-                verifier.page(&page).map_err(Stop::Fault)?;
+                verifier.page_with(&page, proven).map_err(Stop::Fault)?;
                 each(verifier, header, false).await?;
             }
             verifier.finish().map_err(Stop::Fault)?;

@@ -37,7 +37,9 @@ impl Whole<'_> {
             Ok(headers) => headers,
             Err(stop) => return vec![stopped_at(CHAIN, &stop)],
         };
-        let (mut verifier, mut answers, mut receipt) = (Verifier::new(), Answers::default(), None);
+        let verifier = Verifier::new();
+        let mut verifier = if self.models.is_some() { verifier.with_answers() } else { verifier };
+        let (mut answers, mut receipt) = (Answers::default(), None);
         let stopped = self.epochs(&headers, &mut verifier, &mut answers, &mut receipt).await.err();
         let read =
             format!("{} of {} epochs, from the first record on", verifier.tally().epochs, headers.len());

@@ -6,19 +6,21 @@
 //! what may be folded is decided here.
 
 mod fault;
+mod proven;
 mod rules;
 
 pub use fault::{Fault, Subject, Wrong};
+pub use proven::Proven;
 
 use super::record_page::{RecordReader, Row};
 use super::{Entry, EpochHeader, HELD_EPOCHS, JobEntry, Record, SETTLEMENT_VERSION, Stage, State};
 use crate::Timestamp;
 use crate::codec::{JobId, Link};
-use crate::money::Transfer;
+use crate::money::{Account, Accounts, Transfer};
 use crate::race;
 use crate::statement::{Body, Job, Proof, Receipt, Signed, Statement};
 use fault::{row_fault, wrong_unless};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
 use swarm_crypto::keyring::Keyring;
@@ -85,12 +87,14 @@ pub struct Movement {
 pub struct Verifier {
     state: Option<State>,
     keyring: Keyring,
+    proven: Proven,
     tally: Tally,
     open: Option<Open>,
     /// The header before.
     previous: Option<(EpochHeader, Link)>,
     /// Seeds of the open epoch, whose secret is not known yet.
     seeds: Vec<(u64, JobId, u32, Digest)>,
+    answers: bool,
     accepted: Vec<Accepted>,
     /// Live leases by wallet.
     holders: BTreeMap<Address, u32>,
@@ -116,6 +120,11 @@ impl Verifier {
     /// A verifier that notes what moves a wallet's money.
     pub fn watching(wallet: Address) -> Self {
         Self { watched: Some(wallet), ..Self::default() }
+    }
+
+    /// It also keeps what is accepted, for [`Verifier::take_accepted`].
+    pub fn with_answers(self) -> Self {
+        Self { answers: true, ..self }
     }
 
     /// The next epoch's header; the epochs are read from the genesis on.
@@ -151,6 +160,14 @@ impl Verifier {
         rows.iter().try_for_each(|row| self.row(epoch, row))
     }
 
+    /// The same, with statements of that page that were checked ahead of it, on another thread perhaps.
+    pub fn page_with(&mut self, block: &[u8], proven: Proven) -> Result<(), Fault> {
+        self.proven = proven;
+        let read = self.page(block);
+        self.proven = Proven::default();
+        read
+    }
+
     /// All pages of the epoch in hand were read: it must end there, as its header says.
     pub fn finish(&mut self) -> Result<(), Fault> {
         let Open { header, link, reader, pages } = self.open.take().expect("an epoch was begun");
@@ -162,6 +179,7 @@ impl Verifier {
         wrong_unless(boundary, || Wrong::NoBoundary).map_err(fault)?;
         last.iter().try_for_each(|row| self.row(epoch, row))?;
         let state = self.state.as_ref().expect("a boundary follows a genesis");
+        wrong_unless(state.accounts().total() == 0, || Wrong::Transfers).map_err(fault)?;
         let sealing = state.sealing.as_ref().expect("a boundary was just applied");
         match fault::difference(&sealing.header, &header) {
             None => {}
@@ -187,7 +205,7 @@ impl Verifier {
         self.previous.as_ref().map(|(header, link)| (header, *link))
     }
 
-    /// The acceptances read since they were last taken, for whoever checks their answers.
+    /// The acceptances read since they were last taken, for whoever checks their answers and said so.
     pub fn take_accepted(&mut self) -> Vec<Accepted> {
         std::mem::take(&mut self.accepted)
     }
@@ -224,15 +242,17 @@ impl Verifier {
                 self.state = Some(State::genesis(entry, bytes));
             }
             Some(state) => {
-                let (keyring, tally) = (&mut self.keyring, &mut self.tally);
-                let mut read = rules::Reading { state, keyring, tally, holders: &self.holders };
+                let (keyring, proven, tally) = (&mut self.keyring, &mut self.proven, &mut self.tally);
+                let mut read = rules::Reading { state, keyring, proven, tally, holders: &self.holders };
                 read.check(entry).map_err(fault)?;
                 let due = state.transfers(&entry.record);
                 wrong_unless(entry.transfers == due, || Wrong::Transfers).map_err(fault)?;
                 self.note(seq, entry).map_err(|(seq, wrong)| row_fault(epoch, seq, wrong))?;
                 let state = self.state.as_mut().expect("it was there above");
+                let before = sum_of_touched(state.accounts(), &entry.transfers);
                 state.apply(entry, bytes);
-                wrong_unless(state.accounts().total() == 0, || Wrong::Transfers).map_err(fault)?;
+                let after = sum_of_touched(state.accounts(), &entry.transfers);
+                wrong_unless(before == after, || Wrong::Transfers).map_err(fault)?;
             }
         }
         self.watch(epoch, seq, entry);
@@ -270,6 +290,9 @@ impl Verifier {
             }
             Record::Accepted { job, proof, units, .. } => {
                 give_up(&mut self.holders, &state.jobs[job]);
+                if !self.answers {
+                    return Ok(());
+                }
                 let signed = state.jobs[job].signed.as_ref();
                 if let (Some(Body::Job(body)), Body::Proof(proof)) = (signed.map(body), body(proof)) {
                     let (id, units) = (*job, *units);
@@ -289,6 +312,12 @@ impl Verifier {
     }
 }
 
+/// What the accounts of these transfers hold together, which moving money among them does not change.
+fn sum_of_touched(accounts: &Accounts, transfers: &[Transfer]) -> i128 {
+    let touched: BTreeSet<Account> = transfers.iter().flat_map(|moved| [moved.from, moved.to]).collect();
+    touched.iter().map(|account| accounts.balance(account)).sum()
+}
+
 /// The live lease of a job, if there is one, is about to end.
 fn give_up(holders: &mut BTreeMap<Address, u32>, job: &JobEntry) {
     if let Stage::Leased(granted) = &job.stage
@@ -303,5 +332,5 @@ fn give_up(holders: &mut BTreeMap<Address, u32>, job: &JobEntry) {
 
 /// What a statement says that was decoded before.
 fn body(signed: &Signed) -> Body {
-    Statement::decode(&signed.payload).expect("it was decoded when its signature was checked").body
+    Statement::reread(&signed.payload).expect("it was decoded when its signature was checked").body
 }

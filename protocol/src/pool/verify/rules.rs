@@ -2,7 +2,7 @@
 //! what it acted on: who was alive, which claims came, and whether content could be had, it does not show.
 
 use super::fault::{Wrong, wrong_unless as check};
-use super::{Tally, body};
+use super::{Proven, Tally};
 use crate::codec::JobId;
 use crate::money::{Account, MIN_PRICE, MicroUsdc};
 use crate::pool::arbitration::{FREE_RELEASE, lease_end};
@@ -25,6 +25,8 @@ type Verdict = Result<(), Wrong>;
 pub(super) struct Reading<'a> {
     pub state: &'a State,
     pub keyring: &'a mut Keyring,
+    /// Statements that need not be checked again.
+    pub proven: &'a mut Proven,
     pub tally: &'a mut Tally,
     /// Live leases by wallet.
     pub holders: &'a BTreeMap<Address, u32>,
@@ -110,10 +112,14 @@ impl Reading<'_> {
         signed: &Signed,
         by: Option<Address>,
     ) -> Result<Statement, Wrong> {
-        let statement = Statement::decode(&signed.payload).map_err(|_| Wrong::Statement(what))?;
+        let proven = self.proven.take(signed);
+        let is_proven = proven.is_some();
+        let read = || Statement::decode(&signed.payload).map_err(|_| Wrong::Statement(what));
+        let statement = proven.map_or_else(read, Ok)?;
         check(statement.header.pool == self.state.pool, || Wrong::Statement(what))?;
         let signer = by.unwrap_or(statement.header.by);
-        let right = signer == statement.header.by && signed.check_signature(self.keyring, &statement).is_ok();
+        let right = signer == statement.header.by
+            && (is_proven || signed.check_signature(self.keyring, &statement).is_ok());
         check(right, || Wrong::Signature(what, signer))?;
         self.tally.signatures += 1;
         Ok(statement)
@@ -210,8 +216,9 @@ impl Reading<'_> {
 
     fn accepted(&mut self, id: &JobId, lease: &Digest, proof: &Signed) -> Verdict {
         let holder = self.job(id)?.holder(lease).ok_or(Wrong::Stage("under that lease"))?;
-        self.signed("proof", proof, Some(holder))?;
-        let Body::Proof(proof) = body(proof) else { return Err(Wrong::Statement("proof")) };
+        let Statement { body: Body::Proof(proof), .. } = self.signed("proof", proof, Some(holder))? else {
+            return Err(Wrong::Statement("proof"));
+        };
         let same = proof.job == *id && proof.lease == *lease;
         check(same, || Wrong::Acceptance("it is for another job or lease"))?;
         self.tally.acceptances += 1;
