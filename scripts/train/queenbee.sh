@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Trains and exports queenbee-nano on a Debian 12 machine: queenbee.sh [setup|corpus|train|export|evaluate|all|fixtures] [flags of that step]
+# Trains and exports queenbee-nano on a Debian 12 machine: queenbee.sh [setup|corpus|train|export|evaluate|all|fixtures|decoders] [flags of that step]
 # Everything it makes lies in $QUEENBEE_WORK (default ~/.cache/queenbee); a training that was stopped goes on from its last checkpoint.
-# "fixtures" makes tests/fixtures/llama anew; it builds llama.cpp, which takes some minutes.
+# "fixtures" makes tests/fixtures/llama anew and "decoders" tests/fixtures/decoders; both build llama.cpp, which takes
+# some minutes to half an hour.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -38,6 +39,13 @@ fixtures() {
     nice -n 19 "$work/venv-fixtures/bin/python" "$here/fixtures.py" --out "$repository/tests/fixtures/llama"
 }
 
+decoders() {
+    packages g++
+    export CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF"
+    environment "$work/venv-decoders" requirements-decoders.txt
+    nice -n 19 "$work/venv-decoders/bin/python" "$here/decoders.py" --out "$repository/tests/fixtures/decoders"
+}
+
 step() {
     local name=$1
     shift
@@ -47,7 +55,7 @@ step() {
 what=${1:-all}
 shift || true
 case $what in
-    setup | fixtures) "$what" ;;
+    setup | fixtures | decoders) "$what" ;;
     corpus | train) step "$what" "$@" ;;
     export | evaluate) step "$what" --model "$model" "$@" ;;
     all)
