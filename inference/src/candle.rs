@@ -1,16 +1,22 @@
 //! The provider `candle`: models on this machine's processor, in this process.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod batched;
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use self::batched::{Batched, Worker};
 use crate::generate::{Predictor, generate};
 use crate::gguf::Gguf;
 use crate::{
-    CancelToken, Candidate, Compute, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation,
-    Hardware, Interrupt, Llama, LoadError, Manifest, Provider, Stats, Step, Support, TokenSampler, Tokenizer,
-    candidates,
+    Architecture, CancelToken, Candidate, Compute, Decoder, Engine, EngineConfig, EngineError, Flow,
+    GenerateRequest, Generation, Hardware, Interrupt, LoadError, Manifest, PREFILL_CHUNK, Provider, Sequence,
+    Stats, Step, Support, TokenSampler, Tokenizer, candidates,
 };
 
-/// Runs Llama models from GGUF files on the CPU through candle.
+/// Runs Llama, Qwen2 and Qwen3 models from GGUF files on the CPU through candle.
+///
+/// Engines of one model share its weights. Where those are computed on all cores, they also share every pass: what
+/// their requests take at a time is one batch.
 #[derive(Debug, Default)]
 pub struct Candle {
     state: Arc<Mutex<State>>,
@@ -20,6 +26,24 @@ pub struct Candle {
 struct State {
     stopped: CancelToken,
     stats: Stats,
+    loaded: Vec<Weak<Loaded>>,
+}
+
+/// A model in memory.
+#[derive(Debug)]
+struct Loaded {
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    decoder: Arc<Decoder>,
+    /// What computes all requests together, on models that take all cores.
+    worker: Option<Worker>,
+}
+
+impl State {
+    fn find(&mut self, manifest: &Manifest) -> Option<Arc<Loaded>> {
+        self.loaded.retain(|loaded| loaded.strong_count() > 0);
+        self.loaded.iter().filter_map(Weak::upgrade).find(|loaded| loaded.manifest == *manifest)
+    }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -32,7 +56,7 @@ impl Provider for Candle {
     }
 
     fn detect(&self, hardware: &Hardware, model: &Manifest) -> Support {
-        if model.architecture != "llama" {
+        if Architecture::named(&model.architecture).is_none() {
             return Support::Unsupported(format!("the architecture {} is not supported", model.architecture));
         }
         if model.size > hardware.memory_bytes {
@@ -45,17 +69,17 @@ impl Provider for Candle {
     }
 
     fn start(&self, config: &EngineConfig) -> Result<Box<dyn Engine>, EngineError> {
-        let (llama, tokenizer) = load(config)?;
+        let shared = lock(&self.state).find(&config.model.manifest);
+        let loaded = match shared {
+            Some(loaded) => loaded,
+            None => Arc::new(load(config)?),
+        };
+        within(loaded.decoder.weight_bytes(), config.max_memory_bytes)?;
         let mut state = lock(&self.state);
         state.stats.engines += 1;
-        state.stats.weight_bytes += llama.weight_bytes();
-        Ok(Box::new(CandleEngine {
-            manifest: config.model.manifest.clone(),
-            tokenizer,
-            llama,
-            stopped: state.stopped.clone(),
-            state: self.state.clone(),
-        }))
+        // Of two that loaded the same at the same time, those who come later find the first.
+        state.loaded.push(Arc::downgrade(&loaded));
+        Ok(Box::new(CandleEngine { loaded, stopped: state.stopped.clone(), state: self.state.clone() }))
     }
 
     fn stop(&self) {
@@ -63,7 +87,7 @@ impl Provider for Candle {
         state.stopped.cancel();
         state.stopped = CancelToken::new();
         state.stats.engines = 0;
-        state.stats.weight_bytes = 0;
+        state.loaded.clear();
     }
 
     fn is_running(&self) -> bool {
@@ -71,24 +95,32 @@ impl Provider for Candle {
     }
 
     fn stats(&self) -> Stats {
-        lock(&self.state).stats
+        let state = lock(&self.state);
+        let mut loaded: Vec<_> = state.loaded.iter().filter_map(Weak::upgrade).collect();
+        loaded.sort_unstable_by_key(Arc::as_ptr);
+        loaded.dedup_by_key(|loaded| Arc::as_ptr(loaded));
+        let weight_bytes = loaded.iter().map(|loaded| loaded.decoder.weight_bytes()).sum();
+        Stats { weight_bytes, ..state.stats }
     }
 }
 
-fn load(config: &EngineConfig) -> Result<(Llama, Tokenizer), LoadError> {
+fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let manifest = &config.model.manifest;
     within(manifest.size, config.max_memory_bytes)?;
     let mut gguf = Gguf::open(config.model.open()?)?;
     agree("architecture", manifest.architecture.as_str(), gguf.str("general.architecture")?)?;
     let tokenizer = Tokenizer::from_metadata(&gguf)?;
     let compute = Compute::for_parameters(gguf.parameters());
-    let llama = Llama::load(&mut gguf, compute)?;
-    let shape = llama.config();
+    let decoder = Arc::new(Decoder::load_gguf(&mut gguf, compute, config.max_memory_bytes)?);
+    let shape = decoder.config();
     agree("context length", manifest.context_length as usize, shape.context_length)?;
     agree("vocabulary size", manifest.vocab_size as usize, shape.vocab_size)?;
-    within(llama.weight_bytes(), config.max_memory_bytes)?;
-    tracing::debug!(model = manifest.name, bytes = llama.weight_bytes(), "model loaded");
-    Ok((llama, tokenizer))
+    tracing::debug!(model = manifest.name, bytes = decoder.weight_bytes(), "model loaded");
+    let worker = match compute {
+        Compute::AllCores => Some(Worker::start(decoder.clone())?),
+        Compute::OneCore => None,
+    };
+    Ok(Loaded { manifest: manifest.clone(), tokenizer, decoder, worker })
 }
 
 fn within(needed: u64, allowed: Option<u64>) -> Result<(), LoadError> {
@@ -107,20 +139,18 @@ fn agree<T: ToString>(what: &'static str, manifest: T, file: T) -> Result<(), Lo
 }
 
 struct CandleEngine {
-    manifest: Manifest,
-    tokenizer: Tokenizer,
-    llama: Llama,
+    loaded: Arc<Loaded>,
     stopped: CancelToken,
     state: Arc<Mutex<State>>,
 }
 
 impl Engine for CandleEngine {
     fn manifest(&self) -> &Manifest {
-        &self.manifest
+        &self.loaded.manifest
     }
 
     fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        &self.loaded.tokenizer
     }
 
     fn generate(
@@ -131,7 +161,6 @@ impl Engine for CandleEngine {
         sink: &mut dyn FnMut(&Step) -> Flow,
     ) -> Result<Generation, EngineError> {
         let result = self.run(request, sampler, cancel, sink);
-        self.llama.forget();
         let stats = &mut lock(&self.state).stats;
         match &result {
             Ok(generation) => {
@@ -158,9 +187,14 @@ impl CandleEngine {
         self.check_memory(request)?;
         let cancels = [cancel, &self.stopped];
         let interrupt = Interrupt::new(&cancels, request.deadline);
-        let mut predictor = Prediction { llama: &mut self.llama, top_k: self.manifest.top_k as usize };
-        let context = self.manifest.context_length;
-        generate(&mut predictor, &self.tokenizer, context, request, interrupt, sampler, sink)
+        let Loaded { manifest, tokenizer, decoder, worker } = self.loaded.as_ref();
+        let top_k = manifest.top_k as usize;
+        let mut predictor: Box<dyn Predictor> = match worker {
+            Some(worker) => Box::new(Batched::new(worker, top_k)),
+            None => Box::new(Alone { decoder, sequence: Sequence::default(), top_k }),
+        };
+        let context = manifest.context_length;
+        generate(predictor.as_mut(), tokenizer, context, request, interrupt, sampler, sink)
     }
 
     fn check_memory(&self, request: &GenerateRequest) -> Result<(), EngineError> {
@@ -168,7 +202,8 @@ impl CandleEngine {
             return Ok(());
         };
         let tokens = request.prompt_ids.len().saturating_add(request.max_tokens as usize);
-        let needed = self.llama.weight_bytes() + self.llama.sequence_bytes(tokens);
+        let decoder = &self.loaded.decoder;
+        let needed = decoder.weight_bytes() + decoder.sequence_bytes(tokens);
         if needed <= allowed {
             return Ok(());
         }
@@ -181,27 +216,33 @@ impl Drop for CandleEngine {
         let stats = &mut lock(&self.state).stats;
         if !self.stopped.is_cancelled() {
             stats.engines -= 1;
-            stats.weight_bytes -= self.llama.weight_bytes();
         }
     }
 }
 
-struct Prediction<'a> {
-    llama: &'a mut Llama,
+/// A request on a model that no other request shares a pass with.
+struct Alone<'a> {
+    decoder: &'a Decoder,
+    sequence: Sequence,
     top_k: usize,
 }
 
-impl Predictor for Prediction<'_> {
-    fn feed(&mut self, tokens: &[u32], position: usize, interrupt: Interrupt<'_>) -> Result<(), EngineError> {
-        self.llama.feed(tokens, position, interrupt)
-    }
-
-    fn predict(
+impl Predictor for Alone<'_> {
+    fn begin(
         &mut self,
-        tokens: &[u32],
-        position: usize,
+        prompt: &[u32],
+        _: u32,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Candidate>, EngineError> {
-        candidates(&self.llama.forward(tokens, position, interrupt)?, self.top_k)
+        let last = prompt.len().saturating_sub(1) / PREFILL_CHUNK * PREFILL_CHUNK;
+        let (first, last) = prompt.split_at(last);
+        for chunk in first.chunks(PREFILL_CHUNK) {
+            self.decoder.feed(&mut self.sequence, chunk, interrupt)?;
+        }
+        candidates(&self.decoder.forward(&mut self.sequence, last, interrupt)?, self.top_k)
+    }
+
+    fn next(&mut self, token: u32, interrupt: Interrupt<'_>) -> Result<Vec<Candidate>, EngineError> {
+        candidates(&self.decoder.forward(&mut self.sequence, &[token], interrupt)?, self.top_k)
     }
 }

@@ -1,26 +1,39 @@
-//! The Llama architecture, quantised or not, from a GGUF file.
+//! Decoder-only transformers: Llama, Qwen2 and Qwen3, quantised or not, from GGUF or safetensors files.
 //!
-//! RMS norm, rotary positions on interleaved pairs (llama.cpp permutes the rows of the query and key weights for
-//! them), grouped-query attention and a SwiGLU feed-forward, as in <https://arxiv.org/abs/2302.13971> and
-//! <https://arxiv.org/abs/2305.13245>. Norms, attention and logits are f32.
+//! RMS norm, rotary positions, grouped-query attention and a SwiGLU feed-forward, as in
+//! <https://arxiv.org/abs/2302.13971> and <https://arxiv.org/abs/2305.13245>. Norms, attention and logits are f32.
+//!
+//! A [`Decoder`] is weights only. What it has seen of a text is in a [`Sequence`], and one pass takes runs of tokens
+//! of many sequences: the matrices are read once for all of them. A row's result does not depend on the other rows
+//! of its pass, so that a token's logits are the same to the bit alone, in a batch, after a prefix from the cache or
+//! in one pass over the whole text. Where candle multiplies few rows in another order, few rows are made more.
 
+mod attention;
+mod cache;
 mod config;
 mod layer;
+mod matrix;
 mod one_core;
+mod score;
+mod weights;
 
-use std::collections::BTreeSet;
 use std::io::{Read, Seek};
 
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{DType, Device, Module, Tensor};
+use candle_core::{Device, Tensor};
 use candle_nn::ops;
 
-use self::layer::{CACHE_GROWTH, Cache, Layer, PositionStep, mask};
-use self::one_core::product;
+use self::attention::{Rotation, Row};
+use self::layer::{Layer, Rows};
+use self::matrix::Matrix;
+use self::weights::{Source, Weights};
 use crate::gguf::Gguf;
+use crate::safetensors::Safetensors;
 use crate::{EngineError, Interrupt, LoadError};
 
-pub use self::config::LlamaConfig;
+pub(crate) use self::cache::Block;
+pub use self::cache::{BLOCK_POSITIONS, Sequence};
+pub use self::config::{Architecture, DecoderConfig, Llama3Scaling, MAX_CONFIG_BYTES, RotaryPairs};
+pub use self::score::Show;
 
 /// The most parameters with which [`Compute::for_parameters`] keeps to one core.
 pub const MAX_ONE_CORE_PARAMETERS: u64 = 16 << 20;
@@ -44,61 +57,93 @@ impl Compute {
     }
 }
 
-/// A loaded model with the keys and values of the sequence that it has seen.
-pub struct Llama {
-    config: LlamaConfig,
+/// A loaded model.
+pub struct Decoder {
+    config: DecoderConfig,
     compute: Compute,
     embedding: Matrix,
     layers: Vec<Layer>,
     norm: Tensor,
     output: Matrix,
-    cos: Tensor,
-    sin: Tensor,
-    cached: usize,
+    frequencies: Vec<f64>,
     weight_bytes: u64,
 }
 
-impl std::fmt::Debug for Llama {
+/// Tokens that follow what a sequence has seen.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    pub(crate) sequence: &'a mut Sequence,
+    pub(crate) tokens: &'a [u32],
+}
+
+impl std::fmt::Debug for Decoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Llama")
-            .field("config", &self.config)
-            .field("cached", &self.cached)
-            .finish_non_exhaustive()
+        f.debug_struct("Decoder").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
-impl Llama {
-    /// Loads the weights of a GGUF file of architecture `llama` into memory.
+impl AsRef<Self> for Decoder {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+impl Decoder {
+    /// Loads the weights of a GGUF file into memory.
     pub fn from_gguf(reader: &mut (impl Read + Seek), compute: Compute) -> Result<Self, LoadError> {
-        Self::load(&mut Gguf::open(reader)?, compute)
+        Self::load_gguf(&mut Gguf::open(reader)?, compute, None)
     }
 
-    pub(crate) fn load<R: Read + Seek>(gguf: &mut Gguf<R>, compute: Compute) -> Result<Self, LoadError> {
-        let config = LlamaConfig::from_metadata(gguf)?;
-        let mut unused: BTreeSet<String> = gguf.tensor_names().map(str::to_owned).collect();
-        let tied = !unused.contains("output.weight");
-        let mut weights = Weights { gguf, compute, unused: &mut unused, bytes: 0 };
+    /// Loads the weights of one or more safetensors files into memory as f32; `config` is the model's `config.json`.
+    ///
+    /// Weights over `max_bytes` are refused before they are read.
+    pub fn from_safetensors(
+        config: &[u8],
+        readers: Vec<impl Read + Seek>,
+        compute: Compute,
+        max_bytes: Option<u64>,
+    ) -> Result<Self, LoadError> {
+        let config = DecoderConfig::from_json(config)?;
+        let mut files = Safetensors::open(readers)?;
+        Self::load(Weights::new(Source::Safetensors(&mut files), compute, max_bytes), config)
+    }
+
+    pub(crate) fn load_gguf<R: Read + Seek>(
+        gguf: &mut Gguf<R>,
+        compute: Compute,
+        max_bytes: Option<u64>,
+    ) -> Result<Self, LoadError> {
+        let config = DecoderConfig::from_metadata(gguf)?;
+        Self::load(Weights::new(Source::Gguf(gguf), compute, max_bytes), config)
+    }
+
+    fn load<R: Read + Seek>(mut weights: Weights<'_, R>, config: DecoderConfig) -> Result<Self, LoadError> {
+        let compute = weights.compute();
         let table = [config.vocab_size, config.width];
+        let tied = config.tied || !weights.has("output.weight");
         let embedding = weights.matrix("token_embd.weight", &table)?;
         let output = match tied {
             true => embedding.clone(),
             false => weights.matrix("output.weight", &table)?,
         };
+        weights.skip("output.weight");
+        let frequencies = frequencies(&mut weights, &config)?;
         let norm = weights.vector("output_norm.weight", config.width)?;
         let layers = (0..config.layers)
             .map(|index| Layer::load(&mut weights, &config, index))
             .collect::<Result<_, _>>()?;
-        let weight_bytes = weights.bytes;
-        if let Some(name) = unused.first() {
-            return Err(LoadError::Unsupported(format!("the tensor {name:?} is unknown")));
-        }
-        let (cos, sin) = rotations(&config)?;
-        Ok(Self { config, compute, embedding, layers, norm, output, cos, sin, cached: 0, weight_bytes })
+        let weight_bytes = weights.finish()?;
+        Ok(Self { config, compute, embedding, layers, norm, output, frequencies, weight_bytes })
     }
 
     /// The model's shape.
-    pub fn config(&self) -> &LlamaConfig {
+    pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// How it computes.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Memory that the weights take, in bytes, an upper estimate.
@@ -106,112 +151,115 @@ impl Llama {
         self.weight_bytes
     }
 
+    /// Memory that keys and values of one position take, in bytes.
+    pub fn position_bytes(&self) -> u64 {
+        4 * 2 * (self.config.layers * self.config.kv_width()) as u64
+    }
+
     /// Memory that a sequence of `tokens` takes beside the weights, in bytes, an upper estimate.
     pub fn sequence_bytes(&self, tokens: usize) -> u64 {
-        let LlamaConfig { layers, kv_heads, head_width, width, hidden, vocab_size, heads, .. } = self.config;
-        let positions = tokens.min(self.config.context_length).next_multiple_of(CACHE_GROWTH);
-        let cache = 2 * layers * kv_heads * head_width * positions;
-        let work = crate::PREFILL_CHUNK * (8 * width + 4 * hidden + 3 * heads * positions) + 4 * vocab_size;
-        4 * (cache as u64 + work as u64)
+        let DecoderConfig { width, hidden, vocab_size, context_length, .. } = self.config;
+        let positions = tokens.min(context_length).next_multiple_of(BLOCK_POSITIONS);
+        let row = 8 * width + 6 * self.config.query_width() + 4 * hidden;
+        let work = crate::PREFILL_CHUNK * (row + positions) + 4 * vocab_size;
+        self.position_bytes() * positions as u64 + 4 * work as u64
     }
 
-    /// Takes `tokens` at `position`, forgetting what was at or after it, and returns the logits after the last one.
+    /// Takes `tokens` after what `sequence` has seen and returns the logits after the last one, `vocab_size` numbers.
     ///
-    /// `position` is at most the number of tokens seen before; the result has `vocab_size` numbers.
+    /// After an error the sequence is as it was.
     pub fn forward(
-        &mut self,
+        &self,
+        sequence: &mut Sequence,
         tokens: &[u32],
-        position: usize,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<f32>, EngineError> {
-        let logits = self.run(tokens, position, interrupt, Ask::Last)?;
-        Ok(logits.into_iter().next_back().unwrap_or_default())
+        let hidden = self.advance(&mut [Run { sequence, tokens }], interrupt)?;
+        let last = hidden.narrow(0, tokens.len() - 1, 1)?;
+        Ok(self.logits(&last)?.into_iter().next_back().unwrap_or_default())
     }
 
-    /// Like [`Llama::forward`], with the logits after every one of `tokens`.
+    /// Like [`Decoder::forward`], with the logits after every one of `tokens`.
     pub fn forward_all(
-        &mut self,
+        &self,
+        sequence: &mut Sequence,
         tokens: &[u32],
-        position: usize,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.run(tokens, position, interrupt, Ask::All)
+        self.logits(&self.advance(&mut [Run { sequence, tokens }], interrupt)?)
     }
 
-    /// Like [`Llama::forward`], without any logits.
+    /// Like [`Decoder::forward`], without any logits.
     pub fn feed(
-        &mut self,
+        &self,
+        sequence: &mut Sequence,
         tokens: &[u32],
-        position: usize,
         interrupt: Interrupt<'_>,
     ) -> Result<(), EngineError> {
-        self.run(tokens, position, interrupt, Ask::Nothing).map(|_| ())
+        self.advance(&mut [Run { sequence, tokens }], interrupt).map(|_| ())
     }
 
-    /// Forgets the sequence seen and frees its memory.
-    pub fn forget(&mut self) {
-        self.cached = 0;
-        for layer in &mut self.layers {
-            layer.cache = Cache::default();
-        }
-    }
-
-    fn run(
-        &mut self,
-        tokens: &[u32],
-        position: usize,
-        interrupt: Interrupt<'_>,
-        ask: Ask,
-    ) -> Result<Vec<Vec<f32>>, EngineError> {
-        let hidden = self.advance(tokens, position, interrupt)?;
-        let asked = match ask {
-            Ask::Nothing => return Ok(Vec::new()),
-            Ask::Last => hidden.narrow(0, tokens.len() - 1, 1)?,
-            Ask::All => hidden,
-        };
-        let normed = ops::rms_norm(&asked.contiguous()?, &self.norm, self.config.rms_epsilon)?;
-        Ok(self.output.forward(&normed)?.to_vec2()?)
-    }
-
-    fn advance(
-        &mut self,
-        tokens: &[u32],
-        position: usize,
+    /// Takes all runs in one pass; the result has a row for every token, in the order of the runs.
+    pub(crate) fn advance(
+        &self,
+        runs: &mut [Run<'_>],
         interrupt: Interrupt<'_>,
     ) -> Result<Tensor, EngineError> {
-        self.check(tokens, position)?;
-        self.cached = position;
-        let length = tokens.len();
-        let step = PositionStep {
-            compute: self.compute,
-            position,
-            cos: self.cos.narrow(0, position, length)?,
-            sin: self.sin.narrow(0, position, length)?,
-            mask: mask(position, length)?,
-        };
-        let ids = Tensor::new(tokens, &Device::Cpu)?;
-        let mut x = self.embedding.rows(&ids)?;
-        for layer in &mut self.layers {
-            interrupt.check()?;
-            x = layer.forward(&x, &self.config, &step)?;
+        let hidden = self.run_layers(runs, self.config.layers, interrupt)?;
+        runs.iter_mut().for_each(|run| run.sequence.advance(run.tokens.len()));
+        Ok(hidden)
+    }
+
+    /// Logits of rows of the last layer, `(rows, vocab_size)`.
+    pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Vec<Vec<f32>>, EngineError> {
+        Ok(self.output.forward(&self.normed(hidden)?)?.to_vec2()?)
+    }
+
+    fn normed(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+        ops::rms_norm(&hidden.contiguous()?, &self.norm, self.config.rms_epsilon)
+    }
+
+    fn run_layers(
+        &self,
+        runs: &mut [Run<'_>],
+        layers: usize,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Tensor, EngineError> {
+        let rows = self.rows(runs)?;
+        let ids: Vec<u32> = runs.iter().flat_map(|run| run.tokens).copied().collect();
+        let rotation = Rotation::new(&self.frequencies, &rows);
+        let mut sequences: Vec<&mut Sequence> = Vec::with_capacity(runs.len());
+        for run in runs {
+            run.sequence.reserve(run.tokens.len(), &self.config);
+            sequences.push(run.sequence);
         }
-        self.cached = position + length;
+        let mut rows = Rows { compute: self.compute, rows: &rows, rotation, sequences: &mut sequences };
+        let mut x = self.embedding.rows(&Tensor::new(ids, &Device::Cpu)?)?;
+        for layer in &self.layers[..layers] {
+            interrupt.check()?;
+            x = layer.forward(&x, &self.config, &mut rows)?;
+        }
         Ok(x)
     }
 
-    fn check(&self, tokens: &[u32], position: usize) -> Result<(), EngineError> {
+    fn rows(&self, runs: &[Run<'_>]) -> Result<Vec<Row>, EngineError> {
+        let mut rows = Vec::new();
+        for (index, run) in runs.iter().enumerate() {
+            let seen = run.sequence.len();
+            self.check(run.tokens, seen)?;
+            rows.extend((seen..seen + run.tokens.len()).map(|position| Row { run: index, position }));
+        }
+        Ok(rows)
+    }
+
+    /// Whether these tokens can follow `seen` others.
+    pub(crate) fn check(&self, tokens: &[u32], seen: usize) -> Result<(), EngineError> {
         let context = self.config.context_length;
         if tokens.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
-        if position > self.cached {
-            return Err(EngineError::Request("the position is beyond the tokens seen"));
-        }
-        if position + tokens.len() > context {
-            return Err(EngineError::PromptTooLong {
-                tokens: position + tokens.len(),
-                context: context as u32,
-            });
+        if seen + tokens.len() > context {
+            return Err(EngineError::PromptTooLong { tokens: seen + tokens.len(), context: context as u32 });
         }
         match tokens.iter().find(|&&id| id as usize >= self.config.vocab_size) {
             Some(&id) => Err(EngineError::UnknownToken(id)),
@@ -220,82 +268,18 @@ impl Llama {
     }
 }
 
-/// A matrix of weights, `(rows, columns)`.
-#[derive(Clone)]
-enum Matrix {
-    Shared(QMatMul),
-    Plain(Tensor),
-}
-
-impl Matrix {
-    /// From `(length, columns)` to `(length, rows)`.
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Shared(matrix) => matrix.forward(x),
-            Self::Plain(matrix) => product(x, matrix),
+/// Radians per position of each rotary pair, lowered by the factors that a GGUF file may carry.
+fn frequencies<R: Read + Seek>(
+    weights: &mut Weights<'_, R>,
+    config: &DecoderConfig,
+) -> Result<Vec<f64>, LoadError> {
+    let mut frequencies = config.frequencies();
+    if weights.has("rope_freqs.weight") {
+        let factors = weights.vector("rope_freqs.weight", frequencies.len())?.to_vec1::<f32>()?;
+        if !factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
+            return Err(LoadError::Unsupported("a rotary factor is not positive".to_owned()));
         }
+        frequencies.iter_mut().zip(factors).for_each(|(frequency, factor)| *frequency /= f64::from(factor));
     }
-
-    fn rows(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Shared(matrix) => matrix.embedding(ids),
-            Self::Plain(matrix) => matrix.index_select(ids, 0),
-        }
-    }
-}
-
-/// Which logits are wanted.
-#[derive(Clone, Copy)]
-enum Ask {
-    Nothing,
-    Last,
-    All,
-}
-
-struct Weights<'a, R> {
-    gguf: &'a mut Gguf<R>,
-    compute: Compute,
-    unused: &'a mut BTreeSet<String>,
-    bytes: u64,
-}
-
-impl<R: Read + Seek> Weights<'_, R> {
-    fn matrix(&mut self, name: &str, shape: &[usize; 2]) -> Result<Matrix, LoadError> {
-        let tensor = self.read(name, shape)?;
-        match self.compute {
-            Compute::AllCores => Ok(Matrix::Shared(QMatMul::from_qtensor(tensor)?)),
-            Compute::OneCore => Ok(Matrix::Plain(tensor.dequantize(&Device::Cpu)?)),
-        }
-    }
-
-    fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LoadError> {
-        let tensor = self.read(name, &[length])?;
-        Ok(tensor.dequantize(&Device::Cpu)?.to_dtype(DType::F32)?)
-    }
-
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, LoadError> {
-        let tensor = self.gguf.tensor(name, shape)?;
-        self.unused.remove(name);
-        let whole = matches!(tensor.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
-        self.bytes += match self.compute {
-            // Kernels may keep a second copy in another order.
-            Compute::AllCores if !whole => 2 * tensor.storage_size_in_bytes() as u64,
-            Compute::AllCores | Compute::OneCore => 4 * tensor.shape().elem_count() as u64,
-        };
-        Ok(tensor)
-    }
-}
-
-/// Cosines and sines of every position and frequency, each `(context_length, head_width / 2)`.
-fn rotations(config: &LlamaConfig) -> candle_core::Result<(Tensor, Tensor)> {
-    let pairs = config.head_width / 2;
-    let frequency =
-        |pair: usize| f64::from(config.rope_base).powf(-2.0 * pair as f64 / config.head_width as f64);
-    let frequencies: Vec<f64> = (0..pairs).map(frequency).collect();
-    let angles =
-        (0..config.context_length).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
-    let (cos, sin): (Vec<f32>, Vec<f32>) =
-        angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-    let shape = (config.context_length, pairs);
-    Ok((Tensor::from_vec(cos, shape, &Device::Cpu)?, Tensor::from_vec(sin, shape, &Device::Cpu)?))
+    Ok(frequencies)
 }

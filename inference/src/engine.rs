@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::{
-    CancelToken, Candidate, GgufError, Manifest, ManifestError, StopReason, Tokenizer, TokenizerError,
+    CancelToken, Candidate, GgufError, Manifest, ManifestError, SafetensorsError, StopReason, Tokenizer,
+    TokenizerError,
 };
 
 /// The most stop sequences of a request.
@@ -136,6 +137,9 @@ pub enum EngineError {
         /// Bytes allowed.
         allowed: u64,
     },
+    /// The engine works on as much as it may already.
+    #[error("the engine is full: {0}")]
+    Full(String),
     /// Somebody cancelled, or the provider was stopped.
     #[error("cancelled")]
     Cancelled,
@@ -168,6 +172,9 @@ pub enum LoadError {
     /// The file is not usable GGUF.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// The file is not usable safetensors.
+    #[error(transparent)]
+    Safetensors(#[from] SafetensorsError),
     /// The tokenizer in the file is not usable.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

@@ -13,16 +13,16 @@ pub const PREFILL_CHUNK: usize = 32;
 
 /// Something that knows what may come next.
 pub(crate) trait Predictor {
-    /// Takes tokens at `position` and what was before them, without an answer.
-    fn feed(&mut self, tokens: &[u32], position: usize, interrupt: Interrupt<'_>) -> Result<(), EngineError>;
-
-    /// Takes tokens likewise and says what may come after them.
-    fn predict(
+    /// Takes a prompt, to be followed by at most `max_new` tokens, and says what may come after it.
+    fn begin(
         &mut self,
-        tokens: &[u32],
-        position: usize,
+        prompt: &[u32],
+        max_new: u32,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Candidate>, EngineError>;
+
+    /// Takes the token that was chosen and says what may come after it.
+    fn next(&mut self, token: u32, interrupt: Interrupt<'_>) -> Result<Vec<Candidate>, EngineError>;
 }
 
 /// Runs a request on a predictor whose context holds `context` tokens.
@@ -38,7 +38,7 @@ pub(crate) fn generate(
     check(tokenizer, context, request)?;
     let started = Instant::now();
     let prompt = request.prompt_ids.len();
-    let mut offered = prefill(predictor, &request.prompt_ids, interrupt)?;
+    let mut offered = predictor.begin(&request.prompt_ids, request.max_tokens, interrupt)?;
     let prompted = Instant::now();
     let rule = StopRule {
         eos: tokenizer.eos(),
@@ -61,7 +61,7 @@ pub(crate) fn generate(
         if let Some(reason) = ended {
             break reason;
         }
-        offered = predictor.predict(&[token], prompt + ids.len() - 1, interrupt)?;
+        offered = predictor.next(token, interrupt)?;
     };
     Ok(Generation {
         ids,
@@ -94,20 +94,6 @@ fn check(tokenizer: &Tokenizer, context: u32, request: &GenerateRequest) -> Resu
         return Err(EngineError::Request("a stop sequence has 1 to 256 bytes"));
     }
     Ok(())
-}
-
-fn prefill(
-    predictor: &mut dyn Predictor,
-    prompt: &[u32],
-    interrupt: Interrupt<'_>,
-) -> Result<Vec<Candidate>, EngineError> {
-    let last = (prompt.len() - 1) / PREFILL_CHUNK * PREFILL_CHUNK;
-    for (index, chunk) in prompt[..last].chunks(PREFILL_CHUNK).enumerate() {
-        interrupt.check()?;
-        predictor.feed(chunk, index * PREFILL_CHUNK, interrupt)?;
-    }
-    interrupt.check()?;
-    predictor.predict(&prompt[last..], last, interrupt)
 }
 
 fn choose(

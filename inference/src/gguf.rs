@@ -6,8 +6,8 @@
 use std::io::{self, BufReader, Read, Seek};
 
 use candle_core::Device;
-use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
 use thiserror::Error;
 
 /// The longest GGUF header that is read, in bytes.
@@ -158,6 +158,11 @@ impl<R: Read + Seek> Gguf<R> {
     pub(crate) fn parameters(&self) -> u64 {
         let sizes = self.content.tensor_infos.values().map(|info| info.shape.elem_count() as u64);
         sizes.fold(0, u64::saturating_add)
+    }
+
+    /// How a tensor is stored, if the file has it.
+    pub(crate) fn dtype(&self, name: &str) -> Option<GgmlDType> {
+        self.content.tensor_infos.get(name).map(|info| info.ggml_dtype)
     }
 
     /// Reads one tensor, which must have exactly this shape, rows first.

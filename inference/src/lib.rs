@@ -5,25 +5,32 @@
 //! What ends a generation and what its output is are pure rules ([`stop_reason`], [`finish_output`]), so that
 //! somebody who did not run the model can recompute them from the token ids.
 
+mod batch;
 mod cancel;
 mod candidates;
 mod candle;
 mod chat;
+mod decoder;
 mod engine;
 mod generate;
 mod gguf;
-mod llama;
 mod manifest;
 mod output;
 mod provider;
 mod queenbee;
+mod safetensors;
 pub mod testing;
 mod tokenizer;
 
+pub use batch::{Batch, BatchLimits, JoinError, MAX_BATCH_SEQUENCES, Offer, SequenceId};
 pub use cancel::{CancelToken, Interrupt};
 pub use candidates::{COST_SCALE, Candidate, MAX_COST, candidates};
 pub use candle::Candle;
 pub use chat::{Message, render_chat};
+pub use decoder::{
+    Architecture, BLOCK_POSITIONS, Compute, Decoder, DecoderConfig, Llama3Scaling, MAX_CONFIG_BYTES,
+    MAX_ONE_CORE_PARAMETERS, RotaryPairs, Sequence, Show,
+};
 pub use engine::{
     Engine, EngineError, Flow, GenerateRequest, Generation, Greedy, LoadError, MAX_STOP_BYTES,
     MAX_STOP_SEQUENCES, Step, TokenSampler,
@@ -33,7 +40,6 @@ pub use gguf::{
     GgufError, MAX_ARRAY_LENGTH, MAX_HEADER_BYTES, MAX_METADATA, MAX_STRING_BYTES, MAX_TENSOR_ELEMENTS,
     MAX_TENSORS,
 };
-pub use llama::{Compute, Llama, LlamaConfig, MAX_ONE_CORE_PARAMETERS};
 pub use manifest::{
     MAX_CONTEXT_LENGTH, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MAX_TOP_K, MAX_VOCAB_SIZE, Manifest,
     ManifestError, Model, ModelReader, ReadSeek, Weights,
@@ -41,4 +47,5 @@ pub use manifest::{
 pub use output::{StopReason, StopRule, finish_output, stop_reason};
 pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats, Support};
 pub use queenbee::queenbee;
+pub use safetensors::{MAX_SAFETENSORS_FILES, MAX_SAFETENSORS_HEADER_BYTES, SafetensorsError};
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, TokenizerError};

@@ -32,6 +32,10 @@ pub enum Storage {
     F16,
     /// Blocks of 32 8-bit integers with a 16-bit scale.
     Q8_0,
+    /// Blocks of 256 4-bit integers with 6-bit scales; needs widths that are multiples of 256.
+    Q4K,
+    /// Blocks of 256 6-bit integers with 8-bit scales; needs widths that are multiples of 256.
+    Q6K,
 }
 
 /// The shape of a generated Llama model.
@@ -205,6 +209,8 @@ impl From<Storage> for GgmlDType {
             Storage::F32 => Self::F32,
             Storage::F16 => Self::F16,
             Storage::Q8_0 => Self::Q8_0,
+            Storage::Q4K => Self::Q4K,
+            Storage::Q6K => Self::Q6K,
         }
     }
 }
@@ -279,16 +285,11 @@ impl Engine for Scripted {
 }
 
 impl Predictor for Scripted {
-    fn feed(&mut self, _: &[u32], _: usize, _: Interrupt<'_>) -> Result<(), EngineError> {
-        Ok(())
+    fn begin(&mut self, _: &[u32], _: u32, interrupt: Interrupt<'_>) -> Result<Vec<Candidate>, EngineError> {
+        self.next(0, interrupt)
     }
 
-    fn predict(
-        &mut self,
-        _: &[u32],
-        _: usize,
-        interrupt: Interrupt<'_>,
-    ) -> Result<Vec<Candidate>, EngineError> {
+    fn next(&mut self, _: u32, interrupt: Interrupt<'_>) -> Result<Vec<Candidate>, EngineError> {
         let ready_at = Instant::now() + self.step_time;
         while let Some(left) = ready_at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
         {

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
-use swarm_inference::{Compute, Interrupt, Llama};
+use swarm_inference::{Compute, Decoder, Interrupt, Sequence};
 
 #[derive(Deserialize)]
 struct Reference {
@@ -40,8 +40,10 @@ fn logits(reference: &Reference, section: &Section) -> Vec<f32> {
 }
 
 fn run(file: &[u8], compute: Compute, prompts: &[Vec<u32>]) -> Vec<f32> {
-    let mut llama = Llama::from_gguf(&mut Cursor::new(file), compute).unwrap();
-    let mut of = |prompt: &Vec<u32>| llama.forward_all(prompt, 0, Interrupt::default()).unwrap();
+    let decoder = Decoder::from_gguf(&mut Cursor::new(file), compute).unwrap();
+    let of = |prompt: &Vec<u32>| {
+        decoder.forward_all(&mut Sequence::default(), prompt, Interrupt::default()).unwrap()
+    };
     prompts.iter().flat_map(|prompt| of(prompt).concat()).collect()
 }
 

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use swarm_inference::testing::{Scripted, Shape, gguf, manifest, model, tokenizer};
 use swarm_inference::{
-    CancelToken, Candidate, Compute, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation,
-    Greedy, Interrupt, Llama, Registry, Step, StopReason, TokenSampler, candidates, finish_output,
+    CancelToken, Candidate, Compute, Decoder, Engine, EngineConfig, EngineError, Flow, GenerateRequest,
+    Generation, Greedy, Interrupt, Registry, Sequence, Step, StopReason, TokenSampler, candidates,
+    finish_output,
 };
 
 /// Chooses by a seed, with equal chances.
@@ -108,8 +109,8 @@ fn every_step_offers_what_one_pass_over_the_whole_text_computes() {
     let ids: Vec<u32> =
         request.prompt_ids.iter().copied().chain(steps.iter().map(|step| step.token)).collect();
     let file = gguf(Shape::default()).unwrap();
-    let mut llama = Llama::from_gguf(&mut Cursor::new(file), Compute::OneCore).unwrap();
-    let logits = llama.forward_all(&ids, 0, Interrupt::default()).unwrap();
+    let decoder = Decoder::from_gguf(&mut Cursor::new(file), Compute::OneCore).unwrap();
+    let logits = decoder.forward_all(&mut Sequence::default(), &ids, Interrupt::default()).unwrap();
     for (step, logits) in steps.iter().zip(&logits[request.prompt_ids.len() - 1..]) {
         assert_eq!(step.candidates, candidates(logits, 32).unwrap(), "position {}", step.position);
     }

@@ -1,10 +1,10 @@
 use std::io::Cursor;
 
 use swarm_inference::testing::{Shape, gguf};
-use swarm_inference::{Compute, Llama, LoadError, Tokenizer};
+use swarm_inference::{Compute, Decoder, LoadError, Tokenizer};
 
-fn load(bytes: impl AsRef<[u8]>) -> Result<Llama, LoadError> {
-    Llama::from_gguf(&mut Cursor::new(bytes), Compute::AllCores)
+fn load(bytes: impl AsRef<[u8]>) -> Result<Decoder, LoadError> {
+    Decoder::from_gguf(&mut Cursor::new(bytes), Compute::AllCores)
 }
 
 fn refusal(bytes: Vec<u8>) -> String {

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod batch;
+mod batched;
+mod decoders;
 mod fixture;
 mod forward;
 mod generation;

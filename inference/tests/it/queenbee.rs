@@ -47,3 +47,16 @@ fn its_tokenizer_merges_words_and_keeps_every_byte() {
     assert_eq!(tokenizer.vocab_size(), queenbee().manifest.vocab_size);
     assert!(tokenizer.eos().is_some());
 }
+
+/// What it said before the engine was written anew, to the token.
+#[test]
+fn its_likeliest_words_stay_what_they_were() {
+    let mut engine = engine();
+    let prompt_ids = engine.tokenizer().encode_prompt("It is a truth").unwrap();
+    let request = GenerateRequest { prompt_ids, max_tokens: 40, ..GenerateRequest::default() };
+    let generation =
+        engine.generate(&request, &mut Greedy, &CancelToken::new(), &mut |_| Flow::Continue).unwrap();
+    let said = ", and I am sure it will be a very good sort of woman, and a very good-natured woman, \
+                and a very good-natured woman, and a very good-";
+    assert_eq!(String::from_utf8(generation.output).unwrap(), said);
+}

@@ -1,0 +1,123 @@
+//! Attention of many sequences at once, each to its own cache: plain loops over f32 in a fixed order.
+//!
+//! What a row gets depends on nothing but its own sequence, whoever else is in the batch, however the sequence was
+//! cut into runs, and whether its beginning was computed now or before.
+
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
+
+use super::cache::Place;
+use super::one_core::dot;
+use super::{Compute, DecoderConfig, RotaryPairs, Sequence};
+
+/// Multiplications for which it is worth waking other cores.
+const MIN_SHARED_WORK: usize = 1 << 18;
+
+/// A row of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    /// Index of its sequence in the batch.
+    pub(super) run: usize,
+    /// Its position in that sequence.
+    pub(super) position: usize,
+}
+
+/// Causal attention of `queries`, `(row, head, head_width)`, to what the rows' sequences hold: shaped like `queries`.
+pub(super) fn attention(
+    config: &DecoderConfig,
+    compute: Compute,
+    layer: usize,
+    rows: &[Row],
+    sequences: &[&mut Sequence],
+    queries: &[f32],
+) -> Vec<f32> {
+    let DecoderConfig { heads, kv_heads, head_width, .. } = *config;
+    let mut out = vec![0.0; queries.len()];
+    let one = |(index, mixed): (usize, &mut [f32])| {
+        let row = rows[index / heads];
+        let place = Place { layer, kv_head: index % heads * kv_heads / heads };
+        let query = &queries[index * head_width..][..head_width];
+        mix(config, query, sequences[row.run], place, row.position + 1, mixed);
+    };
+    let work: usize = rows.iter().map(|row| 2 * (row.position + 1) * config.query_width()).sum();
+    if compute == Compute::AllCores && work >= MIN_SHARED_WORK {
+        out.par_chunks_mut(head_width).enumerate().for_each(one);
+    } else {
+        out.chunks_mut(head_width).enumerate().for_each(one);
+    }
+    out
+}
+
+/// Adds to `mixed` the values of the first `positions` positions, weighed by the softmax of the scaled products of
+/// `query` with their keys.
+fn mix(
+    config: &DecoderConfig,
+    query: &[f32],
+    sequence: &Sequence,
+    place: Place,
+    positions: usize,
+    mixed: &mut [f32],
+) {
+    let width = config.head_width;
+    let scale = 1.0 / (width as f32).sqrt();
+    let mut weights = Vec::with_capacity(positions);
+    for (keys, _) in sequence.read(config, place, positions) {
+        weights.extend(keys.chunks_exact(width).map(|key| dot(query, key) * scale));
+    }
+    let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for weight in &mut weights {
+        *weight = (*weight - max).exp();
+        sum += *weight;
+    }
+    let mut weights = weights.iter().map(|weight| weight / sum);
+    for (_, values) in sequence.read(config, place, positions) {
+        for (value, weight) in values.chunks_exact(width).zip(&mut weights) {
+            mixed.iter_mut().zip(value).for_each(|(mixed, value)| *mixed += weight * value);
+        }
+    }
+}
+
+/// Cosine and sine of every row's angles, `(row, head_width / 2)`.
+pub(super) struct Rotation(Vec<(f32, f32)>);
+
+impl Rotation {
+    pub(super) fn new(frequencies: &[f64], rows: &[Row]) -> Self {
+        let angles = rows
+            .iter()
+            .flat_map(|row| frequencies.iter().map(move |frequency| row.position as f64 * frequency));
+        Self(angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).collect())
+    }
+
+    /// Turns the heads of all rows, `(row, head, head_width)`.
+    pub(super) fn turn(&self, config: &DecoderConfig, heads: usize, cells: &mut [f32]) {
+        let width = config.head_width;
+        let rows = cells.chunks_exact_mut(heads * width).zip(self.0.chunks_exact(width / 2));
+        for (row, turns) in rows {
+            for head in row.chunks_exact_mut(width) {
+                match config.rope_pairs {
+                    RotaryPairs::Neighbours => turn_neighbours(head, turns),
+                    RotaryPairs::Halves => turn_halves(head, turns),
+                }
+            }
+        }
+    }
+}
+
+fn turn_neighbours(head: &mut [f32], turns: &[(f32, f32)]) {
+    let (pairs, _) = head.as_chunks_mut::<2>();
+    for ([x, y], turn) in pairs.iter_mut().zip(turns) {
+        (*x, *y) = turned(*x, *y, *turn);
+    }
+}
+
+fn turn_halves(head: &mut [f32], turns: &[(f32, f32)]) {
+    let (left, right) = head.split_at_mut(turns.len());
+    for ((x, y), turn) in left.iter_mut().zip(right).zip(turns) {
+        (*x, *y) = turned(*x, *y, *turn);
+    }
+}
+
+fn turned(x: f32, y: f32, (cos, sin): (f32, f32)) -> (f32, f32) {
+    (x * cos - y * sin, x * sin + y * cos)
+}

@@ -1,0 +1,114 @@
+//! Keys and values of the positions that a sequence has seen.
+
+use std::sync::Arc;
+
+use super::DecoderConfig;
+
+/// Positions whose keys and values lie together, and are shared together.
+pub const BLOCK_POSITIONS: usize = 32;
+
+/// Keys and values of [`BLOCK_POSITIONS`] positions in all layers, each `(layer, kv_head, position, head_width)`.
+#[derive(Debug, Clone)]
+pub(crate) struct Block {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// A sequence that a [`super::Decoder`] has seen.
+///
+/// Blocks may be shared with other sequences; one that is written to while shared is copied first.
+#[derive(Debug, Clone, Default)]
+pub struct Sequence {
+    blocks: Vec<Arc<Block>>,
+    length: usize,
+}
+
+/// Where the rows of one head in one layer lie in a [`Block`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) layer: usize,
+    pub(super) kv_head: usize,
+}
+
+impl Sequence {
+    /// A sequence that begins with whole blocks that were computed before.
+    pub(crate) fn with_prefix(blocks: Vec<Arc<Block>>) -> Self {
+        let length = blocks.len() * BLOCK_POSITIONS;
+        Self { blocks, length }
+    }
+
+    /// Positions seen.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether nothing was seen yet.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Forgets all positions from `length` on.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+        self.blocks.truncate(self.length.div_ceil(BLOCK_POSITIONS));
+    }
+
+    /// A block all of whose positions were seen.
+    pub(crate) fn full_block(&self, index: usize) -> Option<&Arc<Block>> {
+        self.blocks.get(index).filter(|_| (index + 1) * BLOCK_POSITIONS <= self.length)
+    }
+
+    /// Makes room for `more` positions, which count once [`Sequence::advance`] is called.
+    pub(super) fn reserve(&mut self, more: usize, config: &DecoderConfig) {
+        let blocks = (self.length + more).div_ceil(BLOCK_POSITIONS);
+        let cells = config.layers * config.kv_width() * BLOCK_POSITIONS;
+        while self.blocks.len() < blocks {
+            self.blocks.push(Arc::new(Block { keys: vec![0.0; cells], values: vec![0.0; cells] }));
+        }
+    }
+
+    pub(super) fn advance(&mut self, positions: usize) {
+        self.length += positions;
+    }
+
+    /// Writes a position's keys and values of one layer, `(kv_head, head_width)` each.
+    pub(super) fn write(
+        &mut self,
+        config: &DecoderConfig,
+        layer: usize,
+        position: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        let width = config.head_width;
+        let block = Arc::make_mut(&mut self.blocks[position / BLOCK_POSITIONS]);
+        for kv_head in 0..config.kv_heads {
+            let start = Place { layer, kv_head }.start(config) + position % BLOCK_POSITIONS * width;
+            let head = kv_head * width..(kv_head + 1) * width;
+            block.keys[start..start + width].copy_from_slice(&keys[head.clone()]);
+            block.values[start..start + width].copy_from_slice(&values[head]);
+        }
+    }
+
+    /// The keys and values of one head at the first `positions` positions, block by block.
+    pub(super) fn read<'a>(
+        &'a self,
+        config: &DecoderConfig,
+        place: Place,
+        positions: usize,
+    ) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
+        let start = place.start(config);
+        let width = config.head_width;
+        self.blocks.iter().enumerate().map_while(move |(index, block)| {
+            let left = positions.saturating_sub(index * BLOCK_POSITIONS).min(BLOCK_POSITIONS);
+            let cells = start..start + left * width;
+            (left > 0).then(|| (&block.keys[cells.clone()], &block.values[cells]))
+        })
+    }
+}
+
+impl Place {
+    fn start(self, config: &DecoderConfig) -> usize {
+        (self.layer * config.kv_heads + self.kv_head) * BLOCK_POSITIONS * config.head_width
+    }
+}

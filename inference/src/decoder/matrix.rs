@@ -1,0 +1,87 @@
+//! Matrices of weights, and products whose rows do not depend on each other.
+
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::Compute;
+use super::one_core::product;
+use super::weights::is_whole;
+
+/// candle multiplies f32 matrices in an order that depends on the number of rows, so that they always have this many.
+const WHOLE_ROWS: usize = 8;
+/// With fewer rows than this, candle multiplies 6-bit blocks in another order.
+const MIN_Q6K_ROWS: usize = 2;
+
+/// A matrix of weights, `(rows, columns)`.
+#[derive(Clone)]
+pub(super) enum Matrix {
+    /// As the file has it.
+    Quantised(Arc<QTensor>),
+    /// f32, on all cores.
+    Whole(Tensor),
+    /// f32, on one core.
+    OneCore(Tensor),
+}
+
+impl Matrix {
+    pub(super) fn quantised(tensor: QTensor, compute: Compute) -> Result<Self> {
+        if compute == Compute::AllCores && !is_whole(tensor.dtype()) {
+            return Ok(Self::Quantised(Arc::new(tensor)));
+        }
+        Ok(Self::whole(tensor.dequantize(&Device::Cpu)?, compute))
+    }
+
+    pub(super) fn whole(tensor: Tensor, compute: Compute) -> Self {
+        match compute {
+            Compute::AllCores => Self::Whole(tensor),
+            Compute::OneCore => Self::OneCore(tensor),
+        }
+    }
+
+    /// From `(length, columns)` to `(length, rows)`, each row as if it were alone.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Quantised(matrix) if matrix.dtype() == GgmlDType::Q6K => {
+                with_rows(x, MIN_Q6K_ROWS, |x| x.apply_op1_no_bwd(matrix.as_ref()))
+            }
+            Self::Quantised(matrix) => x.apply_op1_no_bwd(matrix.as_ref()),
+            Self::Whole(matrix) => in_groups(x, &matrix.t()?),
+            Self::OneCore(matrix) => product(x, matrix),
+        }
+    }
+
+    /// The rows of these indices.
+    pub(super) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Quantised(matrix) => matrix.embedding(ids),
+            Self::Whole(matrix) | Self::OneCore(matrix) => matrix.index_select(ids, 0),
+        }
+    }
+}
+
+/// `x` times `matrix`, [`WHOLE_ROWS`] rows at a time.
+fn in_groups(x: &Tensor, matrix: &Tensor) -> Result<Tensor> {
+    let length = x.dim(0)?;
+    let x = with_zeros(x, length.next_multiple_of(WHOLE_ROWS))?;
+    let groups: Vec<Tensor> = (0..length)
+        .step_by(WHOLE_ROWS)
+        .map(|start| x.narrow(0, start, WHOLE_ROWS)?.matmul(matrix))
+        .collect::<Result<_>>()?;
+    Tensor::cat(&groups, 0)?.narrow(0, 0, length)
+}
+
+/// What `multiply` makes of `x` once that has at least `min` rows, without the rows that were added.
+fn with_rows(x: &Tensor, min: usize, multiply: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let length = x.dim(0)?;
+    multiply(&with_zeros(x, length.max(min))?)?.narrow(0, 0, length)
+}
+
+fn with_zeros(x: &Tensor, rows: usize) -> Result<Tensor> {
+    let (length, columns) = x.dims2()?;
+    if length == rows {
+        return Ok(x.clone());
+    }
+    Tensor::cat(&[x, &Tensor::zeros((rows - length, columns), DType::F32, &Device::Cpu)?], 0)
+}

@@ -1,0 +1,103 @@
+//! One pass over a text that is there already: log-probabilities of all its positions, and hidden states.
+
+use crate::{Candidate, Decoder, EngineError, Interrupt, PREFILL_CHUNK, Sequence, candidates};
+
+use super::Run;
+
+/// Is shown the index of a token and the logits after it; an error ends the pass.
+pub type Show<'a> = dyn FnMut(usize, &[f32]) -> Result<(), EngineError> + 'a;
+
+impl Decoder {
+    /// Takes `tokens` in one prefill and shows the logits after each of them, by index, in order.
+    ///
+    /// Prompt and output together show what an engine was offered at every position of the output. No more than
+    /// [`PREFILL_CHUNK`] positions' logits are in memory at a time.
+    pub fn each_position(
+        &self,
+        tokens: &[u32],
+        interrupt: Interrupt<'_>,
+        show: &mut Show<'_>,
+    ) -> Result<(), EngineError> {
+        self.check(tokens, 0)?;
+        let mut sequence = Sequence::default();
+        for chunk in tokens.chunks(PREFILL_CHUNK) {
+            let position = sequence.len();
+            let logits = self.forward_all(&mut sequence, chunk, interrupt)?;
+            (position..).zip(&logits).try_for_each(|(position, logits)| show(position, logits))?;
+        }
+        Ok(())
+    }
+
+    /// The `top_k` candidates after each of `tokens` from index `from` on, as [`candidates`] makes them.
+    pub fn candidates_from(
+        &self,
+        tokens: &[u32],
+        from: usize,
+        top_k: usize,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<Vec<Candidate>>, EngineError> {
+        let mut found = Vec::new();
+        self.each_position(tokens, interrupt, &mut |position, logits| {
+            if position >= from {
+                found.push(candidates(logits, top_k)?);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The natural log-probability of each of `tokens` but the first, given those before it.
+    pub fn log_probabilities(
+        &self,
+        tokens: &[u32],
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<f64>, EngineError> {
+        let mut found = Vec::new();
+        self.each_position(tokens, interrupt, &mut |position, logits| {
+            if let Some(&next) = tokens.get(position + 1) {
+                found.push(log_probability(logits, next)?);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The residual stream after `layers` blocks at every one of `tokens`, `width` numbers each: 0 is the
+    /// embedding; with all blocks, the last norm is applied too.
+    ///
+    /// These are the hidden states as transformers numbers them.
+    pub fn hidden_states(
+        &self,
+        tokens: &[u32],
+        layers: usize,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        if layers > self.config.layers {
+            return Err(EngineError::Request("the model has fewer blocks"));
+        }
+        self.check(tokens, 0)?;
+        let mut sequence = Sequence::default();
+        let mut found = Vec::with_capacity(tokens.len());
+        for chunk in tokens.chunks(PREFILL_CHUNK) {
+            let mut runs = [Run { sequence: &mut sequence, tokens: chunk }];
+            let mut hidden = self.run_layers(&mut runs, layers, interrupt)?;
+            sequence.advance(chunk.len());
+            if layers == self.config.layers {
+                hidden = self.normed(&hidden)?;
+            }
+            found.extend(hidden.to_vec2::<f32>()?);
+        }
+        Ok(found)
+    }
+}
+
+fn log_probability(logits: &[f32], token: u32) -> Result<f64, EngineError> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if !max.is_finite() || logits.iter().any(|logit| logit.is_nan()) {
+        return Err(EngineError::NotFinite);
+    }
+    let max = f64::from(max);
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum();
+    let own = logits.get(token as usize).ok_or(EngineError::UnknownToken(token))?;
+    Ok(f64::from(*own) - max - sum.ln())
+}

@@ -1,0 +1,171 @@
+//! The tensors of a model by GGUF's names, from either kind of file.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Seek};
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+
+use super::Compute;
+use super::matrix::Matrix;
+use crate::LoadError;
+use crate::gguf::Gguf;
+use crate::safetensors::Safetensors;
+
+/// GGUF's name of each part of a block, and that in safetensors.
+const PARTS: [(&str, &str); 14] = [
+    ("attn_norm.weight", "input_layernorm.weight"),
+    ("attn_q.weight", "self_attn.q_proj.weight"),
+    ("attn_k.weight", "self_attn.k_proj.weight"),
+    ("attn_v.weight", "self_attn.v_proj.weight"),
+    ("attn_q.bias", "self_attn.q_proj.bias"),
+    ("attn_k.bias", "self_attn.k_proj.bias"),
+    ("attn_v.bias", "self_attn.v_proj.bias"),
+    ("attn_q_norm.weight", "self_attn.q_norm.weight"),
+    ("attn_k_norm.weight", "self_attn.k_norm.weight"),
+    ("attn_output.weight", "self_attn.o_proj.weight"),
+    ("ffn_norm.weight", "post_attention_layernorm.weight"),
+    ("ffn_gate.weight", "mlp.gate_proj.weight"),
+    ("ffn_up.weight", "mlp.up_proj.weight"),
+    ("ffn_down.weight", "mlp.down_proj.weight"),
+];
+const WHOLE: [(&str, &str); 3] = [
+    ("token_embd.weight", "model.embed_tokens.weight"),
+    ("output_norm.weight", "model.norm.weight"),
+    ("output.weight", "lm_head.weight"),
+];
+
+/// Where tensors come from.
+pub(super) enum Source<'a, R> {
+    Gguf(&'a mut Gguf<R>),
+    Safetensors(&'a mut Safetensors<R>),
+}
+
+impl<R: Read + Seek> Source<'_, R> {
+    fn names(&self) -> BTreeSet<String> {
+        match self {
+            Self::Gguf(gguf) => gguf.tensor_names().map(str::to_owned).collect(),
+            Self::Safetensors(files) => {
+                files.names().map(|name| gguf_name(name).unwrap_or_else(|| name.to_owned())).collect()
+            }
+        }
+    }
+
+    fn dtype(&self, name: &str) -> Option<GgmlDType> {
+        match self {
+            Self::Gguf(gguf) => gguf.dtype(name),
+            Self::Safetensors(_) => None,
+        }
+    }
+
+    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
+        match self {
+            Self::Gguf(gguf) => Ok(Stored::Quantised(gguf.tensor(name, shape)?)),
+            Self::Safetensors(files) => {
+                let theirs = safetensors_name(name).unwrap_or_else(|| name.to_owned());
+                Ok(Stored::Whole(files.tensor(&theirs, shape)?))
+            }
+        }
+    }
+}
+
+enum Stored {
+    Quantised(QTensor),
+    Whole(Tensor),
+}
+
+/// Reads each tensor once and says which were never asked for.
+pub(super) struct Weights<'a, R> {
+    source: Source<'a, R>,
+    compute: Compute,
+    max_bytes: Option<u64>,
+    unused: BTreeSet<String>,
+    bytes: u64,
+}
+
+impl<'a, R: Read + Seek> Weights<'a, R> {
+    pub(super) fn new(source: Source<'a, R>, compute: Compute, max_bytes: Option<u64>) -> Self {
+        let unused = source.names();
+        Self { source, compute, max_bytes, unused, bytes: 0 }
+    }
+
+    pub(super) fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.unused.contains(name)
+    }
+
+    pub(super) fn skip(&mut self, name: &str) {
+        self.unused.remove(name);
+    }
+
+    pub(super) fn matrix(&mut self, name: &str, shape: &[usize; 2]) -> Result<Matrix, LoadError> {
+        match self.read(name, shape)? {
+            Stored::Quantised(tensor) => Ok(Matrix::quantised(tensor, self.compute)?),
+            Stored::Whole(tensor) => Ok(Matrix::whole(tensor, self.compute)),
+        }
+    }
+
+    pub(super) fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LoadError> {
+        match self.read(name, &[length])? {
+            Stored::Quantised(tensor) => Ok(tensor.dequantize(&Device::Cpu)?),
+            Stored::Whole(tensor) => Ok(tensor),
+        }
+    }
+
+    /// Memory of what was read, in bytes, or an error if the file has tensors that nobody asked for.
+    pub(super) fn finish(self) -> Result<u64, LoadError> {
+        match self.unused.first() {
+            Some(name) => {
+                let name: String = name.chars().take(64).collect();
+                Err(LoadError::Unsupported(format!("the tensor {name:?} is unknown")))
+            }
+            None => Ok(self.bytes),
+        }
+    }
+
+    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
+        self.unused.remove(name);
+        let elements = shape.iter().map(|&size| size as u64).product::<u64>();
+        self.spend(match self.source.dtype(name) {
+            // Kernels may keep a second copy in another order.
+            Some(dtype) if self.compute == Compute::AllCores && !is_whole(dtype) => {
+                2 * elements.div_ceil(dtype.block_size() as u64) * dtype.type_size() as u64
+            }
+            _ => 4 * elements,
+        })?;
+        self.source.read(name, shape)
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<(), LoadError> {
+        self.bytes += bytes;
+        match self.max_bytes {
+            Some(allowed) if self.bytes > allowed => Err(LoadError::Memory { needed: self.bytes, allowed }),
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(super) fn is_whole(dtype: GgmlDType) -> bool {
+    matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
+}
+
+fn safetensors_name(gguf: &str) -> Option<String> {
+    if let Some((_, theirs)) = WHOLE.iter().find(|(ours, _)| *ours == gguf) {
+        return Some((*theirs).to_owned());
+    }
+    let (index, part) = gguf.strip_prefix("blk.")?.split_once('.')?;
+    let (_, theirs) = PARTS.iter().find(|(ours, _)| *ours == part)?;
+    Some(format!("model.layers.{index}.{theirs}"))
+}
+
+fn gguf_name(safetensors: &str) -> Option<String> {
+    if let Some((ours, _)) = WHOLE.iter().find(|(_, theirs)| *theirs == safetensors) {
+        return Some((*ours).to_owned());
+    }
+    let (index, part) = safetensors.strip_prefix("model.layers.")?.split_once('.')?;
+    let (ours, _) = PARTS.iter().find(|(_, theirs)| *theirs == part)?;
+    Some(format!("blk.{index}.{ours}"))
+}
