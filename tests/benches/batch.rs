@@ -1,0 +1,131 @@
+//! Tokens per second of eight jobs in one engine against the same jobs one by one, on a generated model of 106 M
+//! parameters; and, with GGUF files as arguments, of candle by itself, for scripts/llama-cpp.sh.
+
+mod support;
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use support::{Target, median, ratio};
+use swarm_inference::testing::{Shape, Storage, gguf, model};
+use swarm_inference::{
+    Batch, BatchLimits, CancelToken, Candle, Compute, Decoder, Engine, EngineConfig, Flow, GenerateRequest,
+    Greedy, Interrupt, Provider, candidates,
+};
+
+const JOBS: usize = 8;
+const ROUNDS: usize = 5;
+const PROMPT: usize = 24;
+const TOKENS: u32 = 48;
+const LONG_PROMPT: usize = 256;
+const SHAPE: Shape = Shape {
+    layers: 15,
+    width: 768,
+    hidden: 2048,
+    heads: 12,
+    kv_heads: 12,
+    context_length: 512,
+    storage: Storage::Q8_0,
+    seed: 1,
+};
+
+fn prompt(job: usize, length: usize) -> Vec<u32> {
+    (0..length).map(|i| ((i * 31 + job * 17) % 250) as u32).collect()
+}
+
+/// Runs a job and returns how many tokens it made.
+fn run(engine: &mut dyn Engine, job: usize) -> Result<usize> {
+    let prompt_ids = prompt(job, PROMPT);
+    let request = GenerateRequest { prompt_ids, max_tokens: TOKENS, ..GenerateRequest::default() };
+    let made = engine.generate(&request, &mut Greedy, &CancelToken::new(), &mut |_| Flow::Continue)?;
+    Ok(made.ids.len())
+}
+
+fn one_by_one(engines: &mut [Box<dyn Engine>]) -> Result<f64> {
+    let start = Instant::now();
+    let made: Vec<usize> = (0..JOBS).map(|job| run(engines[0].as_mut(), job)).collect::<Result<_>>()?;
+    Ok(made.iter().sum::<usize>() as f64 / start.elapsed().as_secs_f64())
+}
+
+fn together(engines: &mut [Box<dyn Engine>]) -> Result<f64> {
+    let start = Instant::now();
+    let made: Vec<usize> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (engines.iter_mut().enumerate())
+            .map(|(job, engine)| scope.spawn(move || run(engine.as_mut(), job)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("no job panics")).collect::<Result<_>>()
+    })?;
+    Ok(made.iter().sum::<usize>() as f64 / start.elapsed().as_secs_f64())
+}
+
+fn throughput() -> Result<()> {
+    let config = EngineConfig { model: model("big", SHAPE)?, max_memory_bytes: None };
+    let candle = Candle::default();
+    let mut engines = (0..JOBS).map(|_| candle.start(&config)).collect::<Result<Vec<_>, _>>()?;
+    run(engines[0].as_mut(), 0)?;
+    let mut rates = Vec::new();
+    for _ in 0..ROUNDS {
+        rates.push((together(&mut engines)?, one_by_one(&mut engines)?));
+    }
+    let [batch, single] = [median(rates.iter().map(|r| r.0)), median(rates.iter().map(|r| r.1))];
+    println!("{JOBS} jobs at once {batch:.1} tokens/s, one by one {single:.1} tokens/s");
+    ratio("batch", median(rates.iter().map(|(batch, single)| batch / single)), Target::AtLeast(2.5));
+    Ok(())
+}
+
+/// Tokens per second of prefill and of decoding in a batch of this size.
+fn rates(decoder: &Decoder, size: usize) -> Result<[f64; 2]> {
+    let limits = BatchLimits { max_sequences: size, max_cache_bytes: 1 << 32 };
+    let mut batch = Batch::new(decoder, limits);
+    let start = Instant::now();
+    for job in 0..size {
+        batch.join(&prompt(job, LONG_PROMPT), TOKENS as usize)?;
+    }
+    let mut offers = Vec::new();
+    while offers.len() < size {
+        offers.extend(batch.step(Interrupt::default())?);
+    }
+    let prefill = (size * LONG_PROMPT) as f64 / start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    for _ in 0..TOKENS {
+        for offer in &offers {
+            batch.push(offer.sequence, candidates(&offer.logits, 1)?[0].token)?;
+        }
+        offers = batch.step(Interrupt::default())?;
+        ensure!(offers.len() == size, "a sequence was left out");
+    }
+    Ok([prefill, (size * TOKENS as usize) as f64 / start.elapsed().as_secs_f64()])
+}
+
+/// One line for each file, phase and size: what scripts/llama-cpp.sh divides by llama.cpp's.
+fn compare(path: &str) -> Result<()> {
+    let decoder = Decoder::from_gguf(&mut File::open(path).context("open")?, Compute::AllCores)?;
+    rates(&decoder, 1)?;
+    for size in [1, JOBS] {
+        let measured: Vec<[f64; 2]> = (0..3).map(|_| rates(&decoder, size)).collect::<Result<_>>()?;
+        for (phase, name) in ["prefill", "decode"].iter().enumerate() {
+            let rate = median(measured.iter().map(|rates| rates[phase]));
+            let file = Path::new(path).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            println!("rate {file} {name} {size} {rate:.2}");
+        }
+    }
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let files: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    match &files[..] {
+        [command, path] if command == "write" => {
+            let shape = Shape { storage: Storage::F16, ..SHAPE };
+            std::fs::write(path, gguf(shape)?).context("write the model")
+        }
+        [] => {
+            support::machine();
+            println!("a generated model of 106 M parameters, Q8_0, {TOKENS} tokens after {PROMPT}");
+            throughput()
+        }
+        files => files.iter().try_for_each(|path| compare(path)),
+    }
+}
