@@ -137,6 +137,9 @@ fn what_two_prompts_begin_with_is_computed_once() {
     let another = [&[249], &text[1..]].concat();
     let four = batch.join(&another, 4).unwrap();
     assert_eq!(batch.reused_tokens(four), Some(0));
+    // The same tokens after others, or after none, are not the same.
+    let later = batch.join(&text[BLOCK_POSITIONS..], 4).unwrap();
+    assert_eq!(batch.reused_tokens(later), Some(0));
     // A whole number of blocks leaves the last one to compute: its logits are asked for.
     let five = batch.join(&text[..2 * BLOCK_POSITIONS], 4).unwrap();
     assert_eq!(batch.reused_tokens(five), Some(BLOCK_POSITIONS));
