@@ -64,6 +64,20 @@ pub fn timed<T>(run: impl FnOnce() -> T) -> (T, Duration) {
     (value, start.elapsed())
 }
 
+/// What a processor worked for it on this thread, where the kernel tells: what else runs on the machine does not count.
+pub fn worked<T>(run: impl FnOnce() -> T) -> (T, Duration) {
+    let start = processor_time();
+    let (value, elapsed) = timed(run);
+    (value, start.zip(processor_time()).map_or(elapsed, |(start, end)| end.saturating_sub(start)))
+}
+
+fn processor_time() -> Option<Duration> {
+    // The kernel counts up to here only when it looks at the thread.
+    std::thread::yield_now();
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(Duration::from_nanos(stat.split(' ').next()?.parse().ok()?))
+}
+
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     quantile(values, 0.5)
 }
