@@ -280,6 +280,8 @@ fn a_new_operator_joins_a_log_that_has_dropped_its_beginning() {
     first.kill();
     second.expect("this one takes over");
     pool.answered();
+    let last = pool.answers.last().unwrap()["receipt"]["epoch"].as_u64().unwrap();
+    second.expect(&format!("epoch {last} sealed"));
     // What only the first one had seen comes from the second one now.
     pool.recomputed();
     second.terminate().good();
