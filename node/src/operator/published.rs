@@ -89,7 +89,8 @@ fn headers(blocks: &BlockStore, newest: Link, first_seq: u64) -> Result<Vec<Epoc
         if header.end_seq < first_seq {
             break;
         }
-        next = header.previous;
+        // Who began with a checkpoint may have nothing of what was before.
+        next = header.previous.filter(|_| header.first_seq > first_seq);
         headers.push(header);
     }
     headers.reverse();

@@ -101,6 +101,12 @@ impl Pool {
         self.answers.push(self.site.submit(&self.job).good().json());
     }
 
+    /// Waits until this operator has sealed the epoch of the last answer.
+    fn sealed_by(&self, operator: &Process) {
+        let last = self.answers.last().unwrap()["receipt"]["epoch"].as_u64().unwrap();
+        operator.expect(&format!("epoch {last} sealed"));
+    }
+
     /// All that was answered is in the pool's records, once each, and all of those hold.
     fn recomputed(&self) {
         let ids: std::collections::BTreeSet<_> =
@@ -174,8 +180,7 @@ fn whatever_happens_to_the_active_operator_another_takes_its_place() {
     redis.run();
     pool.answers.push(waiting.finish().good().json());
 
-    let last = pool.answers.last().unwrap()["receipt"]["epoch"].as_u64().unwrap();
-    first.expect(&format!("epoch {last} sealed"));
+    pool.sealed_by(&first);
     pool.recomputed();
     times.iter().for_each(|line| println!("{line}"));
 }
@@ -211,8 +216,7 @@ fn a_redis_that_lost_records_halts_the_pool_until_it_has_them_back() {
     let again = operator(&pool.site, "only", &url);
     again.expect("listening on");
     pool.answered();
-    let last = pool.answers.last().unwrap()["receipt"]["epoch"].as_u64().unwrap();
-    again.expect(&format!("epoch {last} sealed"));
+    pool.sealed_by(&again);
     pool.recomputed();
     miner.terminate().good();
     again.terminate().good();
@@ -252,8 +256,7 @@ fn a_promoted_replica_is_used_and_one_that_lacks_the_newest_records_is_not_belie
     let again = operator(&pool.site, "only", &urls);
     again.expect("listening on");
     pool.answered();
-    let last = pool.answers.last().unwrap()["receipt"]["epoch"].as_u64().unwrap();
-    again.expect(&format!("epoch {last} sealed"));
+    pool.sealed_by(&again);
     pool.recomputed();
     miner.terminate().good();
     again.terminate().good();
@@ -280,8 +283,7 @@ fn a_new_operator_joins_a_log_that_has_dropped_its_beginning() {
     first.kill();
     second.expect("this one takes over");
     pool.answered();
-    let last = pool.answers.last().unwrap()["receipt"]["epoch"].as_u64().unwrap();
-    second.expect(&format!("epoch {last} sealed"));
+    pool.sealed_by(&second);
     // What only the first one had seen comes from the second one now.
     pool.recomputed();
     second.terminate().good();
