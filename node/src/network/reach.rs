@@ -19,13 +19,16 @@ const MAX_RELAYS_KNOWN: usize = 16;
 /// Addresses of one peer that are kept, of all that it names.
 pub(super) const MAX_ADDRESSES: usize = 16;
 
-/// How long others are given to reach this node before it asks a relay.
+/// How long others are given to reach this node, since it first met one who could be asked, before it asks a relay.
 const GRACE: Duration = Duration::from_secs(10);
 const MIN_PAUSE: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
 const FIRST_PROBE_DELAY: Duration = Duration::from_secs(2);
-const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+/// How soon it is tried again while nobody could be asked: several times within the grace.
+const PROBE_INTERVAL: Duration = Duration::from_secs(3);
+/// How soon the same peer is asked again.
+const PROBE_PAUSE: Duration = Duration::from_secs(30);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Dials a second that others may ask for, one of them each.
 const MAX_DIAL_BACKS: usize = 8;
@@ -112,7 +115,7 @@ pub(super) fn autonat_config(outside: Scope) -> autonat::v1::Config {
         timeout: PROBE_TIMEOUT,
         boot_delay: FIRST_PROBE_DELAY,
         retry_interval: PROBE_INTERVAL,
-        throttle_server_period: PROBE_INTERVAL / 2,
+        throttle_server_period: PROBE_PAUSE,
         throttle_clients_global_max: MAX_DIAL_BACKS,
         throttle_clients_peer_max: 1,
         max_peer_addresses: MAX_ADDRESSES,
@@ -134,13 +137,13 @@ struct Relay {
 pub(super) struct Reach {
     outside: Scope,
     is_public: bool,
-    grace_ends: Instant,
+    grace_ends: Option<Instant>,
     relays: BTreeMap<PeerId, Relay>,
 }
 
 impl Reach {
-    pub(super) fn new(outside: Scope, now: Instant) -> Self {
-        Self { outside, is_public: false, grace_ends: now + GRACE, relays: BTreeMap::new() }
+    pub(super) fn new(outside: Scope) -> Self {
+        Self { outside, is_public: false, grace_ends: None, relays: BTreeMap::new() }
     }
 
     /// Others have reached this node at an address of its own, or no longer do.
@@ -158,6 +161,7 @@ impl Reach {
         if is_relayed(address) || !self.is_outside(address) {
             return;
         }
+        self.grace_ends.get_or_insert(now + GRACE);
         let (address, count) = (address.clone(), self.relays.len());
         match self.relays.get_mut(&peer) {
             // It may have moved, and this is where it was seen last.
@@ -177,7 +181,8 @@ impl Reach {
     /// Where to ask for an address now: `/…/p2p/<relay>/p2p-circuit`.
     pub(super) fn due(&self, now: Instant) -> Option<(PeerId, Multiaddr)> {
         let held = self.relays.values().filter(|relay| relay.listener.is_some()).count();
-        if self.is_public || now < self.grace_ends || held >= MAX_RELAYS {
+        let is_too_early = self.grace_ends.is_none_or(|end| now < end);
+        if self.is_public || is_too_early || held >= MAX_RELAYS {
             return None;
         }
         let (peer, relay) = self.relays.iter().find(|(_, r)| r.listener.is_none() && r.due <= now)?;
@@ -256,8 +261,9 @@ mod tests {
     fn a_node_that_nobody_reaches_asks_its_relays_and_asks_again_with_growing_pauses() {
         let mut now = Instant::now();
         let (relay, at) = (PeerId::random(), address("/ip4/203.0.113.7/tcp/1"));
-        let mut reach = Reach::new(Scope::World, now);
+        let mut reach = Reach::new(Scope::World);
         reach.found(PeerId::random(), &address("/ip4/192.168.1.7/tcp/1"), now);
+        now += GRACE;
         reach.found(relay, &at.clone().with(Protocol::P2p(relay)), now);
         assert_eq!(reach.due(now), None, "others may reach it yet");
         now += GRACE;
@@ -282,12 +288,13 @@ mod tests {
 
     #[test]
     fn a_node_holds_addresses_at_few_relays() {
-        let now = Instant::now() + GRACE;
-        let mut reach = Reach::new(Scope::World, now - GRACE);
+        let mut now = Instant::now();
+        let mut reach = Reach::new(Scope::World);
         (0..MAX_RELAYS_KNOWN + 9).for_each(|_| {
             reach.found(PeerId::random(), &address("/ip4/203.0.113.7/tcp/1"), now);
         });
         assert_eq!(reach.relays.len(), MAX_RELAYS_KNOWN);
+        now += GRACE;
         let mut held = 0;
         while let Some((peer, _)) = reach.due(now) {
             reach.asked(&peer, ListenerId::next());

@@ -105,7 +105,7 @@ pub(super) fn spawn(
         watcher,
         dropped_events: 0,
         metrics: config.metrics,
-        reach: Reach::new(config.outside, Instant::now()),
+        reach: Reach::new(config.outside),
         search: Search::new(),
         kad_protocol: search::protocol(&config.pool_name)?,
         is_relay: config.relay,
