@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod content;
 pub mod daemon;
+mod doctor;
 pub mod driver;
 mod evidence;
 mod home;

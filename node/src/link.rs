@@ -259,7 +259,6 @@ impl Link {
             | Answer::Refused(_)
             | Answer::Roster(_)
             | Answer::Account(_)
-            | Answer::Records { .. }
             | Answer::Error(_) => Vec::new(),
         };
         let checked = signed.into_iter().filter_map(|signed| match self.check(signed) {

@@ -31,8 +31,8 @@ pub struct JoinTerms {
     pub operator: Option<Address>,
     /// A changed operator that the user has confirmed.
     pub accept: Option<Address>,
-    /// Where operators are remembered.
-    pub known_operators: PathBuf,
+    /// Where operators are remembered, if they are to be.
+    pub known_operators: Option<PathBuf>,
 }
 
 /// A pool that was joined.
@@ -268,9 +268,10 @@ fn accept_operator(terms: &JoinTerms, operator: Address) -> Result<(), JoinError
         let other = JoinError::OtherOperator { pool: terms.pool.clone(), wanted, found: operator };
         return if wanted == operator { Ok(()) } else { Err(other) };
     }
+    let Some(known_operators) = &terms.known_operators else { return Ok(()) };
     if terms.accept == Some(operator) {
-        return Ok(confirm_operator(&terms.known_operators, &terms.pool, &operator.to_string())?);
+        return Ok(confirm_operator(known_operators, &terms.pool, &operator.to_string())?);
     }
-    pin_operator(&terms.known_operators, &terms.pool, &operator.to_string())?;
+    pin_operator(known_operators, &terms.pool, &operator.to_string())?;
     Ok(())
 }

@@ -216,17 +216,23 @@ impl Told {
     }
 }
 
-/// Asks the nodes of a pool that run here, and prints what they say.
-pub async fn show(args: &NodeArgs, json: bool) -> Result<Exit> {
-    let pool = home_root(&args.files)?.join(&args.pool.pool);
+/// Asks the nodes of a pool that run here.
+pub async fn running(args: &NodeArgs) -> Result<Vec<NodeStatus>> {
     let mut nodes = Vec::new();
-    for folder in folders(&pool, args) {
+    for folder in folders(&home_root(&args.files)?.join(&args.pool.pool), args) {
         match timeout(ANSWER_TIMEOUT, ask(&folder.join(SOCKET_FILE))).await {
             Ok(Ok(status)) => nodes.push(status),
             Ok(Err(error)) => tracing::debug!("{} does not answer: {error}", folder.display()),
             Err(_) => tracing::warn!("the node of {} does not answer", folder.display()),
         }
     }
+    Ok(nodes)
+}
+
+/// The same, and prints what they say.
+pub async fn show(args: &NodeArgs, json: bool) -> Result<Exit> {
+    let pool = home_root(&args.files)?.join(&args.pool.pool);
+    let nodes = running(args).await?;
     if nodes.is_empty() {
         return Err(UserError::input(format!(
             "no such node of {} runs here: none answers in {}",

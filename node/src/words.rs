@@ -28,6 +28,14 @@ pub fn span(span: Millis) -> String {
     }
 }
 
+/// An amount of memory or disk, in its largest unit.
+pub fn size(bytes: u64) -> String {
+    match bytes >> 20 {
+        mebibytes @ 0..1024 => format!("{mebibytes} MiB"),
+        mebibytes => format!("{}.{} GiB", mebibytes / 1024, mebibytes % 1024 * 10 / 1024),
+    }
+}
+
 /// What strangers wrote, without what could move the cursor, turn the writing direction round or hide itself.
 pub fn clean(text: &str) -> String {
     text.chars().map(|c| if is_plain(c) { c } else { '\u{fffd}' }).collect()
@@ -57,6 +65,13 @@ mod tests {
         ] {
             assert_eq!(clean(written), shown, "{written:?}");
         }
+    }
+
+    #[test]
+    fn sizes_have_one_unit() {
+        let gib = 1 << 30;
+        let sizes = [0, (1 << 20) - 1, 64 << 20, gib - 1, gib, gib * 3 / 2, 23 * gib + gib / 20].map(size);
+        assert_eq!(sizes, ["0 MiB", "0 MiB", "64 MiB", "1023 MiB", "1.0 GiB", "1.5 GiB", "23.0 GiB"]);
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl KnownModel {
         self.digest
     }
 
+    /// What it is.
+    pub fn manifest(&self) -> &inference::Manifest {
+        &self.model.manifest
+    }
+
     /// Loads it for running.
     pub fn start(&self, registry: &Registry) -> Result<Box<dyn inference::Engine>> {
         let provider = registry.find(&Hardware::probe(), &self.model.manifest)?;

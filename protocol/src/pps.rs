@@ -16,7 +16,7 @@ pub const RATE_UNITS: u64 = 1_000_000;
 const RESERVE_PART: u128 = 8;
 
 /// One PPS acceptance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Share {
     /// Index into the pool's models.
     pub model: u32,
@@ -50,23 +50,16 @@ pub fn at_most(part: MicroUsdc) -> MicroUsdc {
 }
 
 impl History {
-    /// Takes in an epoch's shares of this model, and posts the next rate.
-    ///
-    /// Once there is a full history, a job's part counts at no more than twice what its units were worth, so that one
-    /// overpriced job does not lift the rate.
-    pub fn seal(&mut self, shares: impl Iterator<Item = Share>, percent: u32) {
-        let cap = self.rate.filter(|_| self.epochs.len() == RATE_EPOCHS);
-        let (mut pot, mut units) = (0, 0);
-        for share in shares {
-            let worth = cap.map_or(u128::MAX, |rate| {
-                (u128::from(rate) * u128::from(share.units)).saturating_mul(2) / million()
-            });
-            pot += u128::from(share.part.0).min(worth);
-            units += u128::from(share.units);
+    /// What a job's part counts as for the rate: once there is a full history, no more than twice what its units were
+    /// worth, so that one overpriced job does not lift the rate.
+    fn counted(&self, share: &Share) -> u64 {
+        match self.rate.filter(|_| self.epochs.len() == RATE_EPOCHS) {
+            Some(rate) => share.part.0.min(narrow(product(rate, share.units).saturating_mul(2) / million())),
+            None => share.part.0,
         }
-        if units == 0 {
-            return;
-        }
+    }
+
+    fn push(&mut self, pot: u128, units: u128, percent: u32) {
         if self.epochs.len() == RATE_EPOCHS {
             self.epochs.pop_front();
         }
@@ -76,16 +69,37 @@ impl History {
     }
 }
 
+/// Takes an epoch's shares into the histories of their models, which posts the next rates. A model without units keeps
+/// its rate.
+pub fn seal(histories: &mut BTreeMap<u32, History>, shares: impl Iterator<Item = Share>, percent: u32) {
+    let none = History::default();
+    let known = |model: u32| histories.get(&model).unwrap_or(&none);
+    let mut sums = Vec::<(&History, u128, u128)>::new();
+    for share in shares {
+        let model = share.model as usize;
+        while sums.len() <= model {
+            sums.push((known(sums.len() as u32), 0, 0));
+        }
+        let (history, pot, units) = &mut sums[model];
+        *pot += u128::from(history.counted(&share));
+        *units += u128::from(share.units);
+    }
+    let sums: Vec<_> = (0..).zip(sums).map(|(model, (_, pot, units))| (model, pot, units)).collect();
+    for (model, pot, units) in sums.into_iter().filter(|(_, _, units)| *units > 0) {
+        histories.entry(model).or_default().push(pot, units, percent);
+    }
+}
+
 /// The credits of an epoch's shares. `rates` are those in force in it, by model; `reserve` is what the reserve holds at
 /// its end, these shares' parts included, and `funded` what the operator has put into it.
 pub fn credits(
-    shares: &[Share],
+    shares: impl Iterator<Item = Share> + Clone,
     rates: &BTreeMap<u32, u64>,
     reserve: MicroUsdc,
     funded: MicroUsdc,
 ) -> Credits {
-    let mut credits = wanted(shares, rates);
-    let pots = sum(shares.iter().map(|share| share.part));
+    let mut credits = wanted(shares.clone(), rates);
+    let pots = sum(shares.clone().map(|share| share.part));
     let wanted = sum(credits.iter().copied());
     let reserve = u128::from(reserve.0);
     let budget = match reserve.checked_sub(pots) {
@@ -100,25 +114,32 @@ pub fn credits(
     Credits { credits, scaled: false }
 }
 
-/// What each share is worth at its model's rate; without one, its part of the model's pot by units.
-fn wanted(shares: &[Share], rates: &BTreeMap<u32, u64>) -> Vec<MicroUsdc> {
-    let mut totals = BTreeMap::<u32, (u128, u128)>::new();
-    for share in shares {
-        let total = totals.entry(share.model).or_default();
-        *total = (total.0 + u128::from(share.part.0), total.1 + u128::from(share.units));
-    }
-    let worth = |share: &Share| {
-        let units = u128::from(share.units);
-        match rates.get(&share.model) {
-            Some(rate) => u128::from(*rate) * units / million(),
-            None => {
-                let (pot, all) = totals[&share.model];
-                (pot * units).checked_div(all).unwrap_or(0)
-            }
+/// What a model's units are worth: at its rate, or without one their part of its pot.
+#[derive(Clone, Copy)]
+enum Worth {
+    Rate(u64),
+    Pot(u128, u128),
+}
+
+/// What each share is worth.
+fn wanted(shares: impl Iterator<Item = Share> + Clone, rates: &BTreeMap<u32, u64>) -> Vec<MicroUsdc> {
+    let mut worths = Vec::<Worth>::new();
+    for share in shares.clone() {
+        let model = share.model as usize;
+        while worths.len() <= model {
+            let rate = rates.get(&(worths.len() as u32)).copied();
+            worths.push(rate.map_or(Worth::Pot(0, 0), Worth::Rate));
         }
+        if let Worth::Pot(pot, units) = &mut worths[model] {
+            *pot += u128::from(share.part.0);
+            *units += u128::from(share.units);
+        }
+    }
+    let worth = |share: &Share| match worths[share.model as usize] {
+        Worth::Rate(rate) => product(rate, share.units) / million(),
+        Worth::Pot(pot, all) => (pot * u128::from(share.units)).checked_div(all).unwrap_or(0),
     };
-    let capped = |share: &Share| MicroUsdc(narrow(worth(share).min(u128::from(at_most(share.part).0))));
-    shares.iter().map(capped).collect()
+    shares.map(|share| MicroUsdc(narrow(worth(&share)).min(at_most(share.part).0))).collect()
 }
 
 /// Each amount's part of the budget, rounded by largest remainder; of equal remainders the earlier gets the unit.
@@ -135,21 +156,24 @@ fn scale_down(amounts: &[MicroUsdc], budget: u128, total: u128) -> Vec<MicroUsdc
 }
 
 /// Adds each share's part of `extra`, by the room that it has below the most.
-fn share_out(shares: &[Share], credits: &mut [MicroUsdc], extra: u128) {
-    let room = |(share, credit): (&Share, &MicroUsdc)| u128::from(at_most(share.part).0 - credit.0);
-    let rooms: Vec<u128> = shares.iter().zip(&*credits).map(room).collect();
-    let all: u128 = rooms.iter().sum();
-    if all == 0 {
+fn share_out(shares: impl Iterator<Item = Share> + Clone, credits: &mut [MicroUsdc], extra: u128) {
+    let room = |share: Share, credit: &MicroUsdc| u128::from(at_most(share.part).0 - credit.0);
+    let all: u128 = shares.clone().zip(&*credits).map(|(share, credit)| room(share, credit)).sum();
+    let extra = extra.min(all);
+    if extra == 0 {
         return;
     }
-    let extra = extra.min(all);
-    for (credit, room) in credits.iter_mut().zip(rooms) {
-        credit.0 += narrow(extra * room / all);
+    for (share, credit) in shares.zip(credits) {
+        credit.0 += narrow(extra * room(share, credit) / all);
     }
 }
 
 fn sum(amounts: impl Iterator<Item = MicroUsdc>) -> u128 {
     amounts.map(|amount| u128::from(amount.0)).sum()
+}
+
+fn product(a: u64, b: u64) -> u128 {
+    u128::from(a) * u128::from(b)
 }
 
 fn million() -> u128 {
@@ -171,7 +195,7 @@ mod tests {
 
     fn settled(shares: &[Share], rate: Option<u64>, reserve: u64, funded: u64) -> (Vec<u64>, bool) {
         let rates = rate.map(|rate| (0, rate)).into_iter().collect();
-        let credits = credits(shares, &rates, MicroUsdc(reserve), MicroUsdc(funded));
+        let credits = credits(shares.iter().copied(), &rates, MicroUsdc(reserve), MicroUsdc(funded));
         (credits.credits.iter().map(|credit| credit.0).collect(), credits.scaled)
     }
 
@@ -206,16 +230,21 @@ mod tests {
 
     #[test]
     fn a_rate_follows_the_last_24_epochs_and_one_dear_job_does_not_lift_it() {
-        let mut history = History::default();
-        history.seal([share(100, 50_000)].into_iter(), 95);
-        assert_eq!(history.rate, Some(1_900));
-        history.seal(std::iter::empty(), 95);
-        assert_eq!(history.epochs.len(), 1, "an epoch without units leaves nothing");
+        let mut histories = BTreeMap::new();
+        seal(&mut histories, [share(100, 50_000)].into_iter(), 95);
+        assert_eq!(histories[&0].rate, Some(1_900));
+        seal(&mut histories, std::iter::empty(), 95);
+        seal(&mut histories, [share(5, 0), Share { model: 2, ..share(5, 0) }].into_iter(), 95);
+        assert_eq!(histories[&0].epochs.len(), 1, "an epoch without units leaves nothing");
+        assert_eq!(histories.len(), 1, "nor does a model without them");
         for _ in 1..RATE_EPOCHS {
-            history.seal([share(100, 50_000)].into_iter(), 95);
+            let other = Share { model: 3, ..share(7, 1_000) };
+            seal(&mut histories, [other, share(60, 20_000), share(40, 30_000)].into_iter(), 95);
         }
+        assert_eq!(histories[&3].rate, Some(6_650));
         // Its part counts as 2 × 1900 × 50 000 / 10^6 = 190.
-        history.seal([share(1_000_000, 50_000)].into_iter(), 95);
+        seal(&mut histories, [share(1_000_000, 50_000)].into_iter(), 95);
+        let history = &histories[&0];
         assert_eq!(history.epochs.len(), RATE_EPOCHS);
         assert_eq!(history.epochs.back(), Some(&(190, 50_000)));
         assert_eq!(history.rate, Some(95 * (23 * 100 + 190) * 1_000_000 / (100 * 24 * 50_000)));
@@ -237,9 +266,9 @@ mod tests {
             let (credits, _) = settled(&shares, rate, u64::MAX, 0);
             assert!(credits.iter().map(|credit| u128::from(*credit)).sum::<u128>() <= u128::from(u64::MAX));
         }
-        let mut history = History::default();
+        let mut histories = BTreeMap::new();
         for _ in 0..=RATE_EPOCHS {
-            history.seal(shares.iter().copied(), 95);
+            seal(&mut histories, shares.into_iter(), 95);
         }
     }
 }

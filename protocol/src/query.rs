@@ -8,7 +8,6 @@ use crate::money::MicroUsdc;
 use crate::race::RosterEntry;
 use crate::statement::{MAX_MODELS, MAX_NAME_BYTES, MAX_STATEMENT_BYTES, Signed};
 use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
 
@@ -18,8 +17,6 @@ pub const MAX_QUERY_BYTES: usize = MAX_STATEMENT_BYTES + 1024;
 pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// Most open jobs, and most listings, of one answer.
 pub const MAX_OPEN_JOBS: usize = 4;
-/// Most records of one answer.
-pub const MAX_ANSWERED_RECORDS: usize = 256;
 /// Most statements of one answer about the view.
 pub const MAX_VIEW_STATEMENTS: usize = 64;
 /// Longest reason of a refusal or an error, in bytes.
@@ -66,11 +63,6 @@ pub enum Query {
     View {
         /// Where the page begins.
         from: ViewPlace,
-    },
-    /// Ledger records from a sequence number on. Answered by `Records`.
-    Records {
-        /// The first one wanted.
-        from: u64,
     },
 }
 
@@ -138,15 +130,6 @@ pub enum Answer {
         /// Where the next page begins; none after the last one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<ViewPlace>,
-    },
-    /// Ledger records in order, without gaps.
-    Records {
-        /// Sequence number of the first row.
-        from: u64,
-        /// Rows as the ledger holds them; at most [`MAX_ANSWERED_RECORDS`].
-        rows: Vec<ByteBuf>,
-        /// Sequence number that the next record will have.
-        end: u64,
     },
     /// The question could not be answered, and why.
     Error(String),
@@ -230,8 +213,7 @@ impl Query {
             | Query::Snapshot { .. }
             | Query::Sealed
             | Query::Account { .. }
-            | Query::View { .. }
-            | Query::Records { .. } => true,
+            | Query::View { .. } => true,
         };
         within(ok, query)
     }
@@ -250,7 +232,6 @@ impl Answer {
             Answer::Refused(text) | Answer::Error(text) => text.len() <= MAX_REASON_BYTES,
             Answer::Jobs(listings) => listings.len() <= MAX_OPEN_JOBS,
             Answer::View { statements, .. } => statements.len() <= MAX_VIEW_STATEMENTS,
-            Answer::Records { rows, .. } => rows.len() <= MAX_ANSWERED_RECORDS,
             Answer::Fate(fate) => fate.name().is_none_or(|name| name.len() <= MAX_NAME_BYTES),
             Answer::Taken
             | Answer::Roster(_)
@@ -310,7 +291,6 @@ mod tests {
             Query::View { from: ViewPlace::Miners { after: Some(wallet) } },
             Query::View { from: ViewPlace::Leased { after: Some(Link([3; 32])) } },
             Query::View { from: ViewPlace::Pending { after: Some((3, u64::MAX)) } },
-            Query::Records { from: u64::MAX },
         ] {
             assert_eq!(Query::decode(&query.encode()), Ok(query));
         }
@@ -349,7 +329,6 @@ mod tests {
             Answer::Pool { beacon: signed(), opened: signed() },
             Answer::View { statements: vec![signed()], next: None },
             Answer::View { statements: vec![], next: Some(ViewPlace::Pending { after: None }) },
-            Answer::Records { from: 4, rows: vec![ByteBuf::from(vec![1, 2])], end: 5 },
             Answer::Error("busy".into()),
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
@@ -368,9 +347,8 @@ mod tests {
         for answer in [
             Answer::Jobs(vec![signed(); MAX_OPEN_JOBS + 1]),
             Answer::View { statements: vec![signed(); MAX_VIEW_STATEMENTS + 1], next: None },
-            Answer::Records { from: 0, rows: vec![ByteBuf::new(); MAX_ANSWERED_RECORDS + 1], end: 0 },
             Answer::Error("e".repeat(MAX_REASON_BYTES + 1)),
-            Answer::Records { from: 0, rows: vec![ByteBuf::from(vec![0; MAX_ANSWER_BYTES])], end: 1 },
+            Answer::Jobs(vec![Signed { payload: vec![0; MAX_ANSWER_BYTES], ..signed() }]),
         ] {
             assert!(Answer::decode(&answer.encode()).is_err());
         }

@@ -47,7 +47,12 @@ pub struct Roster(pub Vec<RosterEntry>);
 impl Roster {
     /// The entry of `wallet`.
     pub fn get(&self, wallet: &Address) -> Option<&RosterEntry> {
-        self.0.binary_search_by(|entry| entry.wallet.cmp(wallet)).ok().map(|i| &self.0[i])
+        self.place(wallet).map(|place| &self.0[place])
+    }
+
+    /// Where the entry of `wallet` is.
+    pub fn place(&self, wallet: &Address) -> Option<usize> {
+        self.0.binary_search_by(|entry| entry.wallet.cmp(wallet)).ok()
     }
 
     /// The roster's block.

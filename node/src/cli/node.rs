@@ -25,6 +25,7 @@ const HELP: &str = "\
 Examples:
   swarm-node --role operator                open a pool on this machine and network
   swarm-node --role miner --ens alice.eth   run its jobs and earn
+  swarm-node doctor                         whether this machine is ready, and what to do if not
   swarm-node status                         what the nodes that run here are doing
   swarm-node earnings                       what a miner of this machine has earned
   swarm-node --role miner --bootstrap /ip4/203.0.113.5/tcp/4001
@@ -49,7 +50,13 @@ pub struct NodeArgs {
     pub role: Option<NodeRole>,
 
     /// A further model: its manifest.json, weights beside it; repeatable
-    #[arg(long = "model", env = "SWARMPOOL_MODEL", value_name = "FILE", value_delimiter = ',')]
+    #[arg(
+        long = "model",
+        global = true,
+        env = "SWARMPOOL_MODEL",
+        value_name = "FILE",
+        value_delimiter = ','
+    )]
     pub models: Vec<PathBuf>,
 
     /// Keep and serve the blocks of this CAR archive; repeatable
@@ -101,6 +108,13 @@ pub enum NodeCommand {
     /// Show what the nodes that run here are doing, and how their peers are connected
     #[command(hide = true)]
     Status {
+        /// Print one JSON object to stdout
+        #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
+        json: bool,
+    },
+    /// Look at this machine, its models, the network and the pool, and say what is wrong and what to do
+    #[command(hide = true)]
+    Doctor {
         /// Print one JSON object to stdout
         #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
         json: bool,
@@ -198,7 +212,7 @@ pub struct MetricsArgs {
 #[command(next_help_heading = "Miner")]
 pub struct MinerArgs {
     /// Your ENS name, shown to others
-    #[arg(long, env = "SWARMPOOL_ENS", value_name = "NAME", value_parser = ens_name)]
+    #[arg(long, global = true, env = "SWARMPOOL_ENS", value_name = "NAME", value_parser = ens_name)]
     pub ens: Option<String>,
 
     /// Jobs to run at once

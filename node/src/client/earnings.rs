@@ -47,6 +47,7 @@ struct Earning {
     epoch: u64,
     index: u64,
     leaf: HeldLeaf,
+    earned: MicroUsdc,
     hash: Digest,
     /// Under its epoch's root, if it was asked for.
     proof: Vec<Digest>,
@@ -134,10 +135,11 @@ impl Earned {
         let (Some(held), Some(sealing)) = (state.held().get(&header.epoch), state.sealing()) else { return };
         let own = (0..).zip(&held.leaves).filter(|(_, leaf)| leaf.wallet == *wallet);
         for (index, leaf) in own {
-            let hash = sealing.leaves[usize::try_from(index).expect("an index in memory")];
+            let at = usize::try_from(index).expect("an index in memory");
+            let (hash, earned) = (sealing.leaves[at], held.earned(at));
             let proof = proofs.then(|| merkle::inclusion_proof(&sealing.leaves, index)).flatten();
             let (epoch, leaf, proof) = (header.epoch, leaf.clone(), proof.unwrap_or_default());
-            self.jobs.push(Earning { epoch, index, leaf, hash, proof });
+            self.jobs.push(Earning { epoch, index, leaf, earned, hash, proof });
             self.epochs.entry(header.epoch).or_insert_with(|| Epoch {
                 header: link,
                 proofs_root: header.proofs_root,
@@ -178,7 +180,7 @@ impl Earned {
     fn by_epoch(&self, newest: u64) -> Vec<Vec<String>> {
         let row = |own: &[Earning]| {
             let sum = |mode| {
-                let paid = own.iter().filter(|job| job.leaf.mode == mode).map(|job| job.leaf.earned().0);
+                let paid = own.iter().filter(|job| job.leaf.mode == mode).map(|job| job.earned.0);
                 MicroUsdc(paid.sum()).to_string()
             };
             let units = own.iter().fold(0u64, |sum, job| sum.saturating_add(job.leaf.units));
@@ -243,14 +245,14 @@ impl Earning {
             self.leaf.price.to_string(),
             self.leaf.units.to_string(),
             mode(&self.leaf).to_owned(),
-            self.leaf.earned().to_string(),
+            self.earned.to_string(),
             state(self.epoch, newest),
         ]
     }
 
     fn csv(&self, newest: u64) -> String {
         let HeldLeaf { job, client, price, units, .. } = &self.leaf;
-        let (earned, until) = (self.leaf.earned(), self.epoch + HELD_EPOCHS);
+        let (earned, until) = (self.earned, self.epoch + HELD_EPOCHS);
         let state = if until <= newest { "payable" } else { "held" };
         let (epoch, index, mode) = (self.epoch, self.index, mode(&self.leaf));
         format!("{epoch},{index},{job},{client},{price},{units},{mode},{earned},{state},{until}\n")
@@ -262,7 +264,7 @@ impl Earning {
         json!({
             "epoch": self.epoch, "index": self.index, "job": job.to_string(), "client": client.to_string(),
             "price_usdc": price.to_string(), "work_units": units, "mode": mode,
-            "earned_usdc": self.leaf.earned().to_string(), "payable": until <= newest, "held_until_boundary": until,
+            "earned_usdc": self.earned.to_string(), "payable": until <= newest, "held_until_boundary": until,
         })
     }
 }

@@ -106,7 +106,7 @@ impl Session {
             pool: self.args.pool.pool.clone(),
             operator: self.args.pool.operator,
             accept: self.args.pool.accept_operator,
-            known_operators: home_root(&self.args.files)?.join(KNOWN_OPERATORS_FILE),
+            known_operators: Some(home_root(&self.args.files)?.join(KNOWN_OPERATORS_FILE)),
         };
         let patience = Some(self.args.output.connect_timeout);
         let joined = tokio::select! {

@@ -86,7 +86,7 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
         pool: args.pool.pool.clone(),
         operator: args.pool.operator,
         accept: args.pool.accept_operator,
-        known_operators: home_root(&args.files)?.join(KNOWN_OPERATORS_FILE),
+        known_operators: Some(home_root(&args.files)?.join(KNOWN_OPERATORS_FILE)),
     };
     let joined = tokio::select! {
         joined = join(&network, &mut events, &terms, clock, None) => joined?,

@@ -245,7 +245,6 @@ fn events_of(link: &Link, answer: Answer, job: Option<JobId>) -> Vec<Event> {
         | Answer::Roster(_)
         | Answer::Account(_)
         | Answer::View { .. }
-        | Answer::Records { .. }
         | Answer::Error(_) => statements.into_iter().map(|s| Event::Heard(Box::new(s))).collect(),
     }
 }

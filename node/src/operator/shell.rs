@@ -285,7 +285,6 @@ impl OperatorShell {
             Query::Sealed => Answer::Sealed(pool.epoch_sealed(now).map(|sealed| self.sign(&sealed))),
             Query::Account { wallet } => Answer::Account(pool.balances(&wallet)),
             Query::View { .. } => Answer::Error("a page of the view is not a plain answer".to_owned()),
-            Query::Records { .. } => Answer::Error("records are not published in this version".to_owned()),
         }
     }
 }

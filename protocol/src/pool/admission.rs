@@ -69,7 +69,7 @@ impl Pool {
             );
         }
         self.may_run(job)?;
-        // What a boundary has forgotten is past its time by the clock of that boundary, and stays so.
+        // What is forgotten is past its time by the clock of the last boundary, and stays so.
         if job.not_after <= now.max(self.state.epoch.opened_at) {
             return no(Reason::Expired, "not_after has passed; submit again with a longer ttl".into());
         }
@@ -80,7 +80,9 @@ impl Pool {
         if open >= self.state.posted.max_open_jobs {
             return no(Reason::TooManyOpenJobs, format!("{open} jobs are open; wait until some are done"));
         }
-        let full = self.state.jobs.len() >= MAX_JOBS || !self.may_await_input(header.by, job);
+        // An admission that forgets others takes no room.
+        let no_room = self.state.jobs.len() >= MAX_JOBS && !self.state.has_to_forget();
+        let full = no_room || !self.may_await_input(header.by, job);
         if full || self.state.models.len() >= MAX_KNOWN_MODELS {
             return no(Reason::PoolFull, "the pool is full; try again later".into());
         }

@@ -1,4 +1,4 @@
-use super::header::leaf_pages;
+use super::header::{MAX_PAGE_LEAVES, leaf_pages};
 use super::live::{LiveMiner, MAX_LIVE_MINERS, MISSED_HEARTBEATS, Timer};
 use super::state::Sealing;
 use super::{Boundary, HELD_EPOCHS, Pool, PoolEffect, PoolStory, Record, SETTLEMENT_VERSION, Stage, State};
@@ -20,13 +20,15 @@ pub(super) const MAX_ROSTER: usize = 4096;
 const MAX_RELISTED: usize = 64;
 
 impl State {
-    /// The blocks of the last sealed epoch, but for its records.
+    /// The last blocks of the last sealed epoch: its header and the page of leaves that is not full. Those before them
+    /// were stored as they filled.
     fn sealed_blocks(&self) -> Vec<Vec<u8>> {
         let Some(Sealing { header, leaves }) = &self.sealed else { return Vec::new() };
-        leaf_pages(leaves).into_iter().chain([header.encode()]).collect()
+        let full = leaves.len() - leaves.len() % MAX_PAGE_LEAVES;
+        leaf_pages(&leaves[full..]).into_iter().chain([header.encode()]).collect()
     }
 
-    /// The blocks that a pool stores with a record that it has just applied, beside pages of records.
+    /// The blocks that a pool stores with a record that it has just applied, beside the pages that it fills.
     pub(super) fn blocks_of(&self, record: &Record) -> Vec<Vec<u8>> {
         match record {
             Record::Admitted { job, .. } => vec![job.encode()],
@@ -74,6 +76,7 @@ impl Pool {
         let epoch = self.state.epoch.number;
         let secret = race::epoch_secret(&self.config.secret, &self.state.pool, epoch);
         let next = race::epoch_secret(&self.config.secret, &self.state.pool, epoch + 1);
+        let settlement = self.state.settlement();
         let boundary = Boundary {
             epoch,
             end_seq: self.state.seq,
@@ -81,11 +84,11 @@ impl Pool {
             next_secret_hash: race::secret_commitment(&next),
             roster: self.make_roster(),
             posted: self.next_posted(),
-            rates: self.state.next_rates(),
+            rates: self.state.next_rates(&settlement),
             settlement: SETTLEMENT_VERSION,
         };
         self.tell_settlement(epoch);
-        self.record(now, Record::Boundary(Box::new(boundary)));
+        self.record_with(now, Record::Boundary(Box::new(boundary)), Some(settlement));
         self.fund_reserve(now);
         self.open_epoch(now);
     }
@@ -179,7 +182,7 @@ impl Pool {
 
     /// Fixes the header of the epoch that ended, if it is not fixed yet; only a fixed header is announced.
     pub(super) fn fix_header(&mut self, now: Timestamp) {
-        let Some(Sealing { header, .. }) = self.state.sealing.clone() else { return };
+        let Some(header) = self.state.sealing.as_ref().map(|sealing| sealing.header.clone()) else { return };
         let (epoch, link) = (header.epoch, header.link());
         self.record(now, Record::HeaderFixed { epoch, header: link });
         self.store_sealed();

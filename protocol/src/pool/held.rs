@@ -1,9 +1,9 @@
 //! Money that is earned and can still be overturned, and what becomes of it at boundaries.
 
-use super::record::LeafAt;
+use super::record::{LeafAt, Record};
 use super::state::{Pps, State, add};
 use crate::codec::JobId;
-use crate::money::{FeeSplit, MicroUsdc};
+use crate::money::{Account, FeeSplit, MicroUsdc};
 use crate::pps::{self, Credits, Share};
 use crate::statement::{PayoutMode, PpsTerms};
 use serde::{Deserialize, Serialize};
@@ -21,8 +21,10 @@ const DEPOSIT_EPOCHS: u64 = 24;
 pub struct Held {
     /// Every acceptance, in the order of its leaves.
     pub leaves: Vec<HeldLeaf>,
-    /// How many of them were accepted in mode PPS.
-    pub shares: u64,
+    /// Those of them that were accepted in mode PPS, in the same order.
+    pub shared: Vec<Shared>,
+    /// What each of these was credited, once the epoch has ended.
+    pub credits: Vec<MicroUsdc>,
     /// By miner and auditor.
     pub miners: BTreeMap<Address, MicroUsdc>,
     /// The operator's.
@@ -54,62 +56,71 @@ pub struct HeldLeaf {
     pub model: u32,
     /// How the miner is paid.
     pub mode: PayoutMode,
-    /// In mode PPS, what it was credited at its boundary.
-    pub credit: MicroUsdc,
     /// Whether an audit overturned it.
     pub overturned: bool,
 }
 
-impl HeldLeaf {
-    /// What the miner holds for it now.
-    pub fn earned(&self) -> MicroUsdc {
-        match self.mode {
-            PayoutMode::Solo => FeeSplit::of(self.price).miner,
-            PayoutMode::Pps => self.credit,
-        }
-    }
+/// An acceptance in mode PPS: all that an epoch's end asks of it, so that a million of them take little room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shared {
+    /// Its place among the epoch's acceptances.
+    leaf: u32,
+    /// Its miner's place on the epoch's roster.
+    miner: u32,
+    /// What it counts as; nothing once it is overturned.
+    share: Share,
+}
 
-    /// What it counts as in pay per share, if it does.
-    pub(super) fn share(&self) -> Option<Share> {
-        let counts = self.mode == PayoutMode::Pps && !self.overturned;
-        let part = FeeSplit::of(self.price).miner;
-        counts.then_some(Share { model: self.model, part, units: self.units })
-    }
+/// What an epoch's end makes of its acceptances in mode PPS.
+pub(super) struct Settlement {
+    /// What each is credited.
+    credits: Credits,
+    /// The same by miner.
+    pub(super) earned: BTreeMap<Address, MicroUsdc>,
+    /// With the next epoch's rates.
+    pps: Pps,
 }
 
 impl Held {
-    pub(super) fn accept(&mut self, leaf: HeldLeaf) {
+    /// `miner` is the miner's place on the roster.
+    pub(super) fn accept(&mut self, leaf: HeldLeaf, miner: usize) {
         let split = FeeSplit::of(leaf.price);
-        if leaf.mode == PayoutMode::Solo {
-            add(self.miners.entry(leaf.wallet).or_default(), split.miner);
+        match leaf.mode {
+            PayoutMode::Solo => add(self.miners.entry(leaf.wallet).or_default(), split.miner),
+            PayoutMode::Pps => self.shared.push(Shared {
+                leaf: narrow(self.leaves.len()),
+                miner: narrow(miner),
+                share: Share { model: leaf.model, part: split.miner, units: leaf.units },
+            }),
         }
-        self.shares += u64::from(leaf.mode == PayoutMode::Pps);
         add(&mut self.operator, split.operator);
         add(self.debits.entry(leaf.client).or_default(), leaf.price);
         self.leaves.push(leaf);
     }
 
-    /// What counts of its PPS acceptances, in the order of its leaves.
-    pub(super) fn shares(&self) -> Vec<Share> {
-        self.shared_leaves().iter().filter_map(HeldLeaf::share).collect()
+    /// What the miner holds for an acceptance now.
+    pub fn earned(&self, index: usize) -> MicroUsdc {
+        let leaf = &self.leaves[index];
+        match leaf.mode {
+            PayoutMode::Solo => FeeSplit::of(leaf.price).miner,
+            PayoutMode::Pps => self.credits.get(self.place(index)).copied().unwrap_or_default(),
+        }
     }
 
-    /// The same acceptances, for writing their credits.
-    fn shared(&mut self) -> impl Iterator<Item = &mut HeldLeaf> {
-        let leaves = if self.shares == 0 { &mut [] } else { &mut self.leaves[..] };
-        leaves.iter_mut().filter(|leaf| leaf.share().is_some())
-    }
-
-    /// Where all acceptances in mode PPS are: nowhere, if there are none.
-    pub(super) fn shared_leaves(&self) -> &[HeldLeaf] {
-        if self.shares == 0 { &[] } else { &self.leaves }
+    /// Where an acceptance in mode PPS stands among those.
+    fn place(&self, index: usize) -> usize {
+        self.shared.partition_point(|shared| (shared.leaf as usize) < index)
     }
 
     fn overturn(&mut self, index: usize) -> HeldLeaf {
         let leaf = self.leaves.get_mut(index).expect("a held acceptance is overturned");
         assert!(!std::mem::replace(&mut leaf.overturned, true), "an acceptance is overturned once");
-        let leaf = leaf.clone();
-        take(self.miners.entry(leaf.wallet).or_default(), leaf.earned());
+        let (leaf, earned) = (leaf.clone(), self.earned(index));
+        if leaf.mode == PayoutMode::Pps {
+            let place = self.place(index);
+            self.shared[place].share = Share::default();
+        }
+        take(self.miners.entry(leaf.wallet).or_default(), earned);
         take(&mut self.operator, FeeSplit::of(leaf.price).operator);
         take(self.debits.entry(leaf.client).or_default(), leaf.price);
         leaf
@@ -128,17 +139,6 @@ impl Pps {
     pub(super) fn rates(&self) -> BTreeMap<u32, u64> {
         self.models.iter().filter_map(|(model, history)| Some((*model, history.rate?))).collect()
     }
-
-    /// Takes in what an epoch's acceptances leave for the rates.
-    fn seal(&mut self, shares: &[Share], percent: u32) {
-        let mut models: Vec<u32> = shares.iter().map(|share| share.model).collect();
-        models.sort_unstable();
-        models.dedup();
-        for model in models {
-            let own = shares.iter().copied().filter(|share| share.model == model);
-            self.models.entry(model).or_default().seal(own, percent);
-        }
-    }
 }
 
 impl State {
@@ -155,19 +155,32 @@ impl State {
         self.held.get(&at.epoch)?.leaves.get(usize::try_from(at.index).ok()?)
     }
 
-    /// The credits of the open epoch's PPS acceptances, were it to end now.
-    pub(super) fn pps_credits(&self) -> Credits {
-        let shares = self.held.get(&self.epoch.number).map(Held::shares).unwrap_or_default();
-        let reserve = self.accounts.amount(&crate::money::Account::Reserve);
-        pps::credits(&shares, &self.pps.rates(), reserve, self.pps.funded)
+    /// What the open epoch's PPS acceptances come to, were it to end now.
+    pub(super) fn settlement(&self) -> Settlement {
+        let roster = &self.rosters[&self.epoch.number].0.0;
+        let shared = self.held.get(&self.epoch.number).map_or(&[][..], |held| &held.shared);
+        let shares = || shared.iter().map(|shared| shared.share);
+        let reserve = self.accounts.amount(&Account::Reserve);
+        let credits = pps::credits(shares(), &self.pps.rates(), reserve, self.pps.funded);
+        let mut sums = vec![MicroUsdc(0); roster.len()];
+        for (shared, credit) in shared.iter().zip(&credits.credits) {
+            add(&mut sums[shared.miner as usize], *credit);
+        }
+        let earned = roster.iter().map(|entry| entry.wallet).zip(sums).filter(|(_, sum)| sum.0 > 0).collect();
+        let mut pps = self.pps.clone();
+        pps::seal(&mut pps.models, shares(), self.posted.pps_percent);
+        Settlement { credits, earned, pps }
     }
 
-    /// The rates that the next epoch will have, were the open one to end now; by the models' names.
-    pub(super) fn next_rates(&self) -> BTreeMap<String, u64> {
-        let mut pps = self.pps.clone();
-        let shares = self.held.get(&self.epoch.number).map(Held::shares).unwrap_or_default();
-        pps.seal(&shares, self.posted.pps_percent);
-        pps.rates().into_iter().map(|(model, rate)| (self.models[model as usize].clone(), rate)).collect()
+    /// The same for a record that ends the epoch.
+    pub(super) fn settlement_by(&self, record: &Record) -> Option<Settlement> {
+        matches!(record, Record::Boundary(_)).then(|| self.settlement())
+    }
+
+    /// The rates that the next epoch will have, by the models' names.
+    pub(super) fn next_rates(&self, settlement: &Settlement) -> BTreeMap<String, u64> {
+        let rates = settlement.pps.rates().into_iter();
+        rates.map(|(model, rate)| (self.models[model as usize].clone(), rate)).collect()
     }
 
     /// The rate in force for a model.
@@ -177,19 +190,13 @@ impl State {
     }
 
     /// What a boundary does beside its transfers: credits are noted, rates made, and what is released leaves the hold.
-    /// `credits` are those that the transfers paid.
-    pub(super) fn settle(&mut self, epoch: u64, credits: Credits) {
-        let shares = self.held.get(&epoch).map(Held::shares).unwrap_or_default();
-        self.pps.seal(&shares, self.posted.pps_percent);
+    pub(super) fn settle(&mut self, epoch: u64, settlement: Settlement) {
+        let Settlement { credits, earned, pps } = settlement;
+        self.pps = pps;
         if let Some(held) = self.held.get_mut(&epoch) {
-            held.scaled = credits.scaled;
-            let mut earned = Vec::with_capacity(credits.credits.len());
-            for (leaf, credit) in held.shared().zip(credits.credits) {
-                leaf.credit = credit;
-                earned.push((leaf.wallet, credit));
-            }
-            for (wallet, credit) in earned {
-                add(held.miners.entry(wallet).or_default(), credit);
+            (held.credits, held.scaled) = (credits.credits, credits.scaled);
+            for (wallet, amount) in earned {
+                add(held.miners.entry(wallet).or_default(), amount);
             }
         }
         if let Some(held) = epoch.checked_sub(HELD_EPOCHS).and_then(|due| self.held.remove(&due)) {
@@ -242,4 +249,9 @@ impl State {
 
 fn take(sum: &mut MicroUsdc, amount: MicroUsdc) {
     sum.0 = sum.0.checked_sub(amount.0).expect("what is held covers what is taken back");
+}
+
+/// A place among an epoch's acceptances or on its roster, both of which fit memory.
+fn narrow(place: usize) -> u32 {
+    u32::try_from(place).expect("an epoch has less than 2^32 acceptances")
 }

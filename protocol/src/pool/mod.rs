@@ -28,7 +28,7 @@ pub use fate::JobFate;
 pub use header::{
     Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root,
 };
-pub use held::{HELD_EPOCHS, Held, HeldLeaf};
+pub use held::{HELD_EPOCHS, Held, HeldLeaf, Shared};
 pub use live::{Holdings, LiveMiner};
 pub use page::ViewPage;
 pub use record::{Boundary, Close, Entry, Genesis, Leaf, LeafAt, Record, chain_hash};
@@ -44,6 +44,7 @@ use crate::statement::{
     Refusal, Statement, Topic,
 };
 use crate::{Machine, Posted, Timestamp};
+use held::Settlement;
 use live::Live;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use swarm_crypto::address::{Address, PoolId};
@@ -296,11 +297,16 @@ impl Pool {
     }
 
     fn record(&mut self, at: Timestamp, record: Record) {
-        let transfers = self.state.transfers(&record);
+        let settlement = self.state.settlement_by(&record);
+        self.record_with(at, record, settlement);
+    }
+
+    fn record_with(&mut self, at: Timestamp, record: Record, settlement: Option<Settlement>) {
+        let transfers = self.state.transfers_with(&record, settlement.as_ref());
         let entry = Entry { at, record, transfers };
         let row = entry.encode();
         self.touched.note(&self.state, at, &entry.record);
-        let pages = self.state.apply(&entry, &row);
+        let pages = self.state.apply_with(&entry, &row, settlement);
         self.effects.extend(pages.into_iter().map(PoolEffect::Store));
         self.effects.push_back(PoolEffect::Record(row));
     }

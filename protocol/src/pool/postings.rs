@@ -1,13 +1,12 @@
 //! The postings of every record: section 9 of the specification, row by row.
 
-use super::held::{HELD_EPOCHS, HeldLeaf};
+use super::held::{HELD_EPOCHS, HeldLeaf, Settlement};
 use super::record::{Close, LeafAt, Record};
 use super::state::{State, job_of};
 use crate::money::{Account, FeeSplit, MicroUsdc, Transfer};
 use crate::planted::{self, Bug};
 use crate::statement::{Header, PayoutMode};
 use std::collections::BTreeMap;
-use swarm_crypto::address::Address;
 
 /// Transfers in the making: each sees the balances that those before it leave.
 struct Postings<'a> {
@@ -52,6 +51,11 @@ impl<'a> Postings<'a> {
 impl State {
     /// The transfers that `record` makes in this state.
     pub fn transfers(&self, record: &Record) -> Vec<Transfer> {
+        self.transfers_with(record, self.settlement_by(record).as_ref())
+    }
+
+    /// The same for whoever knows what a boundary settles.
+    pub(super) fn transfers_with(&self, record: &Record, settlement: Option<&Settlement>) -> Vec<Transfer> {
         let mut postings = Postings::new(self);
         let operator = self.genesis.operator;
         match record {
@@ -98,9 +102,9 @@ impl State {
             Record::ChallengeReturned { challenger, amount, .. } => {
                 postings.vouch(Account::OperatorHeld(operator), Account::ClientFree(*challenger), *amount);
             }
-            Record::Overturned { leaf } => postings.overturn(self.leaf(*leaf)),
+            Record::Overturned { leaf } => postings.overturn(self.leaf(*leaf), self.earned(*leaf)),
             Record::Boundary(boundary) => {
-                postings.credit();
+                postings.credit(settlement.expect("a boundary settles"));
                 postings.release(boundary.epoch);
             }
             Record::Genesis(_)
@@ -115,16 +119,20 @@ impl State {
     pub(super) fn leaf(&self, at: LeafAt) -> &HeldLeaf {
         self.find_leaf(at).expect("only what is held is overturned")
     }
+
+    fn earned(&self, at: LeafAt) -> MicroUsdc {
+        self.held[&at.epoch].earned(usize::try_from(at.index).expect("an index in memory"))
+    }
 }
 
 impl Postings<'_> {
-    fn overturn(&mut self, leaf: &HeldLeaf) {
+    fn overturn(&mut self, leaf: &HeldLeaf, earned: MicroUsdc) {
         let (operator, client) = (self.state.genesis.operator, Account::ClientFree(leaf.client));
         let (miner, split) = (Account::MinerHeld(leaf.wallet), FeeSplit::of(leaf.price));
         match leaf.mode {
             PayoutMode::Solo => self.pay(miner, client, split.miner),
             PayoutMode::Pps => {
-                self.pay(miner, Account::Reserve, leaf.credit);
+                self.pay(miner, Account::Reserve, earned);
                 self.vouch(Account::Reserve, client, split.miner);
             }
         }
@@ -132,15 +140,9 @@ impl Postings<'_> {
     }
 
     /// PPS credits of the epoch that ends, a transfer for each wallet.
-    fn credit(&mut self) {
-        let Some(held) = self.state.held.get(&self.state.epoch.number) else { return };
-        let shared = held.shared_leaves().iter().filter(|leaf| leaf.share().is_some());
-        let mut credits = BTreeMap::<Address, MicroUsdc>::new();
-        for (leaf, credit) in shared.zip(self.state.pps_credits().credits) {
-            super::state::add(credits.entry(leaf.wallet).or_default(), credit);
-        }
-        for (wallet, amount) in credits {
-            self.pay(Account::Reserve, Account::MinerHeld(wallet), amount);
+    fn credit(&mut self, settlement: &Settlement) {
+        for (wallet, amount) in &settlement.earned {
+            self.pay(Account::Reserve, Account::MinerHeld(*wallet), *amount);
         }
     }
 

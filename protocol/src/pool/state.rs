@@ -1,14 +1,14 @@
 use super::header::{
     Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root,
 };
-use super::held::{HELD_EPOCHS, Held, HeldLeaf};
+use super::held::{HELD_EPOCHS, Held, HeldLeaf, Settlement};
 use super::record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
 use super::record_page::RecordPages;
 use super::wallet::Standing;
 use crate::codec::{JobId, Link};
 use crate::money::{Account, Accounts, FeeSplit, MicroUsdc};
 use crate::planted::{self, Bug};
-use crate::pps::{self, Credits};
+use crate::pps;
 use crate::race::Roster;
 use crate::statement::{
     Body, EndCause, Header, Job, Nonce, PayoutMode, PpsTerms, Proof, SKEW, Signed, Statement, lease_id,
@@ -19,6 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
 use swarm_crypto::merkle::Tree;
+
+/// Finished jobs that one record forgets at most: more than it can finish, so that none pile up, and few enough that no
+/// record takes long.
+pub(super) const FORGOTTEN_AT_ONCE: usize = 16;
 
 /// Everything durable about a pool: the fold of its entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,13 +199,15 @@ pub struct Acceptance {
 }
 
 impl OpenEpoch {
-    /// Pages are hashed as they fill, so that sealing costs no more than the last one.
-    fn push_leaf(&mut self, leaf: Digest) {
+    /// Gives the page that this fills: so sealing costs no more than the last one.
+    fn push_leaf(&mut self, leaf: Digest) -> Vec<Vec<u8>> {
         self.leaves.push(leaf);
-        if self.leaves.len().is_multiple_of(MAX_PAGE_LEAVES) {
-            let page = &self.leaves[self.leaves.len() - MAX_PAGE_LEAVES..];
-            self.leaf_pages.extend(leaf_pages(page).iter().map(|page| Link::of(page)));
+        if !self.leaves.len().is_multiple_of(MAX_PAGE_LEAVES) {
+            return Vec::new();
         }
+        let full = leaf_pages(&self.leaves[self.leaves.len() - MAX_PAGE_LEAVES..]);
+        self.leaf_pages.extend(full.iter().map(|page| Link::of(page)));
+        full
     }
 
     fn leaf_links(&self) -> Vec<Link> {
@@ -266,14 +272,19 @@ impl State {
         }
     }
 
-    /// Applies one entry; gives the record pages that it fills. Every entry was made by the rules, so a fault here is
+    /// Applies one entry; gives the pages of records and of leaves that it fills. Every entry was made by the rules, so a fault here is
     /// ours.
     pub fn apply(&mut self, entry: &Entry, row: &[u8]) -> Vec<Vec<u8>> {
-        let credits = match &entry.record {
-            // They follow from the reserve as it is before it pays them.
-            Record::Boundary(_) => self.pps_credits(),
-            _ => Credits::default(),
-        };
+        self.apply_with(entry, row, self.settlement_by(&entry.record))
+    }
+
+    /// The same for whoever knows what a boundary settles, which follows from the state before it.
+    pub(super) fn apply_with(
+        &mut self,
+        entry: &Entry,
+        row: &[u8],
+        settlement: Option<Settlement>,
+    ) -> Vec<Vec<u8>> {
         for transfer in &entry.transfers {
             self.accounts.transfer(transfer).expect("every posting is covered before it is recorded");
             if transfer.to == Account::Shortfall
@@ -309,7 +320,9 @@ impl State {
                 self.lease(job, *term, *wallet, *window, *until, entry.at);
             }
             Record::LeaseEnded { job, cause, seed } => self.end_lease(job, *cause, *seed, seq, entry.at),
-            Record::Accepted { job, lease, proof, units } => self.accept(job, lease, proof, *units, entry.at),
+            Record::Accepted { job, lease, proof, units } => {
+                pages.extend(self.accept(job, lease, proof, *units, entry.at));
+            }
             Record::Closed { job, end } => self.close(job, end, entry.at),
             Record::AuditPaid { auditor, amount, .. } => self.hold_for_auditor(*auditor, *amount),
             Record::Challenged { leaf, challenger, auditor, amount } => {
@@ -320,13 +333,14 @@ impl State {
             Record::Overturned { leaf } => self.overturn(*leaf),
             Record::Boundary(boundary) => {
                 pages.push(self.epoch.pages.finish());
-                self.cross(boundary, credits, seq, entry.at);
+                self.cross(boundary, settlement.expect("a boundary settles"), seq, entry.at);
             }
             Record::HeaderFixed { epoch, header } => {
                 self.sealed = self.sealing.take();
                 self.last_header = Some((*epoch, *header));
             }
         }
+        self.forget_finished();
         pages
     }
 
@@ -411,7 +425,14 @@ impl State {
         }
     }
 
-    fn accept(&mut self, id: &JobId, lease: &Digest, proof: &Signed, units: u64, at: Timestamp) {
+    fn accept(
+        &mut self,
+        id: &JobId,
+        lease: &Digest,
+        proof: &Signed,
+        units: u64,
+        at: Timestamp,
+    ) -> Vec<Vec<u8>> {
         let statement = Statement::reread(&proof.payload).expect("accepted proofs were decoded before");
         let Body::Proof(body) = statement.body else { panic!("only proofs are accepted") };
         let epoch = self.epoch.number;
@@ -421,7 +442,7 @@ impl State {
         let pps = self.pps.terms(mode, entry.model, entry.price);
         let leaf = Leaf { job: *id, proof: proof.id(), wallet, price: entry.price, units, mode }.hash();
         let index = self.epoch.tree.append(leaf);
-        self.epoch.push_leaf(leaf);
+        let full = self.epoch.push_leaf(leaf);
         let (client, price, model) = (entry.client, entry.price, entry.model);
         let entry = self.jobs.get_mut(id).expect("leased jobs are known");
         entry.stage = Stage::Accepted(Box::new(Acceptance {
@@ -446,14 +467,15 @@ impl State {
             units,
             model,
             mode,
-            credit: MicroUsdc(0),
             overturned: false,
         };
-        self.held.entry(epoch).or_default().accept(leaf);
+        let miner = self.rosters[&epoch].0.place(&wallet).unwrap_or_default();
+        self.held.entry(epoch).or_default().accept(leaf, miner);
         self.standings.entry(wallet).or_default().earn(epoch, split.operator);
         self.epoch.counts.accepted += 1;
         add(&mut self.epoch.volume, price);
         self.finish(id, at);
+        full
     }
 
     fn close(&mut self, id: &JobId, end: &Close, at: Timestamp) {
@@ -493,11 +515,11 @@ impl State {
         self.unlist(listed);
     }
 
-    fn cross(&mut self, boundary: &Boundary, credits: Credits, seq: u64, at: Timestamp) {
+    fn cross(&mut self, boundary: &Boundary, settlement: Settlement, seq: u64, at: Timestamp) {
         assert!(boundary.epoch == self.epoch.number && boundary.end_seq == seq, "boundaries are contiguous");
         assert!(self.sealing.is_none(), "a header is fixed before the next boundary");
         assert!(self.accounts.total() == 0, "money is conserved");
-        self.settle(boundary.epoch, credits);
+        self.settle(boundary.epoch, settlement);
         let header = self.header(boundary);
         self.sealing = Some(Sealing { header, leaves: std::mem::take(&mut self.epoch.leaves) });
         let number = boundary.epoch + 1;
@@ -517,7 +539,6 @@ impl State {
         self.rosters.retain(|_, (_, listed)| *listed > 0);
         self.rosters.insert(number, (boundary.roster.clone(), 0));
         self.standings.retain(|_, standing| standing.age(number, at));
-        self.forget_finished(at);
     }
 
     fn header(&self, boundary: &Boundary) -> EpochHeader {
@@ -545,14 +566,21 @@ impl State {
         }
     }
 
-    fn forget_finished(&mut self, now: Timestamp) {
-        while let Some(&(at, id)) = self.forget.first()
-            && at < now
-        {
-            self.forget.pop_first();
+    /// Forgets a few of the jobs whose time was over when the open epoch began.
+    fn forget_finished(&mut self) {
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            if !self.has_to_forget() {
+                break;
+            }
+            let (_, id) = self.forget.pop_first().expect("there is one to forget");
             let entry = self.jobs.remove(&id).expect("a finished job is remembered until then");
             self.nonces.remove(&(entry.client, entry.nonce));
         }
+    }
+
+    /// Whether the next record makes room.
+    pub(super) fn has_to_forget(&self) -> bool {
+        self.forget.first().is_some_and(|(at, _)| *at < self.epoch.opened_at)
     }
 
     /// The checkpoint of this state: plain CBOR.

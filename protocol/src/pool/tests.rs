@@ -382,3 +382,19 @@ fn reading_goes_on_where_it_was_whatever_happened_meanwhile() {
     assert!(view.job(&jobs[0]).is_none() && jobs[1..].iter().all(|job| view.job(job).is_some()));
     assert_eq!(view.unstated(begun).count(), 0);
 }
+
+#[test]
+fn what_is_over_is_forgotten_a_few_at_each_record() {
+    let mut table = Table::new();
+    let first = table.job(9, 100);
+    (1..40).for_each(|n| _ = table.job(9, 100 + n));
+    table.wait(Millis::from_secs(3 * 3600 - 1));
+    assert_eq!(table.pool.state.jobs.len(), 40, "two epochs after their end they are remembered");
+    table.wait(Millis::from_secs(2));
+    // The boundary and its header.
+    assert_eq!(table.pool.state.jobs.len(), 40 - 2 * state::FORGOTTEN_AT_ONCE);
+    assert!(!table.pool.state.jobs.contains_key(&first), "the earliest goes first");
+    table.job(9, 1_000);
+    assert_eq!((table.pool.state.jobs.len(), table.pool.state.nonces.len()), (1, 1));
+    assert_eq!(table.replayed(), table.pool.state);
+}

@@ -1,5 +1,6 @@
 //! What the pool's tree says of the pool: always from the durable record.
 
+use super::state::FORGOTTEN_AT_ONCE;
 use super::{Close, EpochHeader, JobEntry, Pool, PoolEffect, Record, Stage, State};
 use crate::Timestamp;
 use crate::codec::{JobId, Link};
@@ -22,6 +23,8 @@ impl Touched {
     /// Notes what a record is about to change.
     pub fn note(&mut self, state: &State, at: Timestamp, record: &Record) {
         self.any = true;
+        let opened_at = if matches!(record, Record::Boundary(_)) { at } else { state.epoch.opened_at };
+        self.forgotten.extend(state.forgotten_next(opened_at));
         match record {
             Record::Genesis(_)
             | Record::Credited { .. }
@@ -55,7 +58,6 @@ impl Touched {
             Record::Boundary(boundary) => {
                 self.miners.extend(state.miners());
                 self.miners.extend(boundary.roster.0.iter().map(|entry| entry.wallet));
-                self.forgotten.extend(state.forgotten_at(at));
             }
             Record::HeaderFixed { .. } => {
                 self.headers.extend(state.sealing.iter().map(|sealing| header_change(&sealing.header)));
@@ -161,10 +163,10 @@ impl State {
         change(Place::Miners, wallet, known.then(|| Entry::Miner(Box::new(account()))))
     }
 
-    /// The accepted proofs of jobs that a boundary at this time forgets.
-    fn forgotten_at(&self, at: Timestamp) -> impl Iterator<Item = Link> {
-        let due = self.forget.iter().take_while(move |(forget_at, _)| *forget_at < at);
-        due.filter_map(|(_, id)| match &self.jobs[id].stage {
+    /// The accepted proofs of the jobs that the next record forgets, where that epoch will be open.
+    fn forgotten_next(&self, opened_at: Timestamp) -> impl Iterator<Item = Link> {
+        let due = self.forget.iter().take_while(move |(forget_at, _)| *forget_at < opened_at);
+        due.take(FORGOTTEN_AT_ONCE).filter_map(|(_, id)| match &self.jobs[id].stage {
             Stage::Accepted(accepted) => Some(accepted.proof),
             Stage::Pending | Stage::Leased(_) | Stage::Expired | Stage::Cancelled | Stage::Unrunnable => None,
         })

@@ -268,9 +268,10 @@ fn change() -> impl Strategy<Value = Change> {
 }
 
 fn changed(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
-    for change in changes.iter().take(bytes.len()) {
+    for change in changes {
         let length = bytes.len();
         match change {
+            _ if length == 0 => break,
             Change::Flip(at, bits) => bytes[at.index(length)] ^= bits,
             Change::Insert(at, byte) => bytes.insert(at.index(length), *byte),
             Change::Remove(at) => drop(bytes.remove(at.index(length))),

@@ -442,8 +442,7 @@ fn answer(world: &mut World, to: Asker, query: Query, now: Timestamp) {
         | Query::Roster { .. }
         | Query::Sealed
         | Query::Account { .. }
-        | Query::View { .. }
-        | Query::Records { .. } => return,
+        | Query::View { .. } => return,
     };
     world.send(OPERATOR, to.node, Packet::Answer(to, Box::new((query, answer))));
 }

@@ -7,6 +7,7 @@ mod churn;
 mod compaction;
 mod crashes;
 mod demo;
+mod doctor;
 mod floods;
 mod forgeries;
 mod gossips;

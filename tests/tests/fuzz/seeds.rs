@@ -357,7 +357,6 @@ fn frames() {
         Query::Snapshot { job },
         Query::Sealed,
         Query::Account { wallet },
-        Query::Records { from: 7 },
         Query::Hand(Signed { payload: vec![0; 10_000], ..signed.clone() }),
     ];
     for (n, query) in queries.iter().enumerate() {

@@ -262,7 +262,7 @@ impl Reading<'_> {
         right(revealed, "its secret is not the one committed to")?;
         right(boundary.settlement == SETTLEMENT_VERSION, "it settles by other rules")?;
         right(boundary.posted.window <= MAX_WINDOW, "its window is too long")?;
-        check(boundary.rates == state.next_rates(), || Wrong::Rates)?;
+        check(boundary.rates == state.next_rates(&state.settlement()), || Wrong::Rates)?;
         let roster = &boundary.roster.0;
         right(roster.len() <= MAX_ROSTER, "its roster is too long")?;
         let sorted = roster.windows(2).all(|pair| pair[0].wallet < pair[1].wallet);
