@@ -103,7 +103,7 @@ check_root() {
     printf 'two' >"$from/swarm-node"
     echo >>"$root/usr/local/lib/systemd/system/swarmpool-miner.service"
     chmod 666 "$root/usr/local/bin/swarm-client"
-    says "it does not mention SWARMPOOL_ACCEPT_OPERATOR" "$install" --from "$from" --root "$root"
+    says "it does not mention SWARMPOOL_ACCEL_MODE" "$install" --from "$from" --root "$root"
     cp "$folder/said" "$folder/upgrade"
     for text in "replaced $root/usr/local/bin/swarm-node" "replaced $root/usr/local/lib/systemd/system/swarmpool-miner.service" \
         "gave $root/usr/local/bin/swarm-client its mode"; do

@@ -21,6 +21,7 @@ mod queenbee;
 mod safetensors;
 pub mod testing;
 mod tokenizer;
+mod validate;
 
 pub use batch::{Batch, BatchLimits, JoinError, MAX_BATCH_SEQUENCES, Offer, SequenceId};
 pub use cancel::{CancelToken, Interrupt};
@@ -49,3 +50,4 @@ pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats
 pub use queenbee::queenbee;
 pub use safetensors::{MAX_SAFETENSORS_FILES, MAX_SAFETENSORS_HEADER_BYTES, SafetensorsError};
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, TokenizerError};
+pub use validate::{COST_TOLERANCE, Item, KERNEL_TOLERANCE, ValidateError, Validation, validate};

@@ -16,6 +16,7 @@ mod known;
 mod link;
 pub mod metrics;
 pub mod miner;
+mod models;
 pub mod network;
 pub mod operator;
 mod session;

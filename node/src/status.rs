@@ -5,6 +5,7 @@ use crate::clock::Clock;
 use crate::daemon::{DaemonStatus, Standing};
 use crate::home::home_root;
 use crate::link::Link;
+use crate::miner::Paused;
 use crate::network::Network;
 use crate::storage::home::DataDir;
 use crate::tables::{PEER_COLUMNS, PeerRow, age, table};
@@ -70,6 +71,9 @@ pub struct Seen {
     pub leased: u64,
     pub leased_here: u64,
     pub miners: u64,
+    /// Whether the owner has told it to take no jobs.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// What a node asks about itself.
@@ -84,7 +88,7 @@ struct Told {
 }
 
 /// The pool that a miner has joined.
-pub type Joined = Arc<OnceLock<(Link, LiveView)>>;
+pub type Joined = Arc<OnceLock<(Link, LiveView, Paused)>>;
 
 /// Answers whoever asks, until it is dropped.
 #[derive(Debug)]
@@ -184,7 +188,10 @@ impl Told {
             started_ms: started.0,
             now_ms: self.clock.now().0,
             listening: listening.iter().map(ToString::to_string).collect(),
-            view: self.joined.get().map(|(link, view)| self.seen(link, view)),
+            view: self
+                .joined
+                .get()
+                .map(|(link, view, paused)| Seen { paused: paused.is(), ..self.seen(link, view) }),
             ipfs: self.daemon.as_ref().map(Standing::status),
             peers: peers.iter().map(PeerRow::of).collect(),
         }
@@ -212,6 +219,7 @@ impl Told {
             leased,
             leased_here: here,
             miners: heard.live_miners(self.clock.now()) as u64,
+            paused: false,
         }
     }
 }
@@ -219,7 +227,7 @@ impl Told {
 /// Asks the nodes of a pool that run here.
 pub async fn running(args: &NodeArgs) -> Result<Vec<NodeStatus>> {
     let mut nodes = Vec::new();
-    for folder in folders(&home_root(&args.files)?.join(&args.pool.pool), args) {
+    for folder in folders_with(args, SOCKET_FILE)? {
         match timeout(ANSWER_TIMEOUT, ask(&folder.join(SOCKET_FILE))).await {
             Ok(Ok(status)) => nodes.push(status),
             Ok(Err(error)) => tracing::debug!("{} does not answer: {error}", folder.display()),
@@ -252,9 +260,10 @@ pub async fn show(args: &NodeArgs, json: bool) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The folders of nodes that may run, by name.
-fn folders(pool: &Path, args: &NodeArgs) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(pool) else { return Vec::new() };
+/// The folders of nodes that may run and can be asked over this socket, by name.
+pub(crate) fn folders_with(args: &NodeArgs, socket: &str) -> Result<Vec<PathBuf>> {
+    let pool = home_root(&args.files)?.join(&args.pool.pool);
+    let Ok(entries) = std::fs::read_dir(pool) else { return Ok(Vec::new()) };
     let role = args.role.map(crate::cli::NodeRole::name);
     let wanted = |folder: &Path| {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -262,10 +271,10 @@ fn folders(pool: &Path, args: &NodeArgs) -> Vec<PathBuf> {
         role.is_none_or(|role| role == is) && args.data_name().is_none_or(|name| called == Some(name))
     };
     let found = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let found = found.filter(|folder| wanted(folder) && folder.join(SOCKET_FILE).exists());
+    let found = found.filter(|folder| wanted(folder) && folder.join(socket).exists());
     let mut found: Vec<PathBuf> = found.take(MAX_NODES).collect();
     found.sort();
-    found
+    Ok(found)
 }
 
 async fn ask(path: &Path) -> Result<NodeStatus> {
@@ -320,8 +329,9 @@ fn seen_page(seen: &Seen) -> String {
     let age = age(0, seen.age_ms);
     let reach =
         if seen.operator_in_reach { format!("heard {age} ago") } else { format!("OUT OF REACH for {age}") };
+    let paused = if seen.paused { "  PAUSED    swarm-node resume ends it\n" } else { "" };
     format!(
-        "  operator  {}, {reach}\n  epoch     {}\n  jobs      {} pending, {} leased, {} of them here\n  miners    {} live\n",
+        "{paused}  operator  {}, {reach}\n  epoch     {}\n  jobs      {} pending, {} leased, {} of them here\n  miners    {} live\n",
         clean(&seen.operator),
         seen.epoch,
         seen.pending,

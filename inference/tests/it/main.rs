@@ -14,3 +14,4 @@ mod output;
 mod provider;
 mod queenbee;
 mod tokenizer;
+mod validate;

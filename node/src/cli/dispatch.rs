@@ -1,7 +1,7 @@
 //! Where the parsed command lines go.
 
 use super::{ClientArgs, Exit, NodeArgs, NodeCommand, NodeRole};
-use crate::{client, doctor, miner, operator, status};
+use crate::{client, doctor, miner, models, operator, status};
 use anyhow::{Context, Result};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -21,6 +21,9 @@ pub(super) fn node(args: NodeArgs) -> Result<Exit> {
         match args.command.clone() {
             Some(NodeCommand::Status { json }) => return status::show(&args, json).await,
             Some(NodeCommand::Doctor { json }) => return doctor::show(&args, json).await,
+            Some(NodeCommand::Models(command)) => return models::run(&args, &command).await,
+            Some(NodeCommand::Pause) => return miner::tell(&args, miner::Order::Pause).await,
+            Some(NodeCommand::Resume) => return miner::tell(&args, miner::Order::Resume).await,
             Some(NodeCommand::Backup { folder }) => return operator::backup(&args, &folder).await,
             Some(NodeCommand::Repair(redis)) => return operator::repair(&args, &redis).await,
             Some(NodeCommand::Earnings(earnings)) => {

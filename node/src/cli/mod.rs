@@ -24,8 +24,8 @@ pub use client::{
 pub(crate) use error::clap_message;
 pub use error::{Exit, UserError, report};
 pub use node::{
-    ContentArgs, LedgerKind, LimitArgs, MetricsArgs, MinerArgs, NodeArgs, NodeCommand, NodeRole,
-    OperatorArgs, Payout, RedisArgs,
+    AccelMode, ContentArgs, LedgerKind, LimitArgs, MetricsArgs, MinerArgs, ModelsCommand, NodeArgs,
+    NodeCommand, NodeRole, OperatorArgs, Payout, RedisArgs,
 };
 pub use shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
 pub(crate) use values::nearest;

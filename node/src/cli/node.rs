@@ -26,6 +26,8 @@ Examples:
   swarm-node --role operator                open a pool on this machine and network
   swarm-node --role miner --ens alice.eth   run its jobs and earn
   swarm-node doctor                         whether this machine is ready, and what to do if not
+  swarm-node models validate FILE           whether a model should be offered
+  swarm-node pause                          take no more jobs for now; resume ends it
   swarm-node status                         what the nodes that run here are doing
   swarm-node earnings                       what a miner of this machine has earned
   swarm-node --role miner --bootstrap /ip4/203.0.113.5/tcp/4001
@@ -119,6 +121,15 @@ pub enum NodeCommand {
         #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
         json: bool,
     },
+    /// Show the models that a node here would know, or take one through the checklist for offering it
+    #[command(hide = true, subcommand)]
+    Models(ModelsCommand),
+    /// Have the miners that run here take no more jobs; what they run they finish
+    #[command(hide = true)]
+    Pause,
+    /// Have them take jobs again
+    #[command(hide = true)]
+    Resume,
     /// Copy the folder of the operator that runs here, while it runs
     #[command(hide = true)]
     Backup {
@@ -132,6 +143,41 @@ pub enum NodeCommand {
     /// Show what a miner has earned, job by job, recomputed from what the pool has sealed
     #[command(hide = true)]
     Earnings(super::client::EarningsArgs),
+}
+
+/// What can be asked of models.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ModelsCommand {
+    /// List the built-in model and those of --model, and who can run them
+    List {
+        /// Print one JSON object to stdout
+        #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
+        json: bool,
+    },
+    /// Print the manifest of one
+    Inspect {
+        /// Its name, or its manifest.json
+        #[arg(value_name = "MODEL")]
+        model: String,
+    },
+    /// Take one through the checklist: whether it is whole, fits, repeats itself, and answers alone as among others
+    Validate {
+        /// Its name, or its manifest.json
+        #[arg(value_name = "MODEL")]
+        model: String,
+
+        /// A text of the kind that the model knows, which it scores and continues [default: the opening of a novel]
+        #[arg(long, env = "SWARMPOOL_TEXT", value_name = "FILE")]
+        text: Option<PathBuf>,
+
+        /// Write what was found as JSON to this file too
+        #[arg(long, env = "SWARMPOOL_OUT", value_name = "FILE")]
+        out: Option<PathBuf>,
+
+        /// Print one JSON object to stdout
+        #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
+        json: bool,
+    },
 }
 
 /// What a node can be.
@@ -224,10 +270,42 @@ pub struct MinerArgs {
     #[arg(long, env = "SWARMPOOL_MIN_PRICE", default_value = "0", value_name = "USDC")]
     pub min_price: MicroUsdc,
 
+    /// What runs models: auto, a GPU if this version can use one; gpu, or the miner does not start; cpu
+    #[arg(
+        long,
+        env = "SWARMPOOL_ACCEL_MODE",
+        value_enum,
+        default_value = "auto",
+        value_name = "MODE",
+        global = true
+    )]
+    pub accel_mode: AccelMode,
+
     /// How you are paid: solo, three quarters of the price of your own jobs; pps, for work units at the pool's rate,
     /// which is steadier. Counts from the next epoch on
     #[arg(long, env = "SWARMPOOL_PAYOUT", value_enum, default_value = "solo")]
     pub payout: Payout,
+}
+
+/// What is to run models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AccelMode {
+    Auto,
+    Gpu,
+    Cpu,
+}
+
+impl AccelMode {
+    /// Refuses what this build has not.
+    pub fn check(self) -> Result<(), UserError> {
+        match self {
+            AccelMode::Auto | AccelMode::Cpu => Ok(()),
+            AccelMode::Gpu => {
+                Err(UserError::misuse("this version runs models on the processor only, not on a GPU")
+                    .hint("leave --accel-mode at auto, which uses a GPU once a version can"))
+            }
+        }
+    }
 }
 
 /// How a miner wants to be paid.

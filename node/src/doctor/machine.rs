@@ -1,7 +1,7 @@
 //! The machine: processor, memory, GPU, disk and keys.
 
 use super::{Check, fail, failed, none, ok};
-use crate::cli::{NodeArgs, NodeRole};
+use crate::cli::{AccelMode, NodeArgs, NodeRole};
 use crate::home::home_root;
 use crate::storage::disk::{MIN_FREE_BYTES, available_bytes};
 use crate::storage::home::read_secret;
@@ -21,7 +21,7 @@ pub(super) fn checks(args: &NodeArgs) -> Result<Vec<Check>> {
     Ok(vec![
         ok("processor", format!("{} cores", hardware.cores)),
         memory(hardware.memory_bytes),
-        gpu(std::fs::read_to_string(NVIDIA_VERSION).ok().as_deref()),
+        gpu(std::fs::read_to_string(NVIDIA_VERSION).ok().as_deref(), args.miner.accel_mode),
         disk(&folder),
         key(&key_file(args, &folder), args.files.key.is_some()),
     ])
@@ -36,7 +36,10 @@ fn memory(free: u64) -> Check {
 }
 
 /// Models run on the processor in this version, whatever else there is.
-fn gpu(version: Option<&str>) -> Check {
+fn gpu(version: Option<&str>, wanted: AccelMode) -> Check {
+    if let Err(error) = wanted.check() {
+        return fail("gpu", error.to_string(), "leave --accel-mode at auto");
+    }
     match version.and_then(|text| text.lines().next()) {
         Some(driver) => none("gpu", format!("{driver}; this version does not use it")),
         None => none("gpu", "no NVIDIA driver; models run on the processor"),
@@ -106,11 +109,12 @@ mod tests {
     fn a_driver_is_named_and_its_absence_too() {
         let version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15\nGCC version: 12\n";
         assert!(
-            gpu(Some(version))
+            gpu(Some(version), AccelMode::Auto)
                 .found
                 .starts_with("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15;")
         );
-        assert!(gpu(None).found.contains("processor"));
+        assert!(gpu(None, AccelMode::Cpu).found.contains("processor"));
+        assert_eq!(gpu(Some(version), AccelMode::Gpu).state, State::Fail);
     }
 
     #[test]

@@ -67,7 +67,11 @@ impl MinerMetrics {
             Story::Refused { .. } => self.came_to("refused"),
             Story::LeaseLost { .. } => self.came_to("lease_lost"),
             Story::Released { .. } => self.came_to("released"),
-            Story::NewJob { .. } | Story::ProofSubmitted { .. } | Story::Draining { .. } => {}
+            Story::NewJob { .. }
+            | Story::ProofSubmitted { .. }
+            | Story::Draining { .. }
+            | Story::Paused { .. }
+            | Story::Resumed => {}
         }
     }
 

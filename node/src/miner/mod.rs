@@ -1,6 +1,7 @@
 //! The miner's process: the miner machine with engines, content and peers around it.
 
 mod engines;
+mod pause;
 mod shell;
 mod story;
 
@@ -21,6 +22,7 @@ use crate::view::{EVIDENCE_FOLDER, LiveView};
 use crate::workload::Models;
 use anyhow::Result;
 use engines::Engines;
+pub use pause::{Order, Paused, tell};
 use shell::MinerShell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +46,7 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
 
 /// The same with the engines of other providers.
 pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationToken) -> Result<()> {
+    args.miner.accel_mode.check()?;
     let directory = data_dir(&args.files, &args.pool.pool, "miner", args.data_name())?;
     let key = wallet(&args.files, &directory)?;
     let clock = Clock::start();
@@ -102,8 +105,10 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     let view = LiveView::keeping(directory.file(EVIDENCE_FOLDER));
     tokio::spawn(view.clone().keep(link.clone(), MAX_VIEW_PAGES, VIEW_INTERVAL, stop.clone()));
     // It was empty until now.
-    let _ = seen.set((link.clone(), view.clone()));
+    let paused = Paused::default();
+    let _ = seen.set((link.clone(), view.clone(), paused.clone()));
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
+    let _orders = pause::listen(&directory, &inbox, &paused);
     inbox.send(Input::Event(Event::Connected)).await?;
     for statement in first {
         view.hear_answer(&link, &statement);

@@ -46,5 +46,7 @@ pub fn tell(story: &Story) {
             tracing::info!("lease on {} given back ({cause:?}): {why}", short_job(job));
         }
         Story::Draining { running } => tracing::info!("stopping: no new jobs, {running} still running"),
+        Story::Paused { running } => tracing::info!("paused: no new jobs, {running} still running"),
+        Story::Resumed => tracing::info!("resumed: jobs are taken again"),
     }
 }

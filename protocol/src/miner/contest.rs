@@ -154,7 +154,7 @@ impl Miner {
 
     fn consider(&mut self, entry: &ListingEntry, source: Source, now: Timestamp) {
         self.end_earlier_task(entry.job, entry.attempt, now);
-        if self.duty.is_draining() || self.tasks.values().any(|task| task.entry.job == entry.job) {
+        if self.duty.is_resting() || self.tasks.values().any(|task| task.entry.job == entry.job) {
             return;
         }
         if let Some(Past { term, .. }) = self.past(&entry.job, now) {

@@ -38,6 +38,7 @@ pub(super) struct Duty {
     pending: u64,
     ask_at: Timestamp,
     ask_pause: Millis,
+    paused: bool,
     drain: Option<Drain>,
 }
 
@@ -57,8 +58,9 @@ struct Drain {
 }
 
 impl Duty {
-    pub(super) fn is_draining(&self) -> bool {
-        self.drain.is_some()
+    /// Whether no jobs are taken.
+    pub(super) fn is_resting(&self) -> bool {
+        self.paused || self.drain.is_some()
     }
 
     /// How long a wallet cools down at first, as posted; nothing before the pool has said it.
@@ -142,14 +144,37 @@ impl Miner {
     }
 
     pub(super) fn drain(&mut self, grace: Millis, now: Timestamp) {
-        if self.duty.is_draining() {
+        if self.duty.drain.is_some() {
             return;
         }
         self.duty.drain = Some(Drain { grace_until: now + grace, released: false, finished: false });
+        let running = self.rest(now);
+        self.tell(Story::Draining { running });
+    }
+
+    pub(super) fn pause(&mut self, now: Timestamp) {
+        if self.duty.is_resting() {
+            return;
+        }
+        self.duty.paused = true;
+        let running = self.rest(now);
+        self.tell(Story::Paused { running });
+    }
+
+    pub(super) fn resume(&mut self, now: Timestamp) {
+        if !std::mem::replace(&mut self.duty.paused, false) || self.duty.is_resting() {
+            return;
+        }
+        self.duty.heartbeat_at = Some(now);
+        self.ask_now(now);
+        self.tell(Story::Resumed);
+    }
+
+    /// No race is run any more, and all are told so; gives how many jobs are still in hand.
+    fn rest(&mut self, now: Timestamp) -> u32 {
         self.contests.clear();
         self.duty.heartbeat_at = Some(now);
-        let running = u32::try_from(self.tasks.len()).unwrap_or(u32::MAX);
-        self.tell(Story::Draining { running });
+        u32::try_from(self.tasks.len()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn run_due_duties(&mut self, now: Timestamp) {
@@ -181,7 +206,7 @@ impl Miner {
             ens: self.config.ens.clone(),
             device: self.config.device.clone(),
             vram_mb: self.config.vram_mb,
-            draining: self.duty.is_draining(),
+            draining: self.duty.is_resting(),
         };
         self.duty.beats += 1;
         let heartbeat = self.state(heartbeat, now);
@@ -195,7 +220,7 @@ impl Miner {
     }
 
     fn is_idle(&self) -> bool {
-        self.duty.connected && !self.duty.is_draining() && self.free_slots() > 0
+        self.duty.connected && !self.duty.is_resting() && self.free_slots() > 0
     }
 
     fn ask_open_jobs(&mut self, now: Timestamp) {

@@ -95,6 +95,10 @@ pub enum Event {
     Connected,
     /// The operator cannot be asked any more.
     Disconnected,
+    /// Take no more jobs until [`Event::Resume`]; the running ones go on.
+    Pause,
+    /// Take jobs again.
+    Resume,
     /// Take no more jobs, finish the running ones and then stop.
     Drain {
         /// How long the running jobs may take; then they are released.
@@ -261,6 +265,12 @@ pub enum Story {
     Draining {
         running: u32,
     },
+    /// No new jobs for now; so many are still in hand.
+    Paused {
+        running: u32,
+    },
+    /// Jobs are taken again.
+    Resumed,
 }
 
 /// Why a job is not for this miner.

@@ -186,6 +186,8 @@ impl Machine for Miner {
             Event::EngineDone { lease, outcome } => self.take_outcome(lease, outcome, now),
             Event::Connected => self.connect(now),
             Event::Disconnected => self.duty.connected = false,
+            Event::Pause => self.pause(now),
+            Event::Resume => self.resume(now),
             Event::Drain { grace } => self.drain(grace, now),
         }
         self.run_due(now);

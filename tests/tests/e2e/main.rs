@@ -23,6 +23,7 @@ mod many_jobs;
 mod metrics;
 mod miners;
 mod mistakes;
+mod models;
 mod payouts;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod peer;

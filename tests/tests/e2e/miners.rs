@@ -1,6 +1,6 @@
 //! Miners that die, come late or are busy: jobs find another way.
 
-use crate::harness::{Process, Site, job_of, short_id, short_job, text};
+use crate::harness::{Finished, Process, Site, job_of, short_id, short_job, text};
 use crate::reference;
 use std::time::Duration;
 
@@ -81,4 +81,42 @@ fn late_and_busy_miners_get_what_was_announced() {
     miner.terminate().good();
     operator.terminate().good();
     assert_eq!(reference::read(&site).open_jobs(), 0);
+}
+
+fn order(site: &Site, args: &[&str]) -> Finished {
+    let mut command = site.command("swarm-node");
+    command.args(args);
+    Process::start("order", command).finish()
+}
+
+#[test]
+fn a_paused_miner_leaves_jobs_to_others_until_it_is_resumed() {
+    let site = Site::new();
+    let told = order(&site, &["pause"]);
+    assert_eq!(told.code(), Some(1), "{told:?}");
+    assert!(told.stderr.contains("no miner of swarmpool.eth runs here"), "{told:?}");
+    let operator = site.operator(&[]);
+    let miners = two_miners(&site, Duration::ZERO);
+    let answers = |n: usize, prompt: &str| {
+        let id = site.announce(&site.job(prompt, &short_job(prompt)));
+        assert_eq!(holder(&operator, &miners, &id), n, "{prompt}");
+        assert_eq!(site.client(&["wait", "--json", &id]).good().json()["status"], "answered");
+    };
+    order(&site, &["pause", "--name", "alice.eth"]).good();
+    miners[0].1.expect("paused: no new jobs, 0 still running");
+    ["It is", "She was", "The carriage"].into_iter().for_each(|prompt| answers(1, prompt));
+    let status = order(&site, &["status", "--json"]).good().json();
+    let paused = status["nodes"].as_array().unwrap().iter().filter(|node| node["view"]["paused"] == true);
+    assert_eq!(paused.map(|node| node["node"].clone()).collect::<Vec<_>>(), ["miner-alice.eth"]);
+
+    let both = order(&site, &["pause"]).good();
+    assert_eq!(both.stderr.matches("takes no more jobs").count(), 2, "{both:?}");
+    miners[1].1.expect("paused");
+    let id = site.announce(&site.job("waiting", &short_job("Waiting")));
+    order(&site, &["resume", "--name", "alice.eth"]).good();
+    assert_eq!(holder(&operator, &miners, &id), 0);
+    assert_eq!(site.client(&["wait", "--json", &id]).good().json()["status"], "answered");
+    for (_, miner) in miners {
+        miner.terminate().good();
+    }
 }

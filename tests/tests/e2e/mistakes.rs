@@ -442,6 +442,7 @@ fn on_this_machine() {
     std::fs::set_permissions(site.runtime(), PermissionsExt::from_mode(0o755)).unwrap();
     table.add("runtime folder open to others", &node(&site, &["--role", "operator"]).finish());
     std::fs::set_permissions(site.runtime(), PermissionsExt::from_mode(0o700)).unwrap();
+    table.add("a GPU is wanted", &node(&site, &["--role", "miner", "--accel-mode", "gpu"]).finish());
     let memory = node(&site, &["--role", "operator", "--ledger", "memory"]);
     memory.expect("LOST");
     table.note("ledger in memory", &memory.terminate());

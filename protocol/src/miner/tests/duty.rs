@@ -98,6 +98,38 @@ fn an_idle_miner_drains_at_once_and_takes_nothing_more() {
 }
 
 #[test]
+fn a_paused_miner_finishes_its_job_takes_no_other_and_goes_on_when_told() {
+    let mut script = Script::established(2);
+    let first = script.runs(1);
+    script.hears(OPERATOR, listing(entry(2)));
+    assert_eq!(script.does(Event::Pause), ["paused with 1", "publish heartbeat", "hand heartbeat"]);
+    assert!(script.last(heartbeat).1, "others see that it takes none");
+    assert_eq!(script.does(Event::Pause), [""; 0]);
+    let lines = script.hears(OPERATOR, lease(&entry(2), MINER, script.now + Millis::from_secs(60)));
+    assert!(lines[0].starts_with("released: Withdrawn"), "a claim of before is taken back: {lines:?}");
+    let ended = LeaseEnded {
+        job: entry(2).job,
+        lease: lease(&entry(2), MINER, script.now).lease,
+        cause: EndCause::Released,
+    };
+    script.hears(OPERATOR, ended);
+    assert_eq!(script.hears(OPERATOR, listing(entry(3))), [""; 0]);
+    assert!(!script.wait_all(9_000).contains(&"ask open jobs".to_owned()));
+    let failed = Event::EngineDone { lease: first.lease, outcome: Err("broken".into()) };
+    let lines = script.does(failed);
+    assert!(lines.contains(&"hand release".to_owned()), "what it has in hand it brings to an end: {lines:?}");
+
+    let lines = script.does(Event::Resume);
+    assert_eq!(lines, ["resumed", "publish heartbeat", "hand heartbeat", "ask open jobs"]);
+    assert!(!script.last(heartbeat).1);
+    assert_eq!(script.does(Event::Resume), [""; 0]);
+    let lines = script.hears(OPERATOR, listing(entry(4)));
+    assert!(lines.contains(&"publish claim".to_owned()), "{lines:?}");
+    assert_eq!(script.does(Event::Drain { grace: Millis::from_secs(10) })[0], "draining with 0");
+    assert_eq!(script.does(Event::Resume), [""; 0], "it ends all the same");
+}
+
+#[test]
 fn a_working_miner_finishes_its_job_before_it_ends() {
     let mut script = Script::established(1);
     let lease = script.runs(1);

@@ -286,6 +286,8 @@ fn tale(story: &Story) -> String {
         Story::LeaseLost { cause, .. } => format!("lease lost: {cause:?}"),
         Story::Released { cause, why, .. } => format!("released: {cause:?}, {why}"),
         Story::Draining { running } => format!("draining with {running}"),
+        Story::Paused { running } => format!("paused with {running}"),
+        Story::Resumed => "resumed".into(),
     }
 }
 

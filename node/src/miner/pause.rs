@@ -1,0 +1,157 @@
+//! Pausing a miner that runs, over a socket in its own folder: the owner wants the machine for a while.
+
+use crate::cli::{Exit, NodeArgs, UserError};
+use crate::driver::Input;
+use crate::status::{bind, folders_with, reachable};
+use crate::storage::home::DataDir;
+use anyhow::{Result, anyhow};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use swarm_protocol::miner::Event;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// The socket, in the miner's folder.
+const SOCKET_FILE: &str = "pause.sock";
+/// The longest order.
+const MAX_ORDER_BYTES: u64 = 16;
+/// How long either side waits for the other.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const DONE: &str = "ok";
+
+/// What a miner is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Pause,
+    Resume,
+}
+
+impl Order {
+    fn word(self) -> &'static str {
+        match self {
+            Order::Pause => "pause",
+            Order::Resume => "resume",
+        }
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        [Order::Pause, Order::Resume].into_iter().find(|order| order.word() == word)
+    }
+
+    fn event(self) -> Event {
+        match self {
+            Order::Pause => Event::Pause,
+            Order::Resume => Event::Resume,
+        }
+    }
+}
+
+/// Whether a miner is paused, for whoever shows it.
+#[derive(Debug, Clone, Default)]
+pub struct Paused(Arc<AtomicBool>);
+
+impl Paused {
+    pub fn is(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Takes orders, until it is dropped.
+pub(super) struct Listening {
+    task: JoinHandle<()>,
+    path: PathBuf,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.task.abort();
+        // Nobody listens any more either way.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Begins to take orders. A miner that cannot be told works all the same.
+pub(super) fn listen(
+    directory: &DataDir,
+    inbox: &mpsc::Sender<Input<Event, ()>>,
+    paused: &Paused,
+) -> Option<Listening> {
+    let path = directory.file(SOCKET_FILE);
+    match bind(&path) {
+        Ok(listener) => {
+            let task = tokio::spawn(serve(listener, inbox.clone(), paused.clone()));
+            Some(Listening { task, path })
+        }
+        Err(error) => {
+            tracing::warn!("swarm-node pause will not work: {}: {error}", path.display());
+            None
+        }
+    }
+}
+
+async fn serve(listener: UnixListener, inbox: mpsc::Sender<Input<Event, ()>>, paused: Paused) {
+    loop {
+        let Ok((owner, _)) = listener.accept().await else {
+            // No descriptor is free, most likely; there will be one.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            continue;
+        };
+        // Whoever asked may have gone.
+        let _ = timeout(ANSWER_TIMEOUT, take(owner, &inbox, &paused)).await;
+    }
+}
+
+async fn take(owner: UnixStream, inbox: &mpsc::Sender<Input<Event, ()>>, paused: &Paused) -> Result<()> {
+    let (from, mut to) = owner.into_split();
+    let mut word = String::new();
+    from.take(MAX_ORDER_BYTES).read_to_string(&mut word).await?;
+    let order = Order::of(&word).ok_or_else(|| anyhow!("no order"))?;
+    inbox.send(Input::Event(order.event())).await?;
+    paused.0.store(order == Order::Pause, Ordering::Relaxed);
+    Ok(to.write_all(DONE.as_bytes()).await?)
+}
+
+/// Tells the miners of a pool that run here.
+pub async fn tell(args: &NodeArgs, order: Order) -> Result<Exit> {
+    let mut told = Vec::new();
+    for folder in folders_with(args, SOCKET_FILE)? {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match timeout(ANSWER_TIMEOUT, say(&folder.join(SOCKET_FILE), order)).await {
+            Ok(Ok(())) => told.push(name),
+            Ok(Err(error)) => tracing::debug!("{name} does not answer: {error}"),
+            Err(_) => tracing::warn!("{name} does not answer"),
+        }
+    }
+    if told.is_empty() {
+        return Err(UserError::input(format!(
+            "no miner of {} runs here, or none has joined it yet",
+            args.pool.pool
+        ))
+        .hint("see swarm-node status, or name the miner's folder with --home")
+        .into());
+    }
+    for name in told {
+        match order {
+            Order::Pause => {
+                eprintln!("{name} takes no more jobs; what it runs it finishes (swarm-node resume)")
+            }
+            Order::Resume => eprintln!("{name} takes jobs again"),
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn say(path: &Path, order: Order) -> Result<()> {
+    let (address, _folder) = reachable(path)?;
+    let mut stream = UnixStream::connect(address).await?;
+    stream.write_all(order.word().as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut answer = String::new();
+    stream.take(MAX_ORDER_BYTES).read_to_string(&mut answer).await?;
+    if answer == DONE { Ok(()) } else { Err(anyhow!("it says {answer:?}")) }
+}

@@ -1,0 +1,150 @@
+//! The models that a node here would know, seen one by one before they are offered.
+
+use crate::cli::{Exit, ModelsCommand, NodeArgs, UserError};
+use crate::storage::disk::write_atomic;
+use crate::tables::{Column, column, table};
+use crate::words::{clean, size};
+use anyhow::Result;
+use serde_json::json;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use swarm_inference::{Hardware, Manifest, Model, Registry, Validation, queenbee, validate};
+
+const LIST: [Column; 5] = [
+    column("model", 40, 0),
+    column("size", 10, 0),
+    column("context", 8, 1),
+    column("licence", 20, 2),
+    column("runs on", 80, 0),
+];
+const CHECKS: [Column; 3] = [column("check", 12, 0), column("", 4, 0), column("found", 100, 0)];
+/// The longest text that is scored; more is not read.
+const MAX_TEXT_BYTES: u64 = 64 * 1024;
+/// The opening of *Pride and Prejudice*, 1813.
+const TEXT: &str = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want \
+    of a wife. However little known the feelings or views of such a man may be on his first entering a neighbourhood, this \
+    truth is so well fixed in the minds of the surrounding families, that he is considered as the rightful property of \
+    some one or other of their daughters. \"My dear Mr. Bennet,\" said his lady to him one day, \"have you heard that \
+    Netherfield Park is let at last?\" Mr. Bennet replied that he had not. \"But it is,\" returned she; \"for Mrs. Long has \
+    just been here, and she told me all about it.\" Mr. Bennet made no answer.";
+
+/// Carries out one command; engines keep the caller's thread busy, so it has one of its own.
+pub async fn run(args: &NodeArgs, command: &ModelsCommand) -> Result<Exit> {
+    let (manifests, command) = (args.models.clone(), command.clone());
+    tokio::task::spawn_blocking(move || match command {
+        ModelsCommand::List { json } => list(&manifests, json),
+        ModelsCommand::Inspect { model } => inspect(&find(&manifests, &model)?.manifest),
+        ModelsCommand::Validate { model, text, out, json } => {
+            check(&find(&manifests, &model)?, text.as_deref(), out.as_deref(), json)
+        }
+    })
+    .await?
+}
+
+fn all(manifests: &[PathBuf]) -> Result<Vec<Model>> {
+    let named = manifests.iter().map(|path| read(path));
+    std::iter::once(Ok(queenbee())).chain(named).collect()
+}
+
+fn read(path: &Path) -> Result<Model> {
+    Model::from_manifest_file(path).map_err(|error| {
+        UserError::input(format!("{} is no model: {error}", path.display()))
+            .hint("name the manifest.json of a model, its file of weights beside it")
+            .into()
+    })
+}
+
+fn find(manifests: &[PathBuf], wanted: &str) -> Result<Model> {
+    let mut all = all(manifests)?;
+    if let Some(place) = all.iter().position(|model| model.manifest.name == wanted) {
+        return Ok(all.swap_remove(place));
+    }
+    let path = Path::new(wanted);
+    if path.is_file() {
+        return read(path);
+    }
+    let names: Vec<_> = all.iter().map(|model| model.manifest.name.as_str()).collect();
+    Err(UserError::input(format!("there is no model '{wanted}'"))
+        .hint(format!("there is {}; name another's manifest.json", names.join(", ")))
+        .into())
+}
+
+fn list(manifests: &[PathBuf], json: bool) -> Result<Exit> {
+    let (registry, hardware) = (Registry::standard(), Hardware::probe());
+    let all = all(manifests)?;
+    let runs_on = |manifest: &Manifest| match registry.find(&hardware, manifest) {
+        Ok(provider) => Ok(provider.name()),
+        Err(none) => Err(none.reasons.join("; ")),
+    };
+    if json {
+        let entry = |model: &Model| {
+            let provider = runs_on(&model.manifest);
+            json!({ "manifest": model.manifest, "provider": provider.as_ref().ok(), "reason": provider.as_ref().err() })
+        };
+        print(&format!("{}\n", json!({ "models": all.iter().map(entry).collect::<Vec<_>>() })));
+        return Ok(Exit::Done);
+    }
+    let row = |model: &Model| {
+        let manifest = &model.manifest;
+        let provider = runs_on(manifest).map_or_else(|why| format!("nothing here: {why}"), str::to_owned);
+        vec![
+            clean(&manifest.name),
+            size(manifest.size),
+            manifest.context_length.to_string(),
+            clean(&manifest.licence),
+            clean(&provider),
+        ]
+    };
+    print(&table(&LIST, &all.iter().map(row).collect::<Vec<_>>()));
+    Ok(Exit::Done)
+}
+
+fn inspect(manifest: &Manifest) -> Result<Exit> {
+    print(&format!("{}\n", serde_json::to_string_pretty(manifest)?));
+    Ok(Exit::Done)
+}
+
+fn check(model: &Model, text: Option<&Path>, out: Option<&Path>, json: bool) -> Result<Exit> {
+    let text = text.map_or_else(|| Ok(TEXT.to_owned()), read_text)?;
+    tracing::info!("running {}; a large model takes minutes", model.manifest.name);
+    let found = validate(&Registry::standard(), model, &text).map_err(|error| {
+        UserError::input(format!("{} cannot be offered: {error}", model.manifest.name))
+            .hint("swarm-node doctor says what this machine has; docs/model-enablement.md what a model needs")
+    })?;
+    let artifact = serde_json::to_string_pretty(&found)?;
+    if let Some(out) = out {
+        write_atomic(out, format!("{artifact}\n").as_bytes())?;
+    }
+    print(&if json { format!("{artifact}\n") } else { page(&found) });
+    Ok(if found.passed { Exit::Done } else { Exit::Failed })
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(MAX_TEXT_BYTES).read_to_string(&mut text));
+    read.map_err(|error| {
+        UserError::misuse(format!("{} is no text: {error}", path.display()))
+            .hint("--text names a file of plain UTF-8, of at least a few sentences")
+    })?;
+    Ok(text)
+}
+
+fn page(found: &Validation) -> String {
+    let row = |item: &swarm_inference::Item| {
+        vec![item.check.to_owned(), if item.passed { "OK" } else { "FAIL" }.to_owned(), clean(&item.found)]
+    };
+    let rows: Vec<_> = found.checks.iter().map(row).collect();
+    let verdict = if found.passed { "can be offered" } else { "is not to be offered" };
+    let text = table(&CHECKS, &rows);
+    format!(
+        "{text}  {} {verdict}; {:.0} tokens a second on {}\n",
+        clean(&found.model),
+        found.tokens_per_s,
+        found.provider
+    )
+}
+
+fn print(text: &str) {
+    // A closed pipe is no reason to complain.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
