@@ -5,10 +5,10 @@ use crate::clock::Clock;
 use crate::daemon::{DaemonStatus, Standing};
 use crate::home::home_root;
 use crate::link::Link;
-use crate::miner::Paused;
+use crate::miner::{Diary, Entry, Paused};
 use crate::network::Network;
 use crate::storage::home::DataDir;
-use crate::tables::{PEER_COLUMNS, PeerRow, age, table};
+use crate::tables::{Column, PEER_COLUMNS, PeerRow, age, column, table, tail};
 use crate::view::LiveView;
 use crate::words::clean;
 use anyhow::Result;
@@ -22,6 +22,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use swarm_crypto::address::Address;
 use swarm_protocol::Timestamp;
+use swarm_protocol::money::MicroUsdc;
+use swarm_protocol::statement::ModelSupply;
 use swarm_protocol::view::JobState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -38,6 +40,17 @@ const MAX_STATUS_BYTES: u64 = 16 * 1024 * 1024;
 const MAX_SOCKET_PATH: usize = 100;
 /// Nodes of one pool that are asked.
 const MAX_NODES: usize = 256;
+
+const JOB_COLUMNS: [Column; 6] = [
+    column("job", 9, 0),
+    column("model", 24, 1),
+    column("USDC", 10, 1),
+    column("ago", 6, 1),
+    column("outcome", 10, 0),
+    column("why", 100, 0),
+];
+const PAY_COLUMNS: [Column; 3] =
+    [column("model", 40, 0), column("miners", 6, 0), column("USDC for a million work units (pps)", 36, 0)];
 
 /// What a node does. `docs/status.md` describes its JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,6 +87,29 @@ pub struct Seen {
     /// Whether the owner has told it to take no jobs.
     #[serde(default)]
     pub paused: bool,
+    /// The last jobs that it heard of, oldest first.
+    #[serde(default)]
+    pub jobs: Vec<Entry>,
+    /// What the pool pays for which models.
+    #[serde(default)]
+    pub pays: Vec<Pay>,
+}
+
+/// What a pool pays for a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pay {
+    pub model: String,
+    /// Live miners that serve it.
+    pub miners: u64,
+    /// What a million of its work units bring a miner that is paid by share, once there is a rate.
+    pub pps_usdc: Option<String>,
+}
+
+impl Pay {
+    fn of(supply: &ModelSupply) -> Self {
+        let pps_usdc = supply.rate.map(|rate| MicroUsdc(rate).to_string());
+        Self { model: supply.model.clone(), miners: supply.miners, pps_usdc }
+    }
 }
 
 /// What a node asks about itself.
@@ -87,8 +123,16 @@ struct Told {
     daemon: Option<Standing>,
 }
 
-/// The pool that a miner has joined.
-pub type Joined = Arc<OnceLock<(Link, LiveView, Paused)>>;
+/// What a miner is and knows once it has joined its pool.
+pub struct Member {
+    pub link: Link,
+    pub view: LiveView,
+    pub paused: Paused,
+    pub diary: Diary,
+}
+
+/// Where it is put then.
+pub type Joined = Arc<OnceLock<Member>>;
 
 /// Answers whoever asks, until it is dropped.
 #[derive(Debug)]
@@ -188,16 +232,14 @@ impl Told {
             started_ms: started.0,
             now_ms: self.clock.now().0,
             listening: listening.iter().map(ToString::to_string).collect(),
-            view: self
-                .joined
-                .get()
-                .map(|(link, view, paused)| Seen { paused: paused.is(), ..self.seen(link, view) }),
+            view: self.joined.get().map(|member| self.seen(member)),
             ipfs: self.daemon.as_ref().map(Standing::status),
             peers: peers.iter().map(PeerRow::of).collect(),
         }
     }
 
-    fn seen(&self, link: &Link, view: &LiveView) -> Seen {
+    fn seen(&self, member: &Member) -> Seen {
+        let Member { link, view, paused, diary } = member;
         let heard = view.heard();
         let (mut leased, mut pending, mut here) = (0, 0, 0);
         for (_, state) in heard.view.jobs() {
@@ -219,7 +261,12 @@ impl Told {
             leased,
             leased_here: here,
             miners: heard.live_miners(self.clock.now()) as u64,
-            paused: false,
+            paused: paused.is(),
+            jobs: diary.entries(),
+            pays: heard
+                .beacon
+                .as_ref()
+                .map_or_else(Vec::new, |(beacon, _)| beacon.models.iter().map(Pay::of).collect()),
         }
     }
 }
@@ -323,6 +370,54 @@ fn daemon_line(daemon: &DaemonStatus) -> String {
     };
     let trouble = daemon.trouble.as_ref().map_or(String::new(), |why| format!(": {}", clean(why)));
     format!("  ipfs      {}, {behind}{trouble}\n", clean(&daemon.api))
+}
+
+/// Says for the miners of a pool that run here why the last jobs were not theirs, and what the pool pays.
+pub async fn explain(args: &NodeArgs, json: bool) -> Result<Exit> {
+    let nodes = running(args).await?;
+    let miners: Vec<(&NodeStatus, &Seen)> =
+        nodes.iter().filter_map(|node| Some((node, node.view.as_ref()?))).collect();
+    if miners.is_empty() {
+        return Err(UserError::input(format!(
+            "no miner of {} runs here, or none has joined it yet",
+            args.pool.pool
+        ))
+        .hint("swarm-node doctor says what keeps it from it")
+        .into());
+    }
+    let text = if json {
+        let told = |(node, seen): &(&NodeStatus, &Seen)| serde_json::json!({ "node": node.node, "jobs": seen.jobs, "pays": seen.pays });
+        format!("{}\n", serde_json::json!({ "miners": miners.iter().map(told).collect::<Vec<_>>() }))
+    } else {
+        miners.iter().map(|(node, seen)| explained(node, seen)).collect::<Vec<_>>().join("\n")
+    };
+    // A closed pipe is no reason to complain.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    Ok(Exit::Done)
+}
+
+fn explained(node: &NodeStatus, seen: &Seen) -> String {
+    let job = |entry: &Entry| {
+        vec![
+            tail(&entry.job),
+            clean(entry.model.as_deref().unwrap_or("-")),
+            clean(entry.price_usdc.as_deref().unwrap_or("-")),
+            age(entry.at_ms, node.now_ms),
+            clean(&entry.outcome),
+            clean(&entry.why),
+        ]
+    };
+    let pay = |pay: &Pay| {
+        let rate = pay.pps_usdc.as_deref().map_or("none yet".to_owned(), clean);
+        vec![clean(&pay.model), pay.miners.to_string(), rate]
+    };
+    let paused = if seen.paused { "  PAUSED: it takes no jobs until swarm-node resume\n" } else { "" };
+    let jobs = match seen.jobs.is_empty() {
+        true => "  it has heard of no job yet\n".to_owned(),
+        false => table(&JOB_COLUMNS, &seen.jobs.iter().map(job).collect::<Vec<_>>()),
+    };
+    let pays = table(&PAY_COLUMNS, &seen.pays.iter().map(pay).collect::<Vec<_>>());
+    format!("{}\n{paused}{jobs}\n{pays}", clean(&node.node))
 }
 
 fn seen_page(seen: &Seen) -> String {

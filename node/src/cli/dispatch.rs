@@ -22,6 +22,7 @@ pub(super) fn node(args: NodeArgs) -> Result<Exit> {
             Some(NodeCommand::Status { json }) => return status::show(&args, json).await,
             Some(NodeCommand::Doctor { json }) => return doctor::show(&args, json).await,
             Some(NodeCommand::Models(command)) => return models::run(&args, &command).await,
+            Some(NodeCommand::Explain { json }) => return status::explain(&args, json).await,
             Some(NodeCommand::Pause) => return miner::tell(&args, miner::Order::Pause).await,
             Some(NodeCommand::Resume) => return miner::tell(&args, miner::Order::Resume).await,
             Some(NodeCommand::Backup { folder }) => return operator::backup(&args, &folder).await,

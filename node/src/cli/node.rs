@@ -25,13 +25,10 @@ const HELP: &str = "\
 Examples:
   swarm-node --role operator                open a pool on this machine and network
   swarm-node --role miner --ens alice.eth   run its jobs and earn
+  swarm-node --role miner --bootstrap ADDR  the same for a pool somewhere else
   swarm-node doctor                         whether this machine is ready, and what to do if not
-  swarm-node models validate FILE           whether a model should be offered
-  swarm-node pause                          take no more jobs for now; resume ends it
-  swarm-node status                         what the nodes that run here are doing
-  swarm-node earnings                       what a miner of this machine has earned
-  swarm-node --role miner --bootstrap /ip4/203.0.113.5/tcp/4001
-                                            the same for a pool somewhere else
+  swarm-node status, earnings               what the nodes here are doing, and what they have earned
+  swarm-node explain, pause, resume, models why jobs went elsewhere; take none; what can be run
 
 {all-args}{after-help}";
 
@@ -62,7 +59,13 @@ pub struct NodeArgs {
     pub models: Vec<PathBuf>,
 
     /// Keep and serve the blocks of this CAR archive; repeatable
-    #[arg(long, env = "SWARMPOOL_IMPORT", value_name = "FILE", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "SWARMPOOL_IMPORT",
+        value_name = "FILE",
+        value_delimiter = ',',
+        hide_short_help = true
+    )]
     pub import: Vec<PathBuf>,
 
     /// Your IPFS daemon, such as http://127.0.0.1:5001, in which everything that this node pins is to be pinned too
@@ -124,6 +127,13 @@ pub enum NodeCommand {
     /// Show the models that a node here would know, or take one through the checklist for offering it
     #[command(hide = true, subcommand)]
     Models(ModelsCommand),
+    /// Say why the last jobs were not this miner's, and what the pool pays for which models
+    #[command(hide = true)]
+    Explain {
+        /// Print one JSON object to stdout
+        #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
+        json: bool,
+    },
     /// Have the miners that run here take no more jobs; what they run they finish
     #[command(hide = true)]
     Pause,

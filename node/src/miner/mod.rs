@@ -1,5 +1,6 @@
 //! The miner's process: the miner machine with engines, content and peers around it.
 
+mod diary;
 mod engines;
 mod pause;
 mod shell;
@@ -21,6 +22,7 @@ use crate::upkeep;
 use crate::view::{EVIDENCE_FOLDER, LiveView};
 use crate::workload::Models;
 use anyhow::Result;
+pub use diary::{Diary, Entry};
 use engines::Engines;
 pub use pause::{Order, Paused, tell};
 use shell::MinerShell;
@@ -105,8 +107,13 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     let view = LiveView::keeping(directory.file(EVIDENCE_FOLDER));
     tokio::spawn(view.clone().keep(link.clone(), MAX_VIEW_PAGES, VIEW_INTERVAL, stop.clone()));
     // It was empty until now.
-    let paused = Paused::default();
-    let _ = seen.set((link.clone(), view.clone(), paused.clone()));
+    let (paused, diary) = (Paused::default(), Diary::default());
+    let _ = seen.set(status::Member {
+        link: link.clone(),
+        view: view.clone(),
+        paused: paused.clone(),
+        diary: diary.clone(),
+    });
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
     let _orders = pause::listen(&directory, &inbox, &paused);
     inbox.send(Input::Event(Event::Connected)).await?;
@@ -116,7 +123,7 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     }
     metrics.operator_is_there(true);
     let listener = tokio::spawn(listen(link.clone(), view, events, inbox.clone(), metrics.clone(), stop));
-    let mut shell = MinerShell::new(key, link, blocks, daemon, models, engines, inbox, clock);
+    let mut shell = MinerShell::new(key, link, blocks, daemon, models, engines, inbox, clock, diary);
     let outcome = driver::run(&mut miner, &mut shell, &mut inputs, clock, &CancellationToken::new()).await;
     listener.abort();
     network.shutdown().await;

@@ -1,3 +1,4 @@
+use super::diary::Diary;
 use super::engines::{Engines, Made};
 use super::story;
 use crate::clock::Clock;
@@ -50,6 +51,7 @@ pub struct MinerShell {
     engines: Engines,
     inbox: Inbox,
     clock: Clock,
+    diary: Diary,
     tasks: Arc<Semaphore>,
     running: BTreeMap<Digest, (CancelToken, CancellationToken)>,
     /// Set once the disk has failed: no job could be delivered any more.
@@ -67,10 +69,11 @@ impl MinerShell {
         engines: Engines,
         inbox: Inbox,
         clock: Clock,
+        diary: Diary,
     ) -> Self {
         let tasks = Arc::new(Semaphore::new(MAX_TASKS));
         let (running, broken) = (BTreeMap::new(), Arc::default());
-        Self { key, link, blocks, daemon, models, engines, inbox, clock, tasks, running, broken }
+        Self { key, link, blocks, daemon, models, engines, inbox, clock, diary, tasks, running, broken }
     }
 
     fn hand(&self, statement: &Statement) {
@@ -274,6 +277,7 @@ impl Shell<Miner> for MinerShell {
                 }
                 Effect::Story(story) => {
                     self.engines.metrics().note(&story);
+                    self.diary.note(&story, self.clock.now());
                     story::tell(&story);
                 }
                 Effect::Finished => return Ok(Flow::Stop),

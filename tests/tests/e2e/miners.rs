@@ -109,6 +109,16 @@ fn a_paused_miner_leaves_jobs_to_others_until_it_is_resumed() {
     let paused = status["nodes"].as_array().unwrap().iter().filter(|node| node["view"]["paused"] == true);
     assert_eq!(paused.map(|node| node["node"].clone()).collect::<Vec<_>>(), ["miner-alice.eth"]);
 
+    let told = order(&site, &["explain", "--json"]).good().json();
+    let jobs = |name: &str| {
+        let miners = told["miners"].as_array().unwrap();
+        let miner = miners.iter().find(|miner| miner["node"] == name).unwrap();
+        miner["jobs"].as_array().unwrap().iter().map(|job| job["outcome"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(jobs("miner-bob.eth"), ["earned", "earned", "earned"], "{told}");
+    assert!(jobs("miner-alice.eth").is_empty(), "{told}");
+    assert_eq!(told["miners"][0]["pays"][0]["model"], "queenbee-nano", "{told}");
+
     let both = order(&site, &["pause"]).good();
     assert_eq!(both.stderr.matches("takes no more jobs").count(), 2, "{both:?}");
     miners[1].1.expect("paused");
