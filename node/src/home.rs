@@ -1,10 +1,12 @@
 //! From arguments to files and addresses.
 
-use crate::cli::{FileArgs, NetworkArgs, UserError};
+use crate::cli::{FileArgs, NetworkArgs, PoolArgs, UserError};
 use crate::network::addresses::runtime_directory;
 use crate::network::{AddressFile, NetworkConfig};
+use crate::session::JoinTerms;
 use crate::storage::home::{DataDir, HomeError, read_secret, root};
-use anyhow::Result;
+use crate::storage::pins::KNOWN_OPERATORS_FILE;
+use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use swarm_crypto::key::SecretKey;
 
@@ -43,14 +45,37 @@ pub fn network_config(
     role: &str,
     agent: &str,
 ) -> Result<NetworkConfig> {
-    let mut config = NetworkConfig::new(*directory.peer_key()?.expose(), pool);
-    if !network.listen.is_empty() {
-        config.listen = network.listen.clone();
+    let config = NetworkConfig::new(*directory.peer_key()?.expose(), pool);
+    let agent = format!("swarm-node/{} ({agent})", env!("CARGO_PKG_VERSION"));
+    Ok(configured(config, network, role, agent))
+}
+
+/// The network of somebody who comes, asks and goes: its identity is for this once.
+pub fn visitor_config(network: &NetworkArgs, pool: &str, agent: String) -> Result<NetworkConfig> {
+    let mut identity = [0; 32];
+    getrandom::fill(&mut identity).context("the system gives no random bytes")?;
+    Ok(configured(NetworkConfig::new(identity, pool), network, "client", agent))
+}
+
+fn configured(config: NetworkConfig, network: &NetworkArgs, role: &str, agent: String) -> NetworkConfig {
+    let listen = if network.listen.is_empty() { config.listen.clone() } else { network.listen.clone() };
+    NetworkConfig {
+        listen,
+        bootstrap: network.bootstrap.clone(),
+        announce: network.announce.clone(),
+        mdns: !network.no_mdns,
+        address_file: Some(AddressFile { directory: runtime_directory(), role: role.to_owned() }),
+        agent,
+        ..config
     }
-    config.bootstrap = network.bootstrap.clone();
-    config.announce = network.announce.clone();
-    config.mdns = !network.no_mdns;
-    config.address_file = Some(AddressFile { directory: runtime_directory(), role: role.to_owned() });
-    config.agent = format!("swarm-node/{} ({agent})", env!("CARGO_PKG_VERSION"));
-    Ok(config)
+}
+
+/// Which operator is joined, remembered for all programs of this home.
+pub fn join_terms(files: &FileArgs, pool: &PoolArgs) -> Result<JoinTerms> {
+    Ok(JoinTerms {
+        pool: pool.pool.clone(),
+        operator: pool.operator,
+        accept: pool.accept_operator,
+        known_operators: Some(home_root(files)?.join(KNOWN_OPERATORS_FILE)),
+    })
 }

@@ -20,6 +20,7 @@ mod models;
 pub mod network;
 pub mod operator;
 mod session;
+mod socket;
 mod status;
 pub mod storage;
 mod tables;

@@ -5,18 +5,16 @@ use crate::clock::Clock;
 use crate::daemon::{DaemonStatus, Standing};
 use crate::home::home_root;
 use crate::link::Link;
-use crate::miner::{Diary, Entry, Paused};
+use crate::miner::{Diary, Entry};
 use crate::network::Network;
+use crate::socket::{self, Answering};
 use crate::storage::home::DataDir;
 use crate::tables::{Column, PEER_COLUMNS, PeerRow, age, column, table, tail};
 use crate::view::LiveView;
 use crate::words::clean;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use std::fs::{File, Permissions};
-use std::io::{Error, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,8 +24,7 @@ use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::statement::ModelSupply;
 use swarm_protocol::view::JobState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinHandle;
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 /// The socket, in the node's folder.
@@ -36,8 +33,6 @@ const SOCKET_FILE: &str = "status.sock";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer: 4,096 peers with addresses as long as may be.
 const MAX_STATUS_BYTES: u64 = 16 * 1024 * 1024;
-/// The longest path that a socket's address holds, with room to spare.
-const MAX_SOCKET_PATH: usize = 100;
 /// Nodes of one pool that are asked.
 const MAX_NODES: usize = 256;
 
@@ -127,29 +122,13 @@ struct Told {
 pub struct Member {
     pub link: Link,
     pub view: LiveView,
-    pub paused: Paused,
     pub diary: Diary,
 }
 
 /// Where it is put then.
 pub type Joined = Arc<OnceLock<Member>>;
 
-/// Answers whoever asks, until it is dropped.
-#[derive(Debug)]
-pub struct Answering {
-    task: JoinHandle<()>,
-    path: PathBuf,
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        self.task.abort();
-        // Another may have removed it; nobody listens any more either way.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Begins to answer; the folder is this process's own. A node that cannot be asked works all the same.
+/// Begins to answer whoever asks.
 #[expect(clippy::too_many_arguments, reason = "they are what is told")]
 pub fn answer(
     directory: &DataDir,
@@ -163,58 +142,22 @@ pub fn answer(
 ) -> Option<Answering> {
     let (pool, network, joined) = (pool.to_owned(), network.clone(), joined.clone());
     let told = Told { role, pool, wallet, network, clock, joined, daemon };
-    let path = directory.file(SOCKET_FILE);
-    match bind(&path) {
-        Ok(listener) => {
-            let node = directory.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let started = clock.now();
-            Some(Answering { task: tokio::spawn(serve(listener, node, told, started)), path })
-        }
-        Err(error) => {
-            tracing::warn!("swarm-node status will not see this node: {}: {error}", path.display());
-            None
-        }
-    }
+    let told = Arc::new(told);
+    let node = directory.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let started = clock.now();
+    socket::answer(directory, SOCKET_FILE, "status", move |asker| {
+        tell(asker, told.clone(), node.clone(), started)
+    })
 }
 
-/// A socket in a node's own folder, for its owner only.
-pub(crate) fn bind(path: &Path) -> std::io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let (address, _folder) = reachable(path)?;
-    let listener = UnixListener::bind(address)?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-/// A path that fits into a socket's address; it leads there for as long as the file is open.
-pub(crate) fn reachable(path: &Path) -> std::io::Result<(PathBuf, Option<File>)> {
-    if path.as_os_str().len() <= MAX_SOCKET_PATH {
-        return Ok((path.to_owned(), None));
-    }
-    let folder = File::open(path.parent().ok_or(Error::from(std::io::ErrorKind::NotFound))?)?;
-    let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()))
-        .join(path.file_name().unwrap_or_default());
-    Ok((short, Some(folder)))
-}
-
-async fn serve(listener: UnixListener, node: String, told: Told, started: Timestamp) {
-    loop {
-        let Ok((mut asker, _)) = listener.accept().await else {
-            // No descriptor is free, most likely; there will be one.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            continue;
-        };
-        let answer = async {
-            let status = told.status(&node, started).await;
-            let text = serde_json::to_vec(&status).unwrap_or_default();
-            asker.write_all(&text).await
-        };
-        // Whoever asked may have gone.
-        let _ = timeout(ANSWER_TIMEOUT, answer).await;
-    }
+async fn tell(mut asker: UnixStream, told: Arc<Told>, node: String, started: Timestamp) {
+    let answer = async {
+        let status = told.status(&node, started).await;
+        let text = serde_json::to_vec(&status).unwrap_or_default();
+        asker.write_all(&text).await
+    };
+    // Whoever asked may have gone.
+    let _ = timeout(ANSWER_TIMEOUT, answer).await;
 }
 
 impl Told {
@@ -239,7 +182,7 @@ impl Told {
     }
 
     fn seen(&self, member: &Member) -> Seen {
-        let Member { link, view, paused, diary } = member;
+        let Member { link, view, diary } = member;
         let heard = view.heard();
         let (mut leased, mut pending, mut here) = (0, 0, 0);
         for (_, state) in heard.view.jobs() {
@@ -261,7 +204,7 @@ impl Told {
             leased,
             leased_here: here,
             miners: heard.live_miners(self.clock.now()) as u64,
-            paused: paused.is(),
+            paused: diary.is_paused(),
             jobs: diary.entries(),
             pays: heard
                 .beacon
@@ -325,8 +268,7 @@ pub(crate) fn folders_with(args: &NodeArgs, socket: &str) -> Result<Vec<PathBuf>
 }
 
 async fn ask(path: &Path) -> Result<NodeStatus> {
-    let (address, _folder) = reachable(path)?;
-    let stream = UnixStream::connect(address).await?;
+    let stream = socket::connect(path).await?;
     let mut text = Vec::new();
     stream.take(MAX_STATUS_BYTES).read_to_end(&mut text).await?;
     Ok(serde_json::from_slice(&text)?)

@@ -19,15 +19,13 @@ mod watch;
 
 use crate::cli::{ClientArgs, ClientCommand, Exit, UserError};
 use crate::clock::Clock;
-use crate::home::{home_root, wallet};
+use crate::home::{home_root, join_terms, visitor_config, wallet};
 use crate::link::Link;
-use crate::network::addresses::runtime_directory;
-use crate::network::{AddressFile, Network, NetworkConfig, NetworkEvent};
-use crate::session::{JoinTerms, join};
+use crate::network::{Network, NetworkEvent};
+use crate::session::join;
 use crate::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
 use crate::storage::home::DataDir;
-use crate::storage::pins::KNOWN_OPERATORS_FILE;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use output::Printer;
 use saved::Saved;
 use std::sync::Arc;
@@ -88,26 +86,11 @@ pub async fn run(args: ClientArgs, stop: CancellationToken) -> Result<Exit> {
 impl Session {
     /// Joins the pool, or says why not and what to do.
     pub async fn connect(&self) -> Result<Connection> {
-        let mut identity = [0; 32];
-        getrandom::fill(&mut identity).context("the system gives no random bytes")?;
-        let network = &self.args.network;
-        let mut config = NetworkConfig::new(identity, &self.args.pool.pool);
-        if !network.listen.is_empty() {
-            config.listen = network.listen.clone();
-        }
-        config.bootstrap = network.bootstrap.clone();
-        config.announce = network.announce.clone();
-        config.mdns = !network.no_mdns;
-        config.address_file = Some(AddressFile { directory: runtime_directory(), role: "client".to_owned() });
-        config.agent = format!("swarm-client/{}", env!("CARGO_PKG_VERSION"));
+        let agent = format!("swarm-client/{}", env!("CARGO_PKG_VERSION"));
+        let config = visitor_config(&self.args.network, &self.args.pool.pool, agent)?;
         let blocks = Arc::new(BlockStore::in_memory(DEFAULT_QUOTA_BYTES)?);
         let (network, mut events) = Network::start(config, blocks.clone()).await?;
-        let terms = JoinTerms {
-            pool: self.args.pool.pool.clone(),
-            operator: self.args.pool.operator,
-            accept: self.args.pool.accept_operator,
-            known_operators: Some(home_root(&self.args.files)?.join(KNOWN_OPERATORS_FILE)),
-        };
+        let terms = join_terms(&self.args.files, &self.args.pool)?;
         let patience = Some(self.args.output.connect_timeout);
         let joined = tokio::select! {
             joined = join(&network, &mut events, &terms, self.clock, patience) => joined?,

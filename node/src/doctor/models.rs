@@ -15,13 +15,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn checks(manifests: &[PathBuf]) -> Vec<Check> {
     let registry = Registry::standard();
-    let own = Models::load(&[]).map(|models| (None, models));
-    let named = manifests.iter().map(|path| Ok((Some(path), Models::load(std::slice::from_ref(path))?)));
+    // Each by itself: one that cannot be loaded does not hide the others.
+    let named = manifests.iter().map(|path| Models::load(std::slice::from_ref(path)));
     let mut checks = Vec::new();
     let mut seen = Vec::new();
-    for loaded in std::iter::once(own).chain(named) {
+    for loaded in std::iter::once(Models::load(&[])).chain(named) {
         match loaded {
-            Ok((_, models)) => {
+            Ok(models) => {
                 for name in models.names().filter(|name| !seen.contains(*name)).cloned().collect::<Vec<_>>() {
                     let model = models.get(&name).expect("a model that was just named");
                     checks.extend(providers(&registry, &name, model));

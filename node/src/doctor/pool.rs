@@ -3,16 +3,15 @@
 use super::{Check, fail, failed, none, ok};
 use crate::cli::NodeArgs;
 use crate::clock::Clock;
-use crate::home::home_root;
-use crate::network::addresses::runtime_directory;
-use crate::network::{AddressFile, Network, NetworkConfig, PeerInfo};
+use crate::home::{home_root, visitor_config};
+use crate::network::{Network, NetworkConfig, PeerInfo, default_listen_addresses};
 use crate::session::{JoinError, JoinTerms, Joined, join};
 use crate::status::{NodeStatus, running};
 use crate::storage::blocks::BlockStore;
 use crate::storage::pins::{KNOWN_OPERATORS_FILE, known_operator};
 use crate::tables::age;
 use crate::words::span;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use libp2p::Multiaddr;
 use std::sync::Arc;
 use swarm_crypto::address::Address;
@@ -48,19 +47,11 @@ pub(super) async fn checks(args: &NodeArgs) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// As a node would be, but under an identity of its own; ports that a running node has are left to it.
+/// Under an identity of its own; ports that a running node has are left to it.
 fn config(args: &NodeArgs, is_alone: bool) -> Result<NetworkConfig> {
-    let mut identity = [0; 32];
-    getrandom::fill(&mut identity).context("the system gives no random bytes")?;
-    let mut config = NetworkConfig::new(identity, &args.pool.pool);
-    if is_alone && !args.network.listen.is_empty() {
-        config.listen = args.network.listen.clone();
-    }
-    config.bootstrap = args.network.bootstrap.clone();
-    config.mdns = !args.network.no_mdns;
-    config.address_file = Some(AddressFile { directory: runtime_directory(), role: "client".to_owned() });
-    config.agent = format!("swarm-node/{} (doctor)", env!("CARGO_PKG_VERSION"));
-    Ok(config)
+    let agent = format!("swarm-node/{} (doctor)", env!("CARGO_PKG_VERSION"));
+    let config = visitor_config(&args.network, &args.pool.pool, agent)?;
+    Ok(if is_alone { config } else { NetworkConfig { listen: default_listen_addresses(), ..config } })
 }
 
 /// The operator that a miner here would accept; whoever is found is not remembered.

@@ -3,7 +3,7 @@
 use crate::words::who;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use swarm_protocol::Timestamp;
 use swarm_protocol::codec::JobId;
 use swarm_protocol::miner::Story;
@@ -27,13 +27,25 @@ pub struct Entry {
 
 /// The last jobs, shared by those who write and those who show them.
 #[derive(Debug, Clone, Default)]
-pub struct Diary(Arc<Mutex<VecDeque<Entry>>>);
+pub struct Diary(Arc<Mutex<Written>>);
+
+#[derive(Debug, Default)]
+struct Written {
+    entries: VecDeque<Entry>,
+    paused: bool,
+}
 
 impl Diary {
     /// Takes in what the miner tells.
     pub fn note(&self, story: &Story, now: Timestamp) {
+        let mut written = self.written();
+        match story {
+            Story::Paused { .. } => written.paused = true,
+            Story::Resumed => written.paused = false,
+            _ => {}
+        }
         let Some((job, outcome, why)) = outcome(story) else { return };
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = &mut written.entries;
         let name = job.to_string();
         let place = entries.iter().rposition(|entry| entry.job == name).unwrap_or_else(|| {
             if entries.len() == MAX_JOBS {
@@ -58,7 +70,16 @@ impl Diary {
 
     /// All of them, oldest first.
     pub fn entries(&self) -> Vec<Entry> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.written().entries.iter().cloned().collect()
+    }
+
+    /// Whether the miner takes no jobs because its owner said so.
+    pub fn is_paused(&self) -> bool {
+        self.written().paused
+    }
+
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,7 +134,10 @@ mod tests {
         diary.note(&heard(0), Timestamp(1));
         diary.note(&Story::Lost { job: job(0), to: Address([7; 20]) }, Timestamp(2));
         diary.note(&Story::Declined { job: job(1), reason: Decline::Model("big".into()) }, Timestamp(3));
+        diary.note(&Story::Paused { running: 0 }, Timestamp(4));
+        assert!(diary.is_paused());
         diary.note(&Story::Resumed, Timestamp(4));
+        assert!(!diary.is_paused());
         let entries = diary.entries();
         let told: Vec<_> =
             entries.iter().map(|e| (e.at_ms, e.outcome.as_str(), e.model.as_deref())).collect();

@@ -10,21 +10,20 @@ use crate::cli::NodeArgs;
 use crate::clock::Clock;
 use crate::daemon::{self, Daemon, Mirroring};
 use crate::driver::{self, Input, MAX_INBOX};
-use crate::home::{data_dir, home_root, network_config, wallet};
+use crate::home::{data_dir, join_terms, network_config, wallet};
 use crate::import;
 use crate::link::{Heard, Link};
 use crate::metrics::{Exporter, MinerMetrics, Server};
 use crate::network::{Network, NetworkEvent};
-use crate::session::{JoinTerms, join};
+use crate::session::join;
 use crate::status;
-use crate::storage::pins::KNOWN_OPERATORS_FILE;
 use crate::upkeep;
 use crate::view::{EVIDENCE_FOLDER, LiveView};
 use crate::workload::Models;
 use anyhow::Result;
 pub use diary::{Diary, Entry};
 use engines::Engines;
-pub use pause::{Order, Paused, tell};
+pub use pause::{Order, tell};
 use shell::MinerShell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,12 +86,7 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     let of = mirror.as_ref().map(Mirroring::standing);
     let _answering =
         status::answer(&directory, "miner", &args.pool.pool, key.address(), &network, clock, &seen, of);
-    let terms = JoinTerms {
-        pool: args.pool.pool.clone(),
-        operator: args.pool.operator,
-        accept: args.pool.accept_operator,
-        known_operators: Some(home_root(&args.files)?.join(KNOWN_OPERATORS_FILE)),
-    };
+    let terms = join_terms(&args.files, &args.pool)?;
     let joined = tokio::select! {
         joined = join(&network, &mut events, &terms, clock, None) => joined?,
         () = stop.cancelled() => {
@@ -107,15 +101,10 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     let view = LiveView::keeping(directory.file(EVIDENCE_FOLDER));
     tokio::spawn(view.clone().keep(link.clone(), MAX_VIEW_PAGES, VIEW_INTERVAL, stop.clone()));
     // It was empty until now.
-    let (paused, diary) = (Paused::default(), Diary::default());
-    let _ = seen.set(status::Member {
-        link: link.clone(),
-        view: view.clone(),
-        paused: paused.clone(),
-        diary: diary.clone(),
-    });
+    let diary = Diary::default();
+    let _ = seen.set(status::Member { link: link.clone(), view: view.clone(), diary: diary.clone() });
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
-    let _orders = pause::listen(&directory, &inbox, &paused);
+    let _orders = pause::listen(&directory, &inbox);
     inbox.send(Input::Event(Event::Connected)).await?;
     for statement in first {
         view.hear_answer(&link, &statement);

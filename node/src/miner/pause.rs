@@ -2,18 +2,16 @@
 
 use crate::cli::{Exit, NodeArgs, UserError};
 use crate::driver::Input;
-use crate::status::{bind, folders_with, reachable};
+use crate::socket::{self, Answering};
+use crate::status::folders_with;
 use crate::storage::home::DataDir;
 use anyhow::{Result, anyhow};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
 use std::time::Duration;
 use swarm_protocol::miner::Event;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// The socket, in the miner's folder.
@@ -51,68 +49,24 @@ impl Order {
     }
 }
 
-/// Whether a miner is paused, for whoever shows it.
-#[derive(Debug, Clone, Default)]
-pub struct Paused(Arc<AtomicBool>);
-
-impl Paused {
-    pub fn is(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Takes orders, until it is dropped.
-pub(super) struct Listening {
-    task: JoinHandle<()>,
-    path: PathBuf,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.task.abort();
-        // Nobody listens any more either way.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Begins to take orders. A miner that cannot be told works all the same.
-pub(super) fn listen(
-    directory: &DataDir,
-    inbox: &mpsc::Sender<Input<Event, ()>>,
-    paused: &Paused,
-) -> Option<Listening> {
-    let path = directory.file(SOCKET_FILE);
-    match bind(&path) {
-        Ok(listener) => {
-            let task = tokio::spawn(serve(listener, inbox.clone(), paused.clone()));
-            Some(Listening { task, path })
+/// Begins to take orders.
+pub(super) fn listen(directory: &DataDir, inbox: &mpsc::Sender<Input<Event, ()>>) -> Option<Answering> {
+    let inbox = inbox.clone();
+    socket::answer(directory, SOCKET_FILE, "pause", move |owner| {
+        let inbox = inbox.clone();
+        async move {
+            // Whoever asked may have gone.
+            let _ = timeout(ANSWER_TIMEOUT, take(owner, &inbox)).await;
         }
-        Err(error) => {
-            tracing::warn!("swarm-node pause will not work: {}: {error}", path.display());
-            None
-        }
-    }
+    })
 }
 
-async fn serve(listener: UnixListener, inbox: mpsc::Sender<Input<Event, ()>>, paused: Paused) {
-    loop {
-        let Ok((owner, _)) = listener.accept().await else {
-            // No descriptor is free, most likely; there will be one.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            continue;
-        };
-        // Whoever asked may have gone.
-        let _ = timeout(ANSWER_TIMEOUT, take(owner, &inbox, &paused)).await;
-    }
-}
-
-async fn take(owner: UnixStream, inbox: &mpsc::Sender<Input<Event, ()>>, paused: &Paused) -> Result<()> {
+async fn take(owner: UnixStream, inbox: &mpsc::Sender<Input<Event, ()>>) -> Result<()> {
     let (from, mut to) = owner.into_split();
     let mut word = String::new();
     from.take(MAX_ORDER_BYTES).read_to_string(&mut word).await?;
     let order = Order::of(&word).ok_or_else(|| anyhow!("no order"))?;
     inbox.send(Input::Event(order.event())).await?;
-    paused.0.store(order == Order::Pause, Ordering::Relaxed);
     Ok(to.write_all(DONE.as_bytes()).await?)
 }
 
@@ -147,8 +101,7 @@ pub async fn tell(args: &NodeArgs, order: Order) -> Result<Exit> {
 }
 
 async fn say(path: &Path, order: Order) -> Result<()> {
-    let (address, _folder) = reachable(path)?;
-    let mut stream = UnixStream::connect(address).await?;
+    let mut stream = socket::connect(path).await?;
     stream.write_all(order.word().as_bytes()).await?;
     stream.shutdown().await?;
     let mut answer = String::new();

@@ -2,7 +2,7 @@
 
 use crate::cli::{Exit, NodeArgs, UserError};
 use crate::home::home_root;
-use crate::status::{bind, reachable};
+use crate::socket::{self, Answering};
 use crate::storage::blocks::BlockStore;
 use crate::storage::crash::crash_point;
 use crate::storage::disk::write_atomic;
@@ -16,8 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinHandle;
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 /// The socket, in the operator's folder.
@@ -29,20 +28,6 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is copied as it is; the rest is taken from the databases.
 const FILES: [&str; 3] = ["key", "pool.secret", "peer.key"];
 
-/// Makes copies for whoever asks, until it is dropped.
-pub(super) struct Serving {
-    task: JoinHandle<()>,
-    path: PathBuf,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.task.abort();
-        // Nobody listens any more either way.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 /// What a copy is made of.
 #[derive(Clone)]
 struct Source {
@@ -51,41 +36,28 @@ struct Source {
     blocks: Arc<BlockStore>,
 }
 
-/// Begins to make copies. An operator that cannot be asked for one works all the same.
-pub(super) fn serve(directory: &DataDir, writer: &LedgerWriter, blocks: &Arc<BlockStore>) -> Option<Serving> {
-    let path = directory.file(SOCKET_FILE);
+/// Begins to make copies for whoever asks.
+pub(super) fn serve(
+    directory: &DataDir,
+    writer: &LedgerWriter,
+    blocks: &Arc<BlockStore>,
+) -> Option<Answering> {
     let folder = directory.path().to_owned();
     let source = Source { folder, writer: writer.clone(), blocks: blocks.clone() };
-    match bind(&path) {
-        Ok(listener) => Some(Serving { task: tokio::spawn(answer(listener, source)), path }),
-        Err(error) => {
-            tracing::warn!("swarm-node backup will not work: {}: {error}", path.display());
-            None
-        }
-    }
+    socket::answer(directory, SOCKET_FILE, "backup", move |asker| answer(asker, source.clone()))
 }
 
-/// One after the other.
-async fn answer(listener: UnixListener, source: Source) {
-    loop {
-        let Ok((asker, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            continue;
-        };
-        let (from, mut to) = asker.into_split();
-        let mut line = String::new();
-        let asked =
-            timeout(ASK_TIMEOUT, BufReader::new(from.take(MAX_PATH_BYTES)).read_line(&mut line)).await;
-        let told = match asked {
-            Ok(Ok(_)) => match source.copy(Path::new(line.trim_end_matches('\n'))).await {
-                Ok(records) => format!("ok {records}\n"),
-                Err(error) => format!("error {error:#}\n"),
-            },
-            _ => continue,
-        };
-        // Whoever asked may have gone.
-        let _ = to.write_all(told.as_bytes()).await;
-    }
+async fn answer(asker: UnixStream, source: Source) {
+    let (from, mut to) = asker.into_split();
+    let mut line = String::new();
+    let asked = timeout(ASK_TIMEOUT, BufReader::new(from.take(MAX_PATH_BYTES)).read_line(&mut line)).await;
+    let Ok(Ok(_)) = asked else { return };
+    let told = match source.copy(Path::new(line.trim_end_matches('\n'))).await {
+        Ok(records) => format!("ok {records}\n"),
+        Err(error) => format!("error {error:#}\n"),
+    };
+    // Whoever asked may have gone.
+    let _ = to.write_all(told.as_bytes()).await;
 }
 
 impl Source {
@@ -138,8 +110,7 @@ pub async fn ask(args: &NodeArgs, target: &Path) -> Result<Exit> {
         None => "operator".to_owned(),
     };
     let path = home_root(&args.files)?.join(&args.pool.pool).join(folder).join(SOCKET_FILE);
-    let (address, _folder) = reachable(&path)?;
-    let mut stream = UnixStream::connect(address).await.map_err(|_| {
+    let mut stream = socket::connect(&path).await.map_err(|_| {
         UserError::misuse(format!("no operator of {} runs here", args.pool.pool))
             .hint("start it, or copy the folder of one that is stopped")
     })?;
