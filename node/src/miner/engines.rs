@@ -1,14 +1,14 @@
 //! The miner's engines: one for each slot and model, each busy with one job at a time.
 
 use crate::metrics::MinerMetrics;
-use crate::workload::{KnownModel, Models, NormativeSampler, step, stop_reason};
+use crate::miner::work::{Made, generate};
+use crate::workload::{KnownModel, Models};
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-use swarm_inference::{CancelToken, Engine, Flow, GenerateRequest, Registry};
+use std::time::Duration;
+use swarm_inference::{CancelToken, Engine, Registry};
 use swarm_protocol::miner::Run;
-use swarm_protocol::transcript::{PrefixDigest, Transcript};
 
 /// How long a job waits for an engine that is about to be free.
 const MAX_IDLE_WAIT: Duration = Duration::from_secs(2);
@@ -22,15 +22,6 @@ pub struct Engines {
     freed: Arc<Condvar>,
     models: Arc<Vec<String>>,
     metrics: MinerMetrics,
-}
-
-/// What a run left behind.
-#[derive(Debug)]
-pub struct Made {
-    /// The transcript's block.
-    pub transcript: Vec<u8>,
-    /// The output.
-    pub output: Vec<u8>,
 }
 
 impl Engines {
@@ -97,54 +88,4 @@ impl Engines {
         idle.entry(model.to_owned()).or_default().push(engine);
         self.freed.notify_all();
     }
-}
-
-fn generate(
-    engine: &mut dyn Engine,
-    run: &Run,
-    model: &KnownModel,
-    within: Duration,
-    cancel: &CancelToken,
-    progress: &mut dyn FnMut(u64, swarm_crypto::digest::Digest),
-) -> Result<Made> {
-    let prompt = model.prompt_ids(&run.job, run.linked.as_deref())?;
-    let request = GenerateRequest {
-        prompt_ids: prompt.clone(),
-        max_tokens: run.job.params.max_tokens,
-        stop: run.job.params.stop.clone(),
-        deadline: Some(Instant::now() + within),
-        max_memory_bytes: None,
-    };
-    let mut prefix = PrefixDigest::new(&run.lease, &model.digest(), &prompt);
-    let mut steps = Vec::new();
-    let mut sampler = NormativeSampler::new(&run.job, run.seed);
-    let mut sink = |made: &swarm_inference::Step| {
-        let made = step(made);
-        prefix.push(&made);
-        steps.push(made);
-        progress(prefix.steps(), prefix.digest());
-        std::thread::sleep(token_pause());
-        Flow::Continue
-    };
-    let generation = engine.generate(&request, &mut sampler, cancel, &mut sink)?;
-    let transcript = Transcript {
-        model: run.job.model.clone(),
-        model_digest: model.digest(),
-        prompt,
-        steps,
-        stop: stop_reason(generation.stop_reason),
-    };
-    Ok(Made { transcript: transcript.encode(), output: generation.output })
-}
-
-/// `SWARMPOOL_TOKEN_PAUSE_MS` makes jobs of small models long in debug builds, for tests.
-#[cfg(debug_assertions)]
-fn token_pause() -> Duration {
-    let pause = std::env::var("SWARMPOOL_TOKEN_PAUSE_MS").ok().and_then(|text| text.parse().ok());
-    Duration::from_millis(pause.unwrap_or(0))
-}
-
-#[cfg(not(debug_assertions))]
-fn token_pause() -> Duration {
-    Duration::ZERO
 }

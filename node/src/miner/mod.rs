@@ -5,6 +5,7 @@ mod engines;
 mod pause;
 mod shell;
 mod story;
+mod work;
 
 use crate::cli::NodeArgs;
 use crate::clock::Clock;

@@ -1,6 +1,7 @@
 use super::diary::Diary;
-use super::engines::{Engines, Made};
+use super::engines::Engines;
 use super::story;
+use super::work::Made;
 use crate::clock::Clock;
 use crate::content::{Reader, read_ahead};
 use crate::daemon::{self, Daemon};
