@@ -12,7 +12,7 @@ Install a SwarmPool node as a service of systemd (Debian 12 and 13)
 Usage: scripts/install.sh [--from FOLDER] [--root DIR]
        scripts/install.sh --uninstall [--purge] [--root DIR]
 
-  --from FOLDER   where swarm-node and swarm-client are [default: target/release of this checkout]
+  --from FOLDER   where swarm-node, swarm-client and swarm-engine are [default: target/release of this checkout]
   --root DIR      install into the system below DIR, such as an image, and leave the running one alone
   --uninstall     remove programs and units; settings, keys, data and the user stay
   --purge         with --uninstall: remove those too. Whoever has no copy of the keys loses what they own
@@ -24,7 +24,7 @@ USAGE
 
 readonly USER_NAME=swarmpool HOME_DIR=/var/lib/swarmpool CONF_DIR=/etc/swarmpool
 readonly BIN_DIR=/usr/local/bin UNIT_DIR=/usr/local/lib/systemd/system
-readonly PROGRAMS=(swarm-node swarm-client) ROLES=(miner operator)
+readonly PROGRAMS=(swarm-node swarm-client swarm-engine) ROLES=(miner operator)
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly here
@@ -220,7 +220,7 @@ install_all() {
     for program in "${PROGRAMS[@]}"; do
         before=$changes
         put "$from/$program" "$BIN_DIR/$program" 755 "$(owner 0 0)"
-        [ "$program" != swarm-node ] || [ "$changes" = "$before" ] || must_restart=yes
+        [ "$program" = swarm-client ] || [ "$changes" = "$before" ] || must_restart=yes
     done
     folder "$CONF_DIR" 755 "$(owner 0 0)"
     folder "$HOME_DIR" 700 "$(owner "$uid" "$gid")"

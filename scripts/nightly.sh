@@ -19,10 +19,10 @@ export CHURN_SECONDS=${CHURN_SECONDS:-1800}
 export SOAK_SECONDS=${SOAK_SECONDS:-14400}
 
 parts=("$@")
-[ $# -gt 0 ] || parts=(simulation histories gossip fuzz coverage power crashes churn soak lossy slow install)
+[ $# -gt 0 ] || parts=(simulation histories gossip fuzz coverage power crashes engines churn soak lossy slow install)
 
 scripts/setup.sh
-cargo build --locked --workspace --bins --tests
+cargo build --locked --workspace --bins --tests --examples
 
 commit=$(git rev-parse HEAD)
 # Reports of earlier runs that are not committed yet change nothing that runs.
@@ -61,6 +61,7 @@ for part in "${parts[@]}"; do
         coverage) report coverage scripts/coverage-fuzz.sh || failed=1 ;;
         power) report power cargo test --locked --workspace --lib -- --nocapture --test-threads 1 storage::tests::ledger_crash || failed=1 ;;
         crashes) run crashes e2e crashes || failed=1 ;;
+        engines) run engines e2e a_thousand_jobs_are_answered || failed=1 ;;
         churn) run churn e2e churn || failed=1 ;;
         soak) run soak e2e soak || failed=1 ;;
         lossy) run lossy e2e helia::lossy_links || failed=1 ;;
@@ -68,7 +69,7 @@ for part in "${parts[@]}"; do
         slow) run slow e2e slow_and_lossy || failed=1 ;;
         *)
             echo "error: there is no part named $part" >&2
-            echo "  → name simulation, histories, gossip, fuzz, coverage, power, crashes, churn, soak, lossy, slow or install" >&2
+            echo "  → name simulation, histories, gossip, fuzz, coverage, power, crashes, engines, churn, soak, lossy, slow or install" >&2
             exit 2
             ;;
     esac

@@ -87,7 +87,7 @@ check_root() {
     local root=$folder/root from=$folder/from install=scripts/install.sh
     say "below a folder: twice, upgraded, removed, purged"
     mkdir -p "$root"/{etc,usr/local/{bin,lib},var/lib} "$from"
-    printf 'one' | tee "$from/swarm-node" >"$from/swarm-client"
+    printf 'one' | tee "$from/swarm-node" "$from/swarm-engine" >"$from/swarm-client"
     chmod 755 "$from"/swarm-*
     listing "$root" >"$folder/before"
 

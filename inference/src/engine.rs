@@ -155,6 +155,9 @@ pub enum EngineError {
     /// The device failed.
     #[error("the computation failed: {0}")]
     Compute(String),
+    /// The process that runs the model ended, misbehaved or refused, and why.
+    #[error("the engine's process failed: {0}")]
+    Process(String),
 }
 
 impl From<candle_core::Error> for EngineError {

@@ -16,6 +16,7 @@ mod generate;
 mod gguf;
 mod manifest;
 mod output;
+mod pipe;
 mod provider;
 mod queenbee;
 mod safetensors;
@@ -46,6 +47,7 @@ pub use manifest::{
     ManifestError, Model, ModelReader, ReadSeek, Weights,
 };
 pub use output::{StopReason, StopRule, finish_output, stop_reason};
+pub use pipe::{Isolated, MAX_FRAME_BYTES, PIPE_VERSION, Program, ServeError, serve};
 pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats, Support};
 pub use queenbee::queenbee;
 pub use safetensors::{MAX_SAFETENSORS_FILES, MAX_SAFETENSORS_HEADER_BYTES, SafetensorsError};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::{Candle, Engine, EngineError, Manifest, Model};
+use crate::{Candle, Engine, EngineError, GenerateRequest, Generation, Manifest, Model};
 
 /// What a machine has to offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,24 @@ pub struct Stats {
     pub prompt_time: Duration,
     /// Time after the first token, over finished requests.
     pub decode_time: Duration,
+    /// Engines that ended by themselves and were started again.
+    pub restarts: u64,
+}
+
+impl Stats {
+    /// Counts a request that is over.
+    pub(crate) fn count(&mut self, request: &GenerateRequest, result: &Result<Generation, EngineError>) {
+        match result {
+            Ok(generation) => {
+                self.finished += 1;
+                self.prompt_tokens += request.prompt_ids.len() as u64;
+                self.output_tokens += generation.ids.len() as u64;
+                self.prompt_time += generation.prompt_time;
+                self.decode_time += generation.decode_time;
+            }
+            Err(_) => self.failed += 1,
+        }
+    }
 }
 
 /// Finds, starts and stops engines of one kind.

@@ -19,6 +19,7 @@ pub mod miner;
 mod models;
 pub mod network;
 pub mod operator;
+pub mod providers;
 mod session;
 mod socket;
 mod status;

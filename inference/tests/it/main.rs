@@ -11,6 +11,7 @@ mod generation;
 mod gguf;
 mod manifest;
 mod output;
+mod processes;
 mod provider;
 mod queenbee;
 mod tokenizer;

@@ -291,6 +291,15 @@ pub struct MinerArgs {
     )]
     pub accel_mode: AccelMode,
 
+    /// The program that runs models [default: swarm-engine beside this program]
+    #[arg(long, env = "SWARMPOOL_ENGINE", value_name = "PATH", global = true, hide_short_help = true)]
+    pub engine: Option<PathBuf>,
+
+    /// The most memory in MiB that one of its processes may take for data [default: any]
+    #[arg(long, env = "SWARMPOOL_ENGINE_MEMORY", value_name = "MIB", global = true, hide_short_help = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub engine_memory: Option<u32>,
+
     /// How you are paid: solo, three quarters of the price of your own jobs; pps, for work units at the pool's rate,
     /// which is steadier. Counts from the next epoch on
     #[arg(long, env = "SWARMPOOL_PAYOUT", value_enum, default_value = "solo")]

@@ -7,6 +7,7 @@ mod models;
 mod pool;
 
 use crate::cli::{Exit, NodeArgs};
+use crate::providers::Providers;
 use crate::tables::{Column, column, table};
 use crate::words::clean;
 use anyhow::Result;
@@ -73,7 +74,12 @@ pub async fn show(args: &NodeArgs, json: bool) -> Result<Exit> {
     tracing::info!("looking at this machine, its models and the pool {}", args.pool.pool);
     let mut checks = machine::checks(args)?;
     let manifests = args.models.clone();
-    checks.extend(tokio::task::spawn_blocking(move || models::checks(&manifests)).await?);
+    match Providers::of(&args.miner) {
+        Ok(providers) => checks.extend(
+            tokio::task::spawn_blocking(move || models::checks(&providers.registry, &manifests)).await?,
+        ),
+        Err(error) => checks.push(failed("engine", &error)),
+    }
     checks.extend(pool::checks(args).await?);
     let is_well = checks.iter().all(|check| check.state != State::Fail);
     let text = if json { format!("{}\n", json!({ "ok": is_well, "checks": checks })) } else { page(&checks) };

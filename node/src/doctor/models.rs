@@ -13,8 +13,7 @@ const TOKENS: u32 = 16;
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) fn checks(manifests: &[PathBuf]) -> Vec<Check> {
-    let registry = Registry::standard();
+pub(super) fn checks(registry: &Registry, manifests: &[PathBuf]) -> Vec<Check> {
     // Each by itself: one that cannot be loaded does not hide the others.
     let named = manifests.iter().map(|path| Models::load(std::slice::from_ref(path)));
     let mut checks = Vec::new();
@@ -24,8 +23,8 @@ pub(super) fn checks(manifests: &[PathBuf]) -> Vec<Check> {
             Ok(models) => {
                 for name in models.names().filter(|name| !seen.contains(*name)).cloned().collect::<Vec<_>>() {
                     let model = models.get(&name).expect("a model that was just named");
-                    checks.extend(providers(&registry, &name, model));
-                    checks.push(run(&registry, &name, model));
+                    checks.extend(providers(registry, &name, model));
+                    checks.push(run(registry, &name, model));
                     seen.push(name);
                 }
             }
@@ -83,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_built_in_model_answers_and_one_that_is_not_there_fails() {
-        let checks = checks(&[PathBuf::from("/nowhere/manifest.json")]);
+        let checks = checks(&Registry::standard(), &[PathBuf::from("/nowhere/manifest.json")]);
         let states: Vec<_> = checks.iter().map(|check| (check.check.as_str(), check.state)).collect();
         let expected =
             [("provider candle", State::Ok), ("model queenbee-nano", State::Ok), ("model", State::Fail)];

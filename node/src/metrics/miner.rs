@@ -18,6 +18,7 @@ pub struct MinerMetrics {
     runs: Counter,
     jobs: Counters<1>,
     tokens: Counter,
+    engines_gone: Counter,
     engines: Gauge,
     engines_busy: Gauge,
     busy_seconds: RealCounter,
@@ -27,7 +28,7 @@ pub struct MinerMetrics {
 
 impl Default for MinerMetrics {
     fn default() -> Self {
-        let [claims, declined, runs, tokens, earned] = Default::default();
+        let [claims, declined, runs, tokens, earned, engines_gone] = Default::default();
         let [engines, engines_busy, operator_connected] = Default::default();
         let races = counters(["won", "lost"].map(|outcome| [("outcome", outcome)]));
         let jobs = counters(OUTCOMES.map(|outcome| [("outcome", outcome)]));
@@ -39,6 +40,7 @@ impl Default for MinerMetrics {
             runs,
             jobs,
             tokens,
+            engines_gone,
             engines,
             engines_busy,
             busy_seconds,
@@ -88,6 +90,11 @@ impl MinerMetrics {
         self.tokens.inc();
     }
 
+    /// An engine has ended by itself.
+    pub fn lost_engine(&self) {
+        self.engines_gone.inc();
+    }
+
     /// So many jobs can run at once.
     pub fn has_engines(&self, engines: u32) {
         self.engines.set(whole(engines));
@@ -132,6 +139,8 @@ impl Subsystem for MinerMetrics {
         miner.register("runs", "Jobs begun on an engine", self.runs.clone());
         miner.register("jobs", "Leases that are over, by what came of them", self.jobs.clone());
         miner.register("tokens", "Tokens made", self.tokens.clone());
+        let help = "Engines that ended by themselves";
+        miner.register("engines_gone", help, self.engines_gone.clone());
         miner.register("engines", "Jobs that can run at once", self.engines.clone());
         miner.register("engines_busy", "Jobs that run now", self.engines_busy.clone());
         miner.register("engine_busy_seconds", "Time that engines have worked", self.busy_seconds.clone());

@@ -21,6 +21,7 @@ pub struct Engines {
     idle: Idle,
     freed: Arc<Condvar>,
     models: Arc<Vec<String>>,
+    providers: Registry,
     metrics: MinerMetrics,
 }
 
@@ -37,7 +38,8 @@ impl Engines {
         let models = Arc::new(idle.keys().cloned().collect());
         let metrics = MinerMetrics::default();
         metrics.has_engines(slots);
-        Ok(Self { idle: Arc::new(Mutex::new(idle)), freed: Arc::default(), models, metrics })
+        let providers = providers.clone();
+        Ok(Self { idle: Arc::new(Mutex::new(idle)), freed: Arc::default(), models, providers, metrics })
     }
 
     /// The models they run.
@@ -68,7 +70,7 @@ impl Engines {
         let generate = || generate(engine.as_mut(), run, model, within, cancel, &mut progress);
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(generate));
         // What panicked is in no known state: another takes its place.
-        let next = if made.is_ok() { engine } else { model.start(&Registry::standard())? };
+        let next = if made.is_ok() { engine } else { model.start(&self.providers)? };
         self.give_back(&run.job.model, next);
         made.unwrap_or_else(|_| Err(anyhow!("the engine panicked")))
     }

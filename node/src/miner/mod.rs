@@ -16,6 +16,7 @@ use crate::import;
 use crate::link::{Heard, Link};
 use crate::metrics::{Exporter, MinerMetrics, Server};
 use crate::network::{Network, NetworkEvent};
+use crate::providers::Providers;
 use crate::session::join;
 use crate::status;
 use crate::upkeep;
@@ -26,9 +27,9 @@ pub use diary::{Diary, Entry};
 use engines::Engines;
 pub use pause::{Order, tell};
 use shell::MinerShell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use swarm_inference::Registry;
 use swarm_protocol::Millis;
 use swarm_protocol::miner::{Config, Event, Miner, ModelTerms};
 use swarm_protocol::statement::Assurance;
@@ -43,18 +44,19 @@ const DRAIN_GRACE: Millis = Millis::from_secs(10);
 
 /// Runs a miner until it is told to stop and has drained.
 pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
-    run_with(args, &Registry::standard(), stop).await
+    let providers = Providers::of(&args.miner)?;
+    run_with(args, &providers, stop).await
 }
 
 /// The same with the engines of other providers.
-pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationToken) -> Result<()> {
+pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationToken) -> Result<()> {
     args.miner.accel_mode.check()?;
     let directory = data_dir(&args.files, &args.pool.pool, "miner", args.data_name())?;
     let key = wallet(&args.files, &directory)?;
     let clock = Clock::start();
     let models = Arc::new(Models::load(&args.models)?);
     let daemon = Daemon::open(args.ipfs_api.as_deref()).await?;
-    let engines = Engines::start(&models, args.miner.slots, providers)?;
+    let engines = Engines::start(&models, args.miner.slots, &providers.registry)?;
     let blocks = upkeep::open(&args.content, &directory.file("blocks.redb"), clock, stop.clone())?;
     import::archives(&args.import, &blocks).await?;
     let network = network_config(&args.network, &directory, &args.pool.pool, "miner", "miner")?;
@@ -106,6 +108,7 @@ pub async fn run_with(args: NodeArgs, providers: &Registry, stop: CancellationTo
     let _ = seen.set(status::Member { link: link.clone(), view: view.clone(), diary: diary.clone() });
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
     let _orders = pause::listen(&directory, &inbox);
+    tokio::spawn(tell_gone(providers.gone.clone(), inbox.clone(), metrics.clone()));
     inbox.send(Input::Event(Event::Connected)).await?;
     for statement in first {
         view.hear_answer(&link, &statement);
@@ -143,6 +146,32 @@ fn config(
         device: "cpu".to_owned(),
         vram_mb: 0,
         boot_at: clock.now(),
+    }
+}
+
+/// Tells the miner which models nothing runs for the moment.
+async fn tell_gone(
+    mut gone: watch::Receiver<BTreeSet<String>>,
+    inbox: mpsc::Sender<Input<Event, ()>>,
+    metrics: MinerMetrics,
+) {
+    let mut told = BTreeSet::new();
+    loop {
+        let now = gone.borrow_and_update().clone();
+        let lost = now.difference(&told).map(|model| Event::EngineGone { model: model.clone() });
+        let back = told.difference(&now).map(|model| Event::EngineBack { model: model.clone() });
+        for event in lost.chain(back) {
+            if matches!(event, Event::EngineGone { .. }) {
+                metrics.lost_engine();
+            }
+            if inbox.send(Input::Event(event)).await.is_err() {
+                return;
+            }
+        }
+        told = now;
+        if gone.changed().await.is_err() {
+            return;
+        }
     }
 }
 

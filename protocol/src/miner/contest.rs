@@ -100,6 +100,15 @@ impl Contests {
         if at > now { None } else { self.remove(&job) }
     }
 
+    /// Forgets all for one model.
+    pub(super) fn drop_model(&mut self, model: &str) {
+        let of_it = |contest: &&Contest| contest.entry.model == model;
+        let jobs: Vec<JobId> = self.by_job.values().filter(of_it).map(|contest| contest.entry.job).collect();
+        for job in jobs {
+            self.remove(&job);
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -170,7 +179,10 @@ impl Miner {
         if !newer && !sooner {
             return;
         }
-        if let Some(reason) = self.objection(entry) {
+        if self.duty.is_gone(&entry.model) {
+            let reason = Decline::Engine(entry.model.clone());
+            self.tell(Story::Declined { job: entry.job, reason });
+        } else if let Some(reason) = self.objection(entry) {
             self.shun_for(entry.job, 0, DECLINED_PAUSE, now);
             self.tell(Story::Declined { job: entry.job, reason });
         } else if known.is_some() || self.contests.len() < MAX_TRACKED_LISTINGS {

@@ -1,11 +1,11 @@
 use super::Miner;
-use super::interface::{Effect, Story};
+use super::interface::{Effect, ModelTerms, Story};
 use crate::codec::Link;
 use crate::query::Query;
 use crate::race::Roster;
 use crate::statement::{Beacon, EpochOpened, Heartbeat, ModelOffer, Topic};
 use crate::{Millis, Posted, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Rosters kept: the open epoch's and those before it, for attempts listed then.
@@ -39,6 +39,8 @@ pub(super) struct Duty {
     ask_at: Timestamp,
     ask_pause: Millis,
     paused: bool,
+    /// Models that nothing runs for now; at most those that are served.
+    gone: BTreeSet<String>,
     drain: Option<Drain>,
 }
 
@@ -61,6 +63,11 @@ impl Duty {
     /// Whether no jobs are taken.
     pub(super) fn is_resting(&self) -> bool {
         self.paused || self.drain.is_some()
+    }
+
+    /// Whether nothing runs the model for now.
+    pub(super) fn is_gone(&self, model: &str) -> bool {
+        self.gone.contains(model)
     }
 
     /// How long a wallet cools down at first, as posted; nothing before the pool has said it.
@@ -170,6 +177,26 @@ impl Miner {
         self.tell(Story::Resumed);
     }
 
+    pub(super) fn lose_engine(&mut self, model: String, now: Timestamp) {
+        if self.config.models.iter().any(|terms| terms.model == model) {
+            self.contests.drop_model(&model);
+            self.duty.gone.insert(model);
+            self.duty.heartbeat_at = Some(now);
+        }
+    }
+
+    pub(super) fn regain_engine(&mut self, model: &str, now: Timestamp) {
+        if self.duty.gone.remove(model) {
+            self.duty.heartbeat_at = Some(now);
+            self.ask_now(now);
+        }
+    }
+
+    /// What is served and can be run now.
+    fn served(&self) -> impl Iterator<Item = &ModelTerms> {
+        self.config.models.iter().filter(|terms| !self.duty.is_gone(&terms.model))
+    }
+
     /// No race is run any more, and all are told so; gives how many jobs are still in hand.
     fn rest(&mut self, now: Timestamp) -> u32 {
         self.contests.clear();
@@ -193,14 +220,14 @@ impl Miner {
     fn beat(&mut self, now: Timestamp) {
         self.duty.heartbeat_at = Some(now + Millis(self.duty.posted.heartbeat.0.max(1)));
         self.duty.registered_at.get_or_insert(self.clock.show(now));
-        let offer = |terms: &super::ModelTerms| ModelOffer {
+        let offer = |terms: &ModelTerms| ModelOffer {
             model: terms.model.clone(),
             assurances: terms.assurances.clone(),
         };
         let heartbeat = Heartbeat {
             boot_at: self.config.boot_at,
             counter: self.duty.beats,
-            models: self.config.models.iter().map(offer).collect(),
+            models: self.served().map(offer).collect(),
             slots: self.config.slots,
             mode: self.config.mode,
             ens: self.config.ens.clone(),
@@ -220,7 +247,8 @@ impl Miner {
     }
 
     fn is_idle(&self) -> bool {
-        self.duty.connected && !self.duty.is_resting() && self.free_slots() > 0
+        let works = !self.duty.is_resting() && self.served().next().is_some();
+        self.duty.connected && works && self.free_slots() > 0
     }
 
     fn ask_open_jobs(&mut self, now: Timestamp) {
@@ -230,7 +258,7 @@ impl Miner {
         let pause = self.duty.ask_pause.max(FIRST_ASK).min(longest);
         self.duty.ask_at = now + pause;
         self.duty.ask_pause = pause.times(2);
-        let models = self.config.models.iter().map(|terms| terms.model.clone()).collect();
+        let models = self.served().map(|terms| terms.model.clone()).collect();
         self.ask(Query::OpenJobs { wallet: self.config.wallet, models });
     }
 

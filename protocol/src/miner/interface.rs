@@ -91,6 +91,16 @@ pub enum Event {
         /// What came out, or why nothing did.
         outcome: Result<Delivered, String>,
     },
+    /// Nothing runs this model for now; jobs in hand end by [`Event::EngineDone`].
+    EngineGone {
+        /// The model's name.
+        model: String,
+    },
+    /// The model can be run again.
+    EngineBack {
+        /// The model's name.
+        model: String,
+    },
     /// The operator can be asked.
     Connected,
     /// The operator cannot be asked any more.
@@ -285,6 +295,8 @@ pub enum Decline {
     Price { price: MicroUsdc, least: MicroUsdc },
     #[error("the job asks for {allowed} MiB of device memory: here are {here}, and the model takes {needed}")]
     Memory { allowed: u32, here: u32, needed: u32 },
+    #[error("the engine of model {0} is being started again")]
+    Engine(String),
     #[error("all slots are taken")]
     Busy,
     #[error("this miner held a lease on it before")]

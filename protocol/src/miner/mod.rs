@@ -184,6 +184,8 @@ impl Machine for Miner {
             Event::JobReady { lease, content } => self.take_content(lease, content, now),
             Event::EngineProgress { lease, units, prefix } => self.take_progress(lease, units, prefix, now),
             Event::EngineDone { lease, outcome } => self.take_outcome(lease, outcome, now),
+            Event::EngineGone { model } => self.lose_engine(model, now),
+            Event::EngineBack { model } => self.regain_engine(&model, now),
             Event::Connected => self.connect(now),
             Event::Disconnected => self.duty.connected = false,
             Event::Pause => self.pause(now),

@@ -15,6 +15,7 @@ use swarm_inference::{Registry, queenbee};
 use swarm_node::cli::NodeArgs;
 use swarm_node::clock::Clock;
 use swarm_node::network::{BlockSource, Network, NetworkConfig, NetworkEvent, Verdict};
+use swarm_node::providers::Providers;
 use swarm_protocol::codec::JobId;
 use swarm_protocol::query::{Answer, Fate, Query};
 use swarm_protocol::statement::{self, Body, Intake, Job, Params, Statement};
@@ -80,7 +81,7 @@ impl Pool {
                 args("miner", &format!("miner-{n}"), &["--listen", ANYWHERE, "--bootstrap", &address])?;
             let mut providers = Registry::empty();
             providers.register(Arc::new(AtOnce::of(&queenbee())?));
-            let token = stop.clone();
+            let (providers, token) = (Providers::lasting(providers), stop.clone());
             nodes.push(tokio::spawn(
                 async move { swarm_node::miner::run_with(args, &providers, token).await },
             ));

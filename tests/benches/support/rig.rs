@@ -13,6 +13,7 @@ use swarm_node::cli::NodeArgs;
 use swarm_node::clock::Clock;
 use swarm_node::driver::{self, Flow, Input, MAX_INBOX, Shell};
 use swarm_node::network::{BlockSource, Network, NetworkConfig, NetworkEvent, Topic, Until, Verdict};
+use swarm_node::providers::Providers;
 use swarm_protocol::Millis;
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::query::{Answer, Fate, Query};
@@ -63,6 +64,7 @@ impl Rig {
         let stop = CancellationToken::new();
         let token = stop.clone();
         let operator = tokio::spawn(swarm_node::operator::run(operator, stop.clone()));
+        let providers = Providers::lasting(providers);
         let miner = tokio::spawn(async move { swarm_node::miner::run_with(miner, &providers, token).await });
         let client = timeout(SETUP_TIMEOUT, Client::join(&address, anywhere, model)).await;
         Ok(Self {

@@ -8,6 +8,7 @@ mod compaction;
 mod crashes;
 mod demo;
 mod doctor;
+mod engines;
 mod floods;
 mod forgeries;
 mod gossips;

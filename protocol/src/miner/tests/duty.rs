@@ -130,6 +130,31 @@ fn a_paused_miner_finishes_its_job_takes_no_other_and_goes_on_when_told() {
 }
 
 #[test]
+fn a_miner_whose_engine_is_gone_takes_none_of_its_jobs_until_it_is_back() {
+    let mut script = Script::established(2);
+    let model = || entry(1).model;
+    script.hears(OPERATOR, listing(entry(1)));
+    let lines = script.does(Event::EngineGone { model: model() });
+    assert_eq!(lines, ["publish heartbeat", "hand heartbeat"]);
+    let offered = |effect: &Effect| match effect {
+        Effect::Publish(_, Statement { body: Body::Heartbeat(beat), .. }) => Some(beat.models.len()),
+        _ => None,
+    };
+    assert_eq!(script.last(offered), 0, "others see that it does not serve the model");
+    let declined = "declined: the engine of model queenbee-nano is being started again";
+    assert_eq!(script.hears(OPERATOR, listing(entry(2))), [declined]);
+    let lines = script.hears(OPERATOR, lease(&entry(1), MINER, script.now + Millis::from_secs(60)));
+    assert!(lines[0].starts_with("released: Withdrawn"), "a claim of before is taken back: {lines:?}");
+    assert_eq!(script.does(Event::EngineGone { model: "another".into() }), [""; 0]);
+
+    let lines = script.does(Event::EngineBack { model: model() });
+    assert_eq!(lines, ["publish heartbeat", "hand heartbeat", "ask open jobs"]);
+    assert_eq!(script.last(offered), 1);
+    let lines = script.hears(OPERATOR, listing(entry(2)));
+    assert!(lines.contains(&"publish claim".to_owned()), "it is not held against the job: {lines:?}");
+}
+
+#[test]
 fn a_working_miner_finishes_its_job_before_it_ends() {
     let mut script = Script::established(1);
     let lease = script.runs(1);

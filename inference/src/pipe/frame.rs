@@ -1,0 +1,155 @@
+//! Frames: a length of four bytes, big-endian, then that many bytes of CBOR (RFC 8949).
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{Candidate, Manifest, Model, Weights, queenbee};
+
+/// The version of what is said; both ends must have the same.
+pub const PIPE_VERSION: u32 = 1;
+/// The longest frame, in bytes: a prompt that fills the largest context, and as much again.
+pub const MAX_FRAME_BYTES: u32 = 2 << 20;
+
+/// What a node says to an engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// Load this model; the first order, and only once.
+    Load { model: Described, max_memory_bytes: Option<u64> },
+    /// Begin a sequence and offer what may follow.
+    Begin { id: u64, prompt: Vec<u32>, max_new: u32, max_memory_bytes: Option<u64> },
+    /// This was taken of what was offered.
+    Take { id: u64, token: u32 },
+    /// The sequence is over, whatever it does now.
+    End { id: u64 },
+    /// Say something.
+    Ping,
+}
+
+/// What an engine says to a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// The first thing that is said.
+    Hello { pipe: u32, program: String },
+    /// The model is loaded.
+    Loaded { weight_bytes: u64 },
+    /// It is not, and never will be.
+    NotLoaded { why: String },
+    /// What may follow in a sequence: (token, cost) by cost and then by token.
+    Offer { id: u64, candidates: Vec<(u32, u32)> },
+    /// The sequence is over and holds nothing any more.
+    Ended { id: u64, why: Option<String> },
+    /// The process is alive.
+    Pong,
+}
+
+/// A model as another process of this machine finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Described {
+    manifest: Manifest,
+    /// Where the weights are; absent for those that are compiled in.
+    path: Option<PathBuf>,
+}
+
+impl Described {
+    /// How to describe a model, unless its weights are nowhere but in this process.
+    pub(super) fn of(model: &Model) -> Result<Self, &'static str> {
+        let path = match &model.weights {
+            Weights::File(path) => Some(std::path::absolute(path).map_err(|_| "the path has no folder")?),
+            Weights::Embedded(_) => None,
+            Weights::Memory(_) => return Err("its weights are in this process's memory only"),
+        };
+        Ok(Self { manifest: model.manifest.clone(), path })
+    }
+
+    /// The model, its weights not yet looked at.
+    pub(super) fn model(self) -> Model {
+        let weights = match self.path {
+            Some(path) => Weights::File(path),
+            None => queenbee().weights,
+        };
+        Model { manifest: self.manifest, weights }
+    }
+}
+
+pub(super) fn pairs(candidates: &[Candidate]) -> Vec<(u32, u32)> {
+    candidates.iter().map(|candidate| (candidate.token, candidate.cost)).collect()
+}
+
+pub(super) fn candidates(pairs: Vec<(u32, u32)>) -> Vec<Candidate> {
+    pairs.into_iter().map(|(token, cost)| Candidate { token, cost }).collect()
+}
+
+/// Writes one frame and flushes.
+pub(super) fn write(output: &mut impl Write, frame: &impl Serialize) -> io::Result<()> {
+    let body = serde_cbor::to_vec(frame).map_err(io::Error::other)?;
+    let length = u32::try_from(body.len()).ok().filter(|length| *length <= MAX_FRAME_BYTES);
+    let length = length.ok_or_else(|| io::Error::other("the frame is too long"))?;
+    let mut bytes = Vec::with_capacity(body.len() + 4);
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(&body);
+    output.write_all(&bytes)?;
+    output.flush()
+}
+
+/// Reads one frame; nothing at the end of the input. Memory is taken as bytes arrive.
+pub(super) fn read<T: DeserializeOwned>(input: &mut impl Read) -> io::Result<Option<T>> {
+    let mut length = [0; 4];
+    if input.read(&mut length[..1])? == 0 {
+        return Ok(None);
+    }
+    input.read_exact(&mut length[1..])?;
+    let length = u32::from_be_bytes(length);
+    if length > MAX_FRAME_BYTES {
+        return Err(malformed(format!("a frame of {length} bytes")));
+    }
+    let mut body = Vec::new();
+    input.take(u64::from(length)).read_to_end(&mut body)?;
+    if body.len() < length as usize {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    serde_cbor::from_slice(&body).map(Some).map_err(|error| malformed(error.to_string()))
+}
+
+fn malformed(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_out_as_they_went_in() {
+        let orders = [
+            Order::Load { model: Described::of(&queenbee()).unwrap(), max_memory_bytes: Some(7) },
+            Order::Begin { id: 1, prompt: vec![1; 1 << 17], max_new: 9, max_memory_bytes: None },
+            Order::Take { id: 1, token: u32::MAX },
+            Order::End { id: u64::MAX },
+            Order::Ping,
+        ];
+        let mut bytes = Vec::new();
+        orders.iter().for_each(|order| write(&mut bytes, order).unwrap());
+        let mut input = bytes.as_slice();
+        for order in &orders {
+            assert_eq!(read::<Order>(&mut input).unwrap().as_ref(), Some(order));
+        }
+        assert_eq!(read::<Order>(&mut input).unwrap(), None);
+    }
+
+    #[test]
+    fn halves_and_garbage_are_errors_and_take_no_memory() {
+        let mut whole = Vec::new();
+        write(&mut whole, &Order::Take { id: 5, token: 6 }).unwrap();
+        for length in 1..whole.len() {
+            assert!(read::<Order>(&mut &whole[..length]).is_err(), "{length} bytes");
+        }
+        for garbage in [&[0xff; 64][..], &[0, 0, 0, 1, 0xff], &[0, 0, 0, 0], b"Segmentation fault\n"] {
+            assert!(read::<Order>(&mut &*garbage).is_err());
+        }
+        let too_long = Report::NotLoaded { why: "x".repeat(MAX_FRAME_BYTES as usize) };
+        assert!(write(&mut Vec::new(), &too_long).is_err());
+    }
+}

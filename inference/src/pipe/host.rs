@@ -1,0 +1,203 @@
+//! Keeps a process of `swarm-engine` running for one model, and starts another when it ends.
+
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::frame::Described;
+use super::isolated::{Program, Watcher};
+use super::process::{Process, Started};
+use crate::{EngineError, Interrupt, Manifest, Tokenizer};
+
+/// How long is waited after a process has ended, doubling with each that was of no use.
+const MIN_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// How long a request waits for a process that is being started.
+const MAX_START_WAIT: Duration = Duration::from_secs(10);
+/// Between two looks at a request's cancel token.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A model that a process of its own runs; dropping it ends the process.
+#[derive(Debug)]
+pub(super) struct Host(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    model: Described,
+    program: Program,
+    watcher: Watcher,
+    life: Mutex<Life>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Life {
+    now: Now,
+    weight_bytes: u64,
+    restarts: u64,
+}
+
+#[derive(Debug)]
+enum Now {
+    Starting,
+    Up(Arc<Process>),
+    /// It ended, for this reason, and is started again after a while.
+    Down(String),
+    Stopped,
+}
+
+impl Host {
+    /// Starts a process and waits until it has loaded the model.
+    pub(super) fn start(
+        program: &Program,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        model: Described,
+        watcher: Watcher,
+    ) -> Result<Self, String> {
+        let life = Mutex::new(Life { now: Now::Starting, weight_bytes: 0, restarts: 0 });
+        let (program, changed) = (program.clone(), Condvar::new());
+        let inner = Arc::new(Inner { manifest, tokenizer, model, program, watcher, life, changed });
+        let (first, outcome) = sync_channel(1);
+        let supervised = inner.clone();
+        let supervise = move || supervised.supervise(&first);
+        let named = std::thread::Builder::new().name("engine".to_owned());
+        named.spawn(supervise).map_err(|error| error.to_string())?;
+        match outcome.recv() {
+            Ok(Ok(())) => Ok(Self(inner)),
+            Ok(Err(why)) => Err(why),
+            Err(_) => Err("its supervisor ended".to_owned()),
+        }
+    }
+
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.0.manifest
+    }
+
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
+        &self.0.tokenizer
+    }
+
+    /// Whether a process can take requests now.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(lock(&self.0.life).now, Now::Up(_))
+    }
+
+    /// Bytes of the weights in memory, and how often a process was started again.
+    pub(super) fn standing(&self) -> (u64, u64) {
+        let life = lock(&self.0.life);
+        (life.weight_bytes, life.restarts)
+    }
+
+    /// The process, once it is up.
+    pub(super) fn process(&self, interrupt: Interrupt<'_>) -> Result<Arc<Process>, EngineError> {
+        let until = Instant::now() + MAX_START_WAIT;
+        let mut life = lock(&self.0.life);
+        loop {
+            interrupt.check()?;
+            match &life.now {
+                Now::Up(process) if !process.is_over() => return Ok(process.clone()),
+                Now::Stopped => return Err(EngineError::Cancelled),
+                Now::Down(why) if Instant::now() >= until => return Err(EngineError::Process(why.clone())),
+                Now::Starting if Instant::now() >= until => {
+                    return Err(EngineError::Process("it is still being started".to_owned()));
+                }
+                Now::Up(_) | Now::Starting | Now::Down(_) => {}
+            }
+            let waited = self.0.changed.wait_timeout(life, LOOK_INTERVAL);
+            life = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Ends the process for good.
+    pub(super) fn stop(&self) {
+        let before = std::mem::replace(&mut lock(&self.0.life).now, Now::Stopped);
+        if let Now::Up(process) = before {
+            process.give_up("it was stopped");
+        }
+        self.0.changed.notify_all();
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Inner {
+    fn supervise(&self, first: &SyncSender<Result<(), String>>) {
+        let mut useless = 0;
+        loop {
+            let why = match Started::start(&self.program, self.model.clone()) {
+                Ok((started, weight_bytes)) => {
+                    let process = started.process.clone();
+                    if !self.is_now(Now::Up(process.clone()), weight_bytes) {
+                        process.give_up("it was stopped");
+                    }
+                    // Only the first start is waited for.
+                    let _ = first.try_send(Ok(()));
+                    let why = started.serve();
+                    useless = if process.was_of_use() { 0 } else { useless + 1 };
+                    why
+                }
+                Err(why) if first.try_send(Err(why.clone())).is_ok() => return,
+                Err(why) => {
+                    useless += 1;
+                    why
+                }
+            };
+            if !self.is_now(Now::Down(why.clone()), 0) {
+                return;
+            }
+            let backoff = MIN_BACKOFF.saturating_mul(1 << useless.min(16)).min(MAX_BACKOFF);
+            tracing::warn!(
+                "the engine of {} is gone: {why}; another is started in {:.1} s",
+                self.manifest.name,
+                backoff.as_secs_f64()
+            );
+            if !self.rest(backoff) || !self.is_now(Now::Starting, 0) {
+                return;
+            }
+        }
+    }
+
+    /// Notes how it stands, unless it was stopped.
+    fn is_now(&self, now: Now, weight_bytes: u64) -> bool {
+        let mut life = lock(&self.life);
+        if matches!(life.now, Now::Stopped) {
+            return false;
+        }
+        life.restarts += u64::from(matches!(now, Now::Starting));
+        match &now {
+            Now::Up(_) => self.watcher.tell(&self.manifest.name, None),
+            Now::Down(why) => self.watcher.tell(&self.manifest.name, Some(why)),
+            Now::Starting | Now::Stopped => {}
+        }
+        life.now = now;
+        life.weight_bytes = weight_bytes;
+        self.changed.notify_all();
+        true
+    }
+
+    /// Waits, unless it is stopped meanwhile.
+    fn rest(&self, backoff: Duration) -> bool {
+        let until = Instant::now() + backoff;
+        let mut life = lock(&self.life);
+        while !matches!(life.now, Now::Stopped) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            let waited = self.changed.wait_timeout(life, left);
+            life = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        false
+    }
+}

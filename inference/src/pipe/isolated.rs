@@ -1,0 +1,272 @@
+//! A provider whose engines are processes.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use super::frame::Described;
+use super::host::{Host, lock};
+use super::process::{Process, Reply};
+use crate::generate::{Predictor, generate};
+use crate::{
+    CancelToken, Candidate, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation, Hardware,
+    Interrupt, Manifest, Provider, Stats, Step, Support, TokenSampler, Tokenizer,
+};
+
+/// How long an engine may be silent, or take to end a job, before it is ended.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at a request's cancel token.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The program that runs models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Where it is: `swarm-engine`.
+    pub path: PathBuf,
+    /// The most memory that one process of it may take for data, in bytes.
+    pub max_memory_bytes: Option<u64>,
+    /// How long a process may be silent, or take to end a job, before it is ended.
+    pub patience: Duration,
+}
+
+impl Program {
+    /// The program at `path`, with any memory and a patience of 10 seconds.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, max_memory_bytes: None, patience: PATIENCE }
+    }
+}
+
+/// Runs what another provider would run in this process, in processes of `swarm-engine`: one for each model.
+///
+/// Whatever becomes of a process, its requests fail with a reason and another is started, after a pause that doubles
+/// up to 30 seconds while processes end without having been of use.
+pub struct Isolated {
+    inside: Arc<dyn Provider>,
+    program: Program,
+    watcher: Watcher,
+    state: Arc<Mutex<State>>,
+}
+
+/// Is told a model's name when its process is up, and that and why when it is gone.
+#[derive(Clone)]
+pub(super) struct Watcher(Arc<Tell>);
+
+type Tell = dyn Fn(&str, Option<&str>) + Send + Sync;
+
+impl Watcher {
+    pub(super) fn tell(&self, model: &str, gone: Option<&str>) {
+        self.0(model, gone);
+    }
+}
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watcher")
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stopped: CancelToken,
+    stats: Stats,
+    hosts: Vec<Weak<Host>>,
+}
+
+impl State {
+    fn hosts(&self) -> impl Iterator<Item = Arc<Host>> {
+        self.hosts.iter().filter_map(Weak::upgrade)
+    }
+}
+
+impl std::fmt::Debug for Isolated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Isolated({} by {})", self.inside.name(), self.program.path.display())
+    }
+}
+
+impl Isolated {
+    /// Has `program` run what `inside` supports; `inside` itself runs nothing.
+    ///
+    /// `watcher` is told a model's name when a process for it is up, and the name and why when it is gone.
+    pub fn new(
+        inside: Arc<dyn Provider>,
+        program: Program,
+        watcher: impl Fn(&str, Option<&str>) + Send + Sync + 'static,
+    ) -> Self {
+        Self { inside, program, watcher: Watcher(Arc::new(watcher)), state: Arc::default() }
+    }
+
+    fn host(&self, config: &EngineConfig) -> Result<Arc<Host>, EngineError> {
+        let manifest = &config.model.manifest;
+        let found = lock(&self.state).hosts().find(|host| host.manifest() == manifest);
+        if let Some(host) = found {
+            return Ok(host);
+        }
+        let tokenizer = config.model.tokenizer()?;
+        let described = Described::of(&config.model)
+            .map_err(|why| EngineError::Process(format!("{} cannot be given to it: {why}", manifest.name)))?;
+        let max_memory_bytes = config.max_memory_bytes.or(self.program.max_memory_bytes);
+        let program = Program { max_memory_bytes, ..self.program.clone() };
+        let watcher = self.watcher.clone();
+        let host = Host::start(&program, manifest.clone(), tokenizer, described, watcher);
+        let host = Arc::new(host.map_err(EngineError::Process)?);
+        let mut state = lock(&self.state);
+        state.hosts.retain(|host| host.strong_count() > 0);
+        state.hosts.push(Arc::downgrade(&host));
+        Ok(host)
+    }
+}
+
+impl Provider for Isolated {
+    fn name(&self) -> &'static str {
+        self.inside.name()
+    }
+
+    fn detect(&self, hardware: &Hardware, model: &Manifest) -> Support {
+        self.inside.detect(hardware, model)
+    }
+
+    fn start(&self, config: &EngineConfig) -> Result<Box<dyn Engine>, EngineError> {
+        let host = self.host(config)?;
+        let mut state = lock(&self.state);
+        state.stats.engines += 1;
+        Ok(Box::new(Proxy { host, stopped: state.stopped.clone(), state: self.state.clone() }))
+    }
+
+    fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.stopped.cancel();
+        state.stopped = CancelToken::new();
+        state.stats.engines = 0;
+        state.hosts().for_each(|host| host.stop());
+        state.hosts.clear();
+    }
+
+    fn is_running(&self) -> bool {
+        lock(&self.state).hosts().any(|host| host.is_up())
+    }
+
+    fn stats(&self) -> Stats {
+        let state = lock(&self.state);
+        let mut stats = state.stats;
+        for (weight_bytes, restarts) in state.hosts().map(|host| host.standing()) {
+            stats.weight_bytes += weight_bytes;
+            stats.restarts += restarts;
+        }
+        stats
+    }
+}
+
+/// A slot of a process.
+struct Proxy {
+    host: Arc<Host>,
+    stopped: CancelToken,
+    state: Arc<Mutex<State>>,
+}
+
+impl Engine for Proxy {
+    fn manifest(&self) -> &Manifest {
+        self.host.manifest()
+    }
+
+    fn tokenizer(&self) -> &Tokenizer {
+        self.host.tokenizer()
+    }
+
+    fn generate(
+        &mut self,
+        request: &GenerateRequest,
+        sampler: &mut dyn TokenSampler,
+        cancel: &CancelToken,
+        sink: &mut dyn FnMut(&Step) -> Flow,
+    ) -> Result<Generation, EngineError> {
+        let cancels = [cancel, &self.stopped];
+        let interrupt = Interrupt::new(&cancels, request.deadline);
+        let (tokenizer, context) = (self.host.tokenizer(), self.host.manifest().context_length);
+        let mut remote = Remote { host: &self.host, max_memory_bytes: request.max_memory_bytes, begun: None };
+        let result = generate(&mut remote, tokenizer, context, request, interrupt, sampler, sink);
+        drop(remote);
+        lock(&self.state).stats.count(request, &result);
+        result
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let stats = &mut lock(&self.state).stats;
+        if !self.stopped.is_cancelled() {
+            stats.engines -= 1;
+        }
+    }
+}
+
+/// A sequence in another process.
+struct Remote<'a> {
+    host: &'a Host,
+    max_memory_bytes: Option<u64>,
+    begun: Option<(Arc<Process>, u64, Receiver<Reply>)>,
+}
+
+impl Remote<'_> {
+    fn offered(&self, interrupt: Interrupt<'_>) -> Result<Vec<Candidate>, EngineError> {
+        let Some((_, _, replies)) = &self.begun else {
+            return Err(EngineError::Request("the sequence has not begun"));
+        };
+        loop {
+            interrupt.check()?;
+            match replies.recv_timeout(LOOK_INTERVAL) {
+                Ok(Reply::Offer(candidates)) => return self.checked(candidates),
+                Ok(Reply::Ended(why)) if why.is_empty() => return Err(gone("it ended the job too early")),
+                Ok(Reply::Ended(why)) => return Err(EngineError::Process(why)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(gone("it is gone")),
+            }
+        }
+    }
+
+    /// What another process says is looked at before anybody relies on it.
+    fn checked(&self, candidates: Vec<Candidate>) -> Result<Vec<Candidate>, EngineError> {
+        let manifest = self.host.manifest();
+        let known = candidates.iter().all(|candidate| candidate.token < manifest.vocab_size);
+        let sorted = candidates.is_sorted_by(|a, b| a < b);
+        match known && sorted && candidates.len() == manifest.top_k as usize {
+            true => Ok(candidates),
+            false => Err(gone("its offer is not one of this model's")),
+        }
+    }
+}
+
+fn gone(why: &str) -> EngineError {
+    EngineError::Process(why.to_owned())
+}
+
+impl Predictor for Remote<'_> {
+    fn begin(
+        &mut self,
+        prompt: &[u32],
+        max_new: u32,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<Candidate>, EngineError> {
+        let process = self.host.process(interrupt)?;
+        let begun = process.begin(prompt, max_new, self.max_memory_bytes);
+        let (id, replies) = begun.map_err(EngineError::Process)?;
+        self.begun = Some((process, id, replies));
+        self.offered(interrupt)
+    }
+
+    fn next(&mut self, token: u32, interrupt: Interrupt<'_>) -> Result<Vec<Candidate>, EngineError> {
+        if let Some((process, id, _)) = &self.begun {
+            process.take(*id, token).map_err(EngineError::Process)?;
+        }
+        self.offered(interrupt)
+    }
+}
+
+impl Drop for Remote<'_> {
+    fn drop(&mut self) {
+        if let Some((process, id, _)) = &self.begun {
+            process.leave(*id);
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! One running `swarm-engine`, as its node sees it.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+
+use super::frame::{self, Described, Order, PIPE_VERSION, Report};
+use super::host::lock;
+use super::isolated::Program;
+use crate::{Candidate, MAX_BATCH_SEQUENCES};
+
+/// Between two signs of life that are asked for.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// Orders that may wait to be written; a process that reads none for so long is stuck.
+const MAX_ORDERS: usize = 4 * MAX_BATCH_SEQUENCES;
+/// What a sequence may be told before it listens: an offer, and that it is over.
+const MAX_REPLIES: usize = 2;
+/// How long a process may take to be gone once its output has ended.
+const MAX_LEAVE: Duration = Duration::from_secs(1);
+/// Between two looks at whether it is.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// A process whose output has ended says by its exit code why.
+const ENDED: &str = "it ended";
+/// What is kept of the last lines that a process wrote for people.
+const MAX_LAST_WORDS: usize = 400;
+/// The longest line that is read of them.
+const MAX_LINE_BYTES: u64 = 8_192;
+
+/// What an engine says to one sequence.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Offer(Vec<Candidate>),
+    Ended(String),
+}
+
+/// A process, and the sequences that it works on.
+#[derive(Debug)]
+pub(super) struct Process {
+    pid: Pid,
+    orders: SyncSender<Order>,
+    state: Mutex<State>,
+    patience: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    heard_at: Instant,
+    next: u64,
+    sequences: BTreeMap<u64, SyncSender<Reply>>,
+    /// Those that were told to end, and when.
+    ending: BTreeMap<u64, Instant>,
+    ended: u64,
+    /// Why it is of no use any more.
+    over: Option<String>,
+}
+
+/// A process that has just been started, with what only its supervisor needs.
+pub(super) struct Started {
+    pub(super) process: Arc<Process>,
+    child: Child,
+    reports: BufReader<ChildStdout>,
+    writer: JoinHandle<()>,
+    last_words: JoinHandle<String>,
+}
+
+impl Started {
+    /// Starts the program and has it load a model; answers once it has, or with why not.
+    pub(super) fn start(program: &Program, model: Described) -> Result<(Self, u64), String> {
+        let mut started = Self::spawn(program)?;
+        let loaded = started.load(program, model);
+        match loaded {
+            Ok(weight_bytes) => Ok((started, weight_bytes)),
+            Err(why) => Err(started.end(why)),
+        }
+    }
+
+    fn spawn(program: &Program) -> Result<Self, String> {
+        let path = program.path.display();
+        let mut child = Command::new(&program.path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("{path} cannot be started: {error}"))?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("no process id")?;
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else { return Err("no pipes".to_owned()) };
+        let (orders, waiting) = sync_channel(MAX_ORDERS);
+        let state = State {
+            heard_at: Instant::now(),
+            next: 0,
+            sequences: BTreeMap::new(),
+            ending: BTreeMap::new(),
+            ended: 0,
+            over: None,
+        };
+        let process = Arc::new(Process { pid, orders, state: Mutex::new(state), patience: program.patience });
+        let (writes, watches) = (process.clone(), process.clone());
+        let writer = std::thread::spawn(move || writes.write(stdin, &waiting));
+        std::thread::spawn(move || watches.watch());
+        let last_words = std::thread::spawn(move || listen(stderr));
+        let started = Self { process, child, reports: BufReader::new(stdout), writer, last_words };
+        match program.max_memory_bytes.map(|bytes| limit_memory(pid, bytes)) {
+            Some(Err(error)) => Err(started.end(format!("its memory cannot be limited: {error}"))),
+            Some(Ok(())) | None => Ok(started),
+        }
+    }
+
+    fn load(&mut self, program: &Program, model: Described) -> Result<u64, String> {
+        match self.report()? {
+            Report::Hello { pipe: PIPE_VERSION, .. } => {}
+            Report::Hello { pipe, program: name } => {
+                return Err(format!(
+                    "{} is {name}, which speaks version {pipe} of the pipe where this node speaks {PIPE_VERSION}; \
+                     install programs of one release",
+                    program.path.display()
+                ));
+            }
+            other => return Err(unexpected(&other)),
+        }
+        let order = Order::Load { model, max_memory_bytes: program.max_memory_bytes };
+        self.process.order(order)?;
+        loop {
+            match self.report()? {
+                Report::Loaded { weight_bytes } => return Ok(weight_bytes),
+                Report::NotLoaded { why } => return Err(why),
+                Report::Pong => {}
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    fn report(&mut self) -> Result<Report, String> {
+        match frame::read(&mut self.reports) {
+            Ok(Some(report)) => {
+                lock(&self.process.state).heard_at = Instant::now();
+                Ok(report)
+            }
+            Ok(None) => Err(ENDED.to_owned()),
+            Err(error) => Err(format!("it said what nobody understands: {error}")),
+        }
+    }
+
+    /// Passes on what it says until it ends or has to be ended; answers why.
+    pub(super) fn serve(mut self) -> String {
+        let why = loop {
+            match self.report().and_then(|report| self.process.hear(report)) {
+                Ok(()) => {}
+                Err(why) => break why,
+            }
+        };
+        self.end(why)
+    }
+
+    /// Ends it, whatever it does, and says what became of it in one line.
+    fn end(mut self, why: String) -> String {
+        // From here on nobody else ends it by its number, which may soon be another's.
+        let why = lock(&self.process.state).over.get_or_insert(why).clone();
+        if why == ENDED {
+            rest(&mut self.child);
+        }
+        // It may be gone already.
+        let _ = self.child.kill();
+        let status = self.child.wait();
+        let mut line = match status {
+            _ if why != ENDED => why,
+            Ok(status) => fate(status),
+            Err(error) => error.to_string(),
+        };
+        let words = self.last_words.join().unwrap_or_default();
+        if !words.is_empty() {
+            line.push_str(", saying: ");
+            line.push_str(&words);
+        }
+        lock(&self.process.state).over = Some(line.clone());
+        self.process.orphan(&line);
+        // The pipe is closed, so it ends.
+        let _ = self.writer.join();
+        line
+    }
+}
+
+/// Waits a little for a process whose output has ended.
+fn rest(child: &mut Child) {
+    let until = Instant::now() + MAX_LEAVE;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+fn unexpected(report: &Report) -> String {
+    let mut said = format!("{report:?}");
+    said.truncate(said.floor_char_boundary(80));
+    format!("it said {said} out of turn")
+}
+
+fn fate(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("it ended with exit code {code}"),
+        (None, Some(signal)) => format!("it was ended by signal {signal}"),
+        (None, None) => "it ended".to_owned(),
+    }
+}
+
+fn limit_memory(pid: Pid, bytes: u64) -> rustix::io::Result<()> {
+    let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    prlimit(Some(pid), Resource::Data, limit).map(|_| ())
+}
+
+/// Reads what a process writes for people to its end, and keeps the last of it as one line.
+fn listen(stderr: ChildStderr) -> String {
+    let mut lines = BufReader::new(stderr);
+    let mut kept = String::new();
+    loop {
+        let mut line = Vec::new();
+        match (&mut lines).take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return kept,
+            Ok(_) => {}
+        }
+        let line = String::from_utf8_lossy(&line);
+        let line: String = line.trim().chars().filter(|c| !c.is_control()).collect();
+        if line.is_empty() {
+            continue;
+        }
+        tracing::debug!("swarm-engine: {line}");
+        if !kept.is_empty() {
+            kept.push_str(" / ");
+        }
+        kept.push_str(&line);
+        if kept.len() > MAX_LAST_WORDS {
+            kept = kept.split_off(kept.ceil_char_boundary(kept.len() - MAX_LAST_WORDS));
+        }
+    }
+}
+
+impl Process {
+    /// Gives an order without waiting.
+    fn order(&self, order: Order) -> Result<(), String> {
+        match self.orders.try_send(order) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_)) => {
+                self.give_up("it took no orders");
+                Err("it took no orders".to_owned())
+            }
+            Err(TrySendError::Disconnected(_)) => Err("its pipe is closed".to_owned()),
+        }
+    }
+
+    fn write(&self, mut stdin: ChildStdin, waiting: &Receiver<Order>) {
+        loop {
+            let order = match waiting.recv_timeout(self.interval()) {
+                Ok(order) => order,
+                Err(RecvTimeoutError::Timeout) => Order::Ping,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if lock(&self.state).over.is_some() || frame::write(&mut stdin, &order).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn hear(&self, report: Report) -> Result<(), String> {
+        let (id, reply) = match report {
+            Report::Pong => return Ok(()),
+            Report::Offer { id, candidates } => (id, Reply::Offer(frame::candidates(candidates))),
+            Report::Ended { id, why } => (id, Reply::Ended(why.unwrap_or_default())),
+            Report::Hello { .. } | Report::Loaded { .. } | Report::NotLoaded { .. } => {
+                return Err(unexpected(&report));
+            }
+        };
+        let mut state = lock(&self.state);
+        let over = matches!(reply, Reply::Ended(_));
+        match state.sequences.get(&id).map(|sequence| sequence.try_send(reply)) {
+            Some(Err(TrySendError::Full(_))) => return Err("it offered more than was taken".to_owned()),
+            Some(Ok(()) | Err(TrySendError::Disconnected(_))) => {}
+            None if state.ending.contains_key(&id) => {}
+            None => return Err("it spoke of a sequence that nobody began".to_owned()),
+        }
+        if over {
+            state.ended += 1;
+            state.sequences.remove(&id);
+            state.ending.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Begins a sequence; what is said of it comes to the receiver.
+    pub(super) fn begin(
+        &self,
+        prompt: &[u32],
+        max_new: u32,
+        max_memory_bytes: Option<u64>,
+    ) -> Result<(u64, Receiver<Reply>), String> {
+        let (replies, receiver) = sync_channel(MAX_REPLIES);
+        let mut state = lock(&self.state);
+        if let Some(why) = &state.over {
+            return Err(why.clone());
+        }
+        let id = state.next;
+        state.next += 1;
+        state.sequences.insert(id, replies);
+        drop(state);
+        self.order(Order::Begin { id, prompt: prompt.to_vec(), max_new, max_memory_bytes })?;
+        Ok((id, receiver))
+    }
+
+    /// Says which of the offered tokens was taken.
+    pub(super) fn take(&self, id: u64, token: u32) -> Result<(), String> {
+        self.order(Order::Take { id, token })
+    }
+
+    /// Ends a sequence, unless it has ended; it has to obey within [`Program::patience`].
+    pub(super) fn leave(&self, id: u64) {
+        let mut state = lock(&self.state);
+        if state.sequences.remove(&id).is_some() {
+            state.ending.insert(id, Instant::now());
+            drop(state);
+            // An order that cannot be given has ended the process.
+            let _ = self.order(Order::End { id });
+        }
+    }
+
+    /// Ends the process once it has said nothing for too long, or does not end what it was told to.
+    fn watch(&self) {
+        loop {
+            std::thread::sleep(self.interval());
+            let state = lock(&self.state);
+            let silent = state.heard_at.elapsed() > self.patience;
+            let stuck = state.ending.values().any(|since| since.elapsed() > self.patience);
+            if state.over.is_some() {
+                return;
+            }
+            drop(state);
+            if silent {
+                self.give_up(&format!("it has said nothing for {:?}", self.patience));
+            } else if stuck {
+                self.give_up("it did not end a job that it was told to end");
+            }
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        PING_INTERVAL.min(self.patience / 4)
+    }
+
+    /// Ends the process; its supervisor sees it go.
+    pub(super) fn give_up(&self, why: &str) {
+        let mut state = lock(&self.state);
+        if state.over.is_none() {
+            state.over = Some(why.to_owned());
+            // Its supervisor has not waited for it yet, so the number is still its own.
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
+    }
+
+    /// Tells everybody who waits that it is gone.
+    fn orphan(&self, why: &str) {
+        let mut state = lock(&self.state);
+        state.ending.clear();
+        for sequence in std::mem::take(&mut state.sequences).into_values() {
+            // One that does not listen finds it closed.
+            let _ = sequence.try_send(Reply::Ended(why.to_owned()));
+        }
+    }
+
+    /// Whether it is of no use any more.
+    pub(super) fn is_over(&self) -> bool {
+        lock(&self.state).over.is_some()
+    }
+
+    /// Whether it has ended a sequence as it should.
+    pub(super) fn was_of_use(&self) -> bool {
+        lock(&self.state).ended > 0
+    }
+}

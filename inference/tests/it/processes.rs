@@ -1,0 +1,270 @@
+//! Engines as processes: the real `swarm-engine`, what becomes of it, and programs that are none.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use swarm_inference::{
+    CancelToken, Candle, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation, Greedy,
+    Isolated, Model, Program, Provider, Registry, Weights, queenbee,
+};
+use tempfile::TempDir;
+
+const ENGINE: &str = env!("CARGO_BIN_EXE_swarm-engine");
+const PROMPT: &str = "It is a truth universally acknowledged";
+/// Long enough for a busy machine, short enough to be waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A provider whose program writes its process id down and then is `swarm-engine`, or something else.
+struct Rig {
+    folder: TempDir,
+    provider: Isolated,
+    changes: Receiver<Option<String>>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::of(&format!("exec '{ENGINE}'"), None)
+    }
+
+    fn of(script: &str, max_memory_bytes: Option<u64>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("engine");
+        fs::write(&path, format!("#!/bin/sh\necho $$ > '{}/pid'\n{script}\n", folder.path().display()))
+            .unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let program = Program { max_memory_bytes, patience: PATIENCE, ..Program::at(path) };
+        let (tell, changes) = sync_channel(16);
+        let tell = Mutex::new(tell);
+        let watcher = move |_: &str, gone: Option<&str>| {
+            let _ = tell.lock().unwrap().send(gone.map(str::to_owned));
+        };
+        let provider = Isolated::new(Arc::new(Candle::default()), program, watcher);
+        Self { folder, provider, changes }
+    }
+
+    fn start(&self) -> Result<Box<dyn Engine>, EngineError> {
+        self.provider.start(&EngineConfig { model: queenbee(), max_memory_bytes: None })
+    }
+
+    fn pid(&self) -> Pid {
+        let text = fs::read_to_string(self.folder.path().join("pid")).unwrap();
+        Pid::from_raw(text.trim().parse().unwrap()).unwrap()
+    }
+
+    fn change(&self) -> Option<String> {
+        self.changes.recv_timeout(Duration::from_secs(30)).unwrap()
+    }
+}
+
+fn request(engine: &dyn Engine, max_tokens: u32) -> GenerateRequest {
+    let prompt_ids = engine.tokenizer().encode_prompt(PROMPT).unwrap();
+    GenerateRequest { prompt_ids, max_tokens, ..GenerateRequest::default() }
+}
+
+fn run(engine: &mut dyn Engine, max_tokens: u32) -> Result<Generation, EngineError> {
+    let request = request(engine, max_tokens);
+    engine.generate(&request, &mut Greedy, &CancelToken::new(), &mut |_| Flow::Continue)
+}
+
+/// Runs, and does something once the third token is there.
+fn run_until(engine: &mut dyn Engine, at_third: impl Fn()) -> Result<Generation, EngineError> {
+    let request = request(engine, 400);
+    engine.generate(&request, &mut Greedy, &CancelToken::new(), &mut |step| {
+        if step.position == 2 {
+            at_third();
+        }
+        Flow::Continue
+    })
+}
+
+fn fails(result: Result<Generation, EngineError>) -> String {
+    match result {
+        Err(EngineError::Process(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn here(tokens: u32) -> Generation {
+    let registry = Registry::standard();
+    let provider = registry.providers().next().unwrap().clone();
+    let mut engine = provider.start(&EngineConfig { model: queenbee(), max_memory_bytes: None }).unwrap();
+    run(engine.as_mut(), tokens).unwrap()
+}
+
+#[test]
+fn another_process_offers_what_this_one_would_and_serves_many_at_once() {
+    let rig = Rig::new();
+    let expected = here(40);
+    let mut engines: Vec<_> = (0..4).map(|_| rig.start().unwrap()).collect();
+    assert_eq!(rig.change(), None, "one process for all");
+    std::thread::scope(|scope| {
+        for engine in &mut engines {
+            scope.spawn(|| {
+                let made = run(engine.as_mut(), 40).unwrap();
+                assert_eq!((made.ids, made.output), (expected.ids.clone(), expected.output.clone()));
+            });
+        }
+    });
+    let stats = rig.provider.stats();
+    assert_eq!((stats.engines, stats.finished, stats.failed, stats.restarts), (4, 4, 0, 0));
+    assert_eq!((stats.output_tokens, stats.weight_bytes > 1 << 20), (160, true));
+    assert!(rig.changes.try_recv().is_err());
+}
+
+#[test]
+fn a_model_of_a_file_is_read_by_the_process_itself() {
+    let rig = Rig::new();
+    let Model { manifest, weights } = queenbee();
+    let Weights::Embedded(bytes) = weights else { panic!("it is compiled in") };
+    let path = rig.folder.path().join("weights.gguf");
+    fs::write(&path, bytes).unwrap();
+    let model = Model { manifest, weights: Weights::File(path.clone()) };
+    let config = EngineConfig { model, max_memory_bytes: None };
+    let mut engine = rig.provider.start(&config).unwrap();
+    assert_eq!(run(engine.as_mut(), 8).unwrap().ids, here(8).ids);
+    drop(engine);
+    fs::write(&path, &bytes[1..]).unwrap();
+    assert!(rig.provider.start(&config).is_err());
+}
+
+#[test]
+fn a_killed_process_fails_its_request_and_another_serves_the_next() {
+    let rig = Rig::new();
+    let mut engine = rig.start().unwrap();
+    assert_eq!(rig.change(), None);
+    for round in 1..=3 {
+        let killed = run_until(engine.as_mut(), || kill_process(rig.pid(), Signal::KILL).unwrap());
+        let why = fails(killed);
+        assert!(why.contains("signal 9"), "{why}");
+        assert!(rig.change().unwrap().contains("signal 9"));
+        assert_eq!(rig.change(), None, "it is up again");
+        assert_eq!(run(engine.as_mut(), 12).unwrap().ids, here(12).ids);
+        assert_eq!(rig.provider.stats().restarts, round);
+    }
+}
+
+#[test]
+fn a_process_that_hangs_is_ended() {
+    let rig = Rig::new();
+    let mut engine = rig.start().unwrap();
+    let started = Instant::now();
+    let why = fails(run_until(engine.as_mut(), || kill_process(rig.pid(), Signal::STOP).unwrap()));
+    assert!(why.contains("has said nothing for 2s"), "{why}");
+    assert!(started.elapsed() < PATIENCE * 10, "{:?}", started.elapsed());
+    assert_eq!(run(engine.as_mut(), 4).unwrap().ids, here(4).ids);
+}
+
+#[test]
+fn what_is_cancelled_or_late_ends_at_once_and_the_process_goes_on() {
+    let rig = Rig::new();
+    let mut engine = rig.start().unwrap();
+    let cancel = CancelToken::new();
+    let asked = request(engine.as_ref(), 400);
+    let cancelled = engine.generate(&asked, &mut Greedy, &cancel, &mut |_| {
+        cancel.cancel();
+        Flow::Continue
+    });
+    assert!(matches!(cancelled, Err(EngineError::Cancelled)), "{cancelled:?}");
+    let late = GenerateRequest { deadline: Some(Instant::now() + Duration::from_millis(50)), ..asked };
+    let late = engine.generate(&late, &mut Greedy, &CancelToken::new(), &mut |_| Flow::Continue);
+    assert!(matches!(late, Err(EngineError::Deadline)), "{late:?}");
+    assert_eq!(run(engine.as_mut(), 4).unwrap().ids, here(4).ids);
+    assert_eq!(rig.provider.stats().restarts, 0);
+}
+
+#[test]
+fn dropped_and_stopped_engines_leave_no_process() {
+    let gone = |pid: Pid| {
+        let until = Instant::now() + Duration::from_secs(10);
+        while test_kill_process(pid).is_ok() {
+            assert!(Instant::now() < until, "{pid:?} lives");
+            std::thread::yield_now();
+        }
+    };
+    let rig = Rig::new();
+    let engine = rig.start().unwrap();
+    let first = rig.pid();
+    drop(engine);
+    gone(first);
+    let mut engine = rig.start().unwrap();
+    let second = rig.pid();
+    rig.provider.stop();
+    gone(second);
+    assert!(matches!(run(engine.as_mut(), 4), Err(EngineError::Cancelled)));
+    assert!(!rig.provider.is_running());
+    let mut engine = rig.start().unwrap();
+    assert!(run(engine.as_mut(), 4).is_ok());
+}
+
+#[test]
+fn programs_that_are_no_engine_are_refused_in_words_and_within_the_patience() {
+    let hello = |text: &str| format!("printf '{text}'; exec sleep 100");
+    let programs = [
+        ("exit 7", "exit code 7"),
+        ("echo no GPU here >&2; exit 1", "saying: no GPU here"),
+        ("kill -SEGV $$", "signal 11"),
+        (&hello("Segmentation fault"), "said what nobody understands"),
+        ("printf '\\0\\0\\0\\005ab'", "said what nobody understands"),
+        (&hello("\\0\\0\\0\\006ePong1"), "said what nobody understands"),
+        (&hello("\\0\\0\\0\\005dPong"), "it said Pong out of turn"),
+        ("exec sleep 100", "it has said nothing for 2s"),
+    ];
+    for (script, expected) in programs {
+        let started = Instant::now();
+        let why = Rig::of(script, None).start().err().unwrap().to_string();
+        assert!(why.contains(expected), "{script}: {why}");
+        assert!(started.elapsed() < PATIENCE * 5, "{script}: {:?}", started.elapsed());
+    }
+    let nowhere = Isolated::new(
+        Arc::new(Candle::default()),
+        Program::at(PathBuf::from("/nowhere/swarm-engine")),
+        |_, _| {},
+    );
+    let why = nowhere.start(&EngineConfig { model: queenbee(), max_memory_bytes: None }).err().unwrap();
+    assert!(why.to_string().contains("/nowhere/swarm-engine cannot be started"), "{why}");
+}
+
+#[test]
+fn an_engine_of_another_release_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let frame = hello_of_version(99, folder.path());
+    let rig = Rig::of(&format!("cat '{}'; exec sleep 100", frame.display()), None);
+    let why = rig.start().err().unwrap().to_string();
+    assert!(why.contains("install programs of one release"), "{why}");
+}
+
+/// A file with the first report of an engine that speaks this version of the pipe.
+fn hello_of_version(version: u8, folder: &Path) -> PathBuf {
+    let mut body = vec![0xa1, 0x65];
+    body.extend(b"Hello");
+    body.extend([0xa2, 0x64]);
+    body.extend(b"pipe");
+    body.extend([0x18, version, 0x67]);
+    body.extend(b"program");
+    body.push(0x65);
+    body.extend(b"older");
+    let mut bytes = (body.len() as u32).to_be_bytes().to_vec();
+    bytes.extend(body);
+    let path = folder.join("hello");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn memory_is_limited_for_the_process_and_not_for_the_node() {
+    let weights = queenbee().manifest.size;
+    let little = Rig::of(&format!("exec '{ENGINE}'"), Some(weights / 2));
+    let why = little.start().err().unwrap().to_string();
+    assert!(why.contains("memory") || why.contains("signal"), "{why}");
+    // Enough for the file alone: the process takes more than it may and is ended by it.
+    let some = Rig::of(&format!("exec '{ENGINE}'"), Some(weights + (1 << 16)));
+    let why = some.start().err().unwrap().to_string();
+    assert!(why.contains("memory") && why.contains("saying: "), "{why}");
+    let plenty = Rig::of(&format!("exec '{ENGINE}'"), Some(1 << 30));
+    assert!(run(plenty.start().unwrap().as_mut(), 4).is_ok());
+}
