@@ -259,6 +259,8 @@ impl Link {
             | Answer::Refused(_)
             | Answer::Roster(_)
             | Answer::Account(_)
+            | Answer::Holder(_)
+            | Answer::Stream(_)
             | Answer::Error(_) => Vec::new(),
         };
         let checked = signed.into_iter().filter_map(|signed| match self.check(signed) {

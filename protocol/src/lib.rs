@@ -22,6 +22,7 @@ pub mod race;
 pub mod rejection;
 pub mod sampler;
 pub mod statement;
+pub mod streamed;
 pub mod submission;
 mod time;
 pub mod transcript;

@@ -6,7 +6,8 @@
 use crate::codec::{self, CodecError, JobId};
 use crate::money::MicroUsdc;
 use crate::race::RosterEntry;
-use crate::statement::{MAX_MODELS, MAX_NAME_BYTES, MAX_STATEMENT_BYTES, Signed};
+use crate::statement::{MAX_MODELS, MAX_NAME_BYTES, MAX_NODE_BYTES, MAX_STATEMENT_BYTES, Signed};
+use crate::streamed::{MAX_PIECE_BYTES, Piece};
 use serde::{Deserialize, Serialize};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
@@ -19,6 +20,8 @@ pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 pub const MAX_OPEN_JOBS: usize = 4;
 /// Most statements of one answer about the view.
 pub const MAX_VIEW_STATEMENTS: usize = 64;
+/// Most nodes of one holder.
+pub const MAX_HOLDER_NODES: usize = 4;
 /// Longest reason of a refusal or an error, in bytes.
 pub const MAX_REASON_BYTES: usize = 512;
 
@@ -63,6 +66,19 @@ pub enum Query {
     View {
         /// Where the page begins.
         from: ViewPlace,
+    },
+    /// Who runs a job, for those who want to read along. Answered by `Holder`.
+    Holder {
+        /// Which.
+        job: JobId,
+    },
+    /// What has been made of a job so far; asked of the miner that holds it, not of the operator. Answered by `Stream`,
+    /// as soon as there is more, and empty if there is none for a while.
+    Stream {
+        /// Which.
+        job: JobId,
+        /// Bytes of the output that the asker has.
+        from: u64,
     },
 }
 
@@ -131,8 +147,24 @@ pub enum Answer {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<ViewPlace>,
     },
+    /// Where the holder of a job's lease can be asked; none while nobody holds it.
+    Holder(Option<Holder>),
+    /// What has been made so far; none of a job that does not run here.
+    Stream(Option<Piece>),
     /// The question could not be answered, and why.
     Error(String),
+}
+
+/// Who runs a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Holder {
+    /// Under which lease.
+    pub lease: Digest,
+    /// Its wallet.
+    pub wallet: Address,
+    /// libp2p peer ids from which the wallet has spoken lately; at most [`MAX_HOLDER_NODES`].
+    pub nodes: Vec<String>,
 }
 
 /// A wallet's balances, in micro-USDC.
@@ -213,7 +245,9 @@ impl Query {
             | Query::Snapshot { .. }
             | Query::Sealed
             | Query::Account { .. }
-            | Query::View { .. } => true,
+            | Query::View { .. }
+            | Query::Holder { .. }
+            | Query::Stream { .. } => true,
         };
         within(ok, query)
     }
@@ -233,6 +267,11 @@ impl Answer {
             Answer::Jobs(listings) => listings.len() <= MAX_OPEN_JOBS,
             Answer::View { statements, .. } => statements.len() <= MAX_VIEW_STATEMENTS,
             Answer::Fate(fate) => fate.name().is_none_or(|name| name.len() <= MAX_NAME_BYTES),
+            Answer::Holder(holder) => holder.as_ref().is_none_or(|holder| {
+                let short = |node: &String| node.len() <= MAX_NODE_BYTES;
+                holder.nodes.len() <= MAX_HOLDER_NODES && holder.nodes.iter().all(short)
+            }),
+            Answer::Stream(piece) => piece.as_ref().is_none_or(|piece| piece.text.len() <= MAX_PIECE_BYTES),
             Answer::Taken
             | Answer::Roster(_)
             | Answer::Pool { .. }
@@ -278,6 +317,15 @@ mod tests {
         Signed { payload: vec![1, 2, 3], signature: Signature([7; 65]) }
     }
 
+    fn holder(nodes: usize) -> Holder {
+        Holder { lease: Digest([4; 32]), wallet: Address([1; 20]), nodes: vec!["node".into(); nodes] }
+    }
+
+    fn piece(bytes: usize) -> Piece {
+        let (lease, prefix) = (Digest([4; 32]), Digest([5; 32]));
+        Piece { lease, from: 9, text: vec![0xff; bytes], units: 3, prefix, ended: true }
+    }
+
     #[test]
     fn queries_come_back_as_they_went() {
         let wallet = Address([1; 20]);
@@ -291,6 +339,8 @@ mod tests {
             Query::View { from: ViewPlace::Miners { after: Some(wallet) } },
             Query::View { from: ViewPlace::Leased { after: Some(Link([3; 32])) } },
             Query::View { from: ViewPlace::Pending { after: Some((3, u64::MAX)) } },
+            Query::Holder { job: Link([3; 32]) },
+            Query::Stream { job: Link([3; 32]), from: 70_000 },
         ] {
             assert_eq!(Query::decode(&query.encode()), Ok(query));
         }
@@ -329,6 +379,10 @@ mod tests {
             Answer::Pool { beacon: signed(), opened: signed() },
             Answer::View { statements: vec![signed()], next: None },
             Answer::View { statements: vec![], next: Some(ViewPlace::Pending { after: None }) },
+            Answer::Holder(None),
+            Answer::Holder(Some(holder(MAX_HOLDER_NODES))),
+            Answer::Stream(None),
+            Answer::Stream(Some(piece(MAX_PIECE_BYTES))),
             Answer::Error("busy".into()),
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
@@ -347,6 +401,8 @@ mod tests {
         for answer in [
             Answer::Jobs(vec![signed(); MAX_OPEN_JOBS + 1]),
             Answer::View { statements: vec![signed(); MAX_VIEW_STATEMENTS + 1], next: None },
+            Answer::Holder(Some(holder(MAX_HOLDER_NODES + 1))),
+            Answer::Stream(Some(piece(MAX_PIECE_BYTES + 1))),
             Answer::Error("e".repeat(MAX_REASON_BYTES + 1)),
             Answer::Jobs(vec![Signed { payload: vec![0; MAX_ANSWER_BYTES], ..signed() }]),
         ] {

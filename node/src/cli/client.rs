@@ -102,6 +102,10 @@ pub enum ClientCommand {
         /// The job's id
         #[arg(value_name = "JOB", value_parser = job_id)]
         job: JobId,
+
+        /// Print the answer while it is made, straight from the miner
+        #[arg(long, env = "SWARMPOOL_STREAM", value_parser = BoolishValueParser::new())]
+        stream: bool,
     },
     /// Check a receipt, or all that the pool has sealed, without trusting the operator
     Verify(VerifyArgs),
@@ -133,6 +137,10 @@ pub struct SubmitArgs {
     /// Print the job's id and do not wait for the answer
     #[arg(long, env = "SWARMPOOL_NO_WAIT", value_parser = BoolishValueParser::new())]
     pub no_wait: bool,
+
+    /// Print the answer while it is made, straight from the miner
+    #[arg(long, env = "SWARMPOOL_STREAM", value_parser = BoolishValueParser::new(), conflicts_with = "no_wait")]
+    pub stream: bool,
 }
 
 /// What `verify` takes.

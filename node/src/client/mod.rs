@@ -1,6 +1,7 @@
 //! The client's process: one command, one answer.
 
 mod account;
+mod along;
 mod checks;
 mod earnings;
 mod get;
@@ -71,7 +72,7 @@ pub async fn run(args: ClientArgs, stop: CancellationToken) -> Result<Exit> {
     match session.args.command.clone() {
         ClientCommand::Submit(submit) => submit::submit(session, &submit).await,
         ClientCommand::Get(get) => get::content(session, &get).await,
-        ClientCommand::Wait { job } => submit::wait(session, job).await,
+        ClientCommand::Wait { job, stream } => submit::wait(session, job, stream).await,
         ClientCommand::Cancel { job } => submit::cancel(session, job).await,
         ClientCommand::Status { job: Some(job) } => account::job(session, job).await,
         ClientCommand::Status { job: None } => status::pool(session).await,

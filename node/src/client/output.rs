@@ -2,6 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use swarm_crypto::address::Address;
@@ -18,6 +19,8 @@ pub(crate) struct Printer {
     quiet: bool,
     bar: Option<Arc<ProgressBar>>,
     last: Arc<Mutex<String>>,
+    /// An answer is being printed as it comes: nothing may move on the terminal.
+    reading: Arc<AtomicBool>,
 }
 
 impl Printer {
@@ -28,7 +31,7 @@ impl Printer {
             let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}");
             Arc::new(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner())))
         });
-        Self { json, quiet, bar, last: Arc::default() }
+        Self { json, quiet, bar, last: Arc::default(), reading: Arc::default() }
     }
 
     /// True if one JSON object is wanted.
@@ -44,6 +47,7 @@ impl Printer {
             return;
         }
         match &self.bar {
+            Some(_) if self.reading.load(Ordering::Relaxed) => {}
             Some(bar) => {
                 bar.enable_steady_tick(Duration::from_millis(120));
                 bar.set_message(text);
@@ -79,6 +83,22 @@ impl Printer {
             let _ = out.write_all(b"\n");
         }
         let _ = out.flush();
+    }
+
+    /// A part of the answer, as it comes.
+    pub fn piece(&self, bytes: &[u8]) {
+        if !self.reading.swap(true, Ordering::Relaxed) {
+            self.finish();
+        }
+        let mut out = std::io::stdout().lock();
+        // A closed pipe is no reason to complain.
+        let _ = out.write_all(bytes).and_then(|()| out.flush());
+    }
+
+    /// What was printed in parts is not the answer: it ends here, and why.
+    pub fn break_off(&self, why: &str) {
+        println!();
+        eprintln!("{why}");
     }
 
     /// One JSON object.

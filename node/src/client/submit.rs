@@ -1,5 +1,6 @@
 //! Sending a job and waiting for it.
 
+use super::along::Along;
 use super::output::{receipt_json, receipt_of, stage_text};
 use super::{Connection, Session};
 use crate::cli::{Exit, SubmitArgs, UserError};
@@ -17,7 +18,8 @@ use swarm_protocol::query::{Answer, Fate, Query};
 use swarm_protocol::statement::{
     Body, Cancel, Header, Job, Nonce, Reason, Signed, Statement, Topic, Verified,
 };
-use swarm_protocol::submission::{Effect, Event, Outcome, Submission};
+use swarm_protocol::streamed::Streamed;
+use swarm_protocol::submission::{Effect, Event, Outcome, Stage, Submission};
 use tokio::sync::mpsc;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(25);
@@ -28,6 +30,7 @@ const UNKNOWN: &str = "check the id, and that --pool is the pool it was sent to"
 type Inbox = mpsc::Sender<Input<Event, ()>>;
 
 pub(super) async fn submit(session: Session, args: &SubmitArgs) -> Result<Exit> {
+    check_stream(&session, args.stream)?;
     let file = JobFile::read(&args.file)?;
     let prepared = file.prepare()?;
     if args.no_wait && prepared.text.is_some() {
@@ -50,10 +53,11 @@ pub(super) async fn submit(session: Session, args: &SubmitArgs) -> Result<Exit> 
         return announce_only(&session, &connection, signed).await;
     }
     let submission = Submission::new(&verified).context("the job was just signed")?;
-    follow(session, connection, submission, id).await
+    follow(session, connection, submission, id, args.stream).await
 }
 
-pub(super) async fn wait(session: Session, job: JobId) -> Result<Exit> {
+pub(super) async fn wait(session: Session, job: JobId, stream: bool) -> Result<Exit> {
+    check_stream(&session, stream)?;
     let kept = session.saved.job(&job)?;
     let connection = session.connect().await?;
     let now = session.clock.now();
@@ -71,7 +75,17 @@ pub(super) async fn wait(session: Session, job: JobId) -> Result<Exit> {
         }
         None => Submission::resume(job, now),
     };
-    follow(session, connection, submission, job).await
+    follow(session, connection, submission, job, stream).await
+}
+
+fn check_stream(session: &Session, stream: bool) -> Result<(), UserError> {
+    if stream && session.printer.is_json() {
+        return Err(UserError::misuse(
+            "--stream prints the answer as it comes, --json one object at the end",
+        )
+        .hint("leave out one of them"));
+    }
+    Ok(())
 }
 
 /// Keeps an input as the blocks that the operator will ask for.
@@ -113,6 +127,7 @@ struct ClientShell {
     link: Link,
     inbox: Inbox,
     printer: super::output::Printer,
+    along: Option<Along>,
     outcome: Option<Outcome>,
 }
 
@@ -156,7 +171,14 @@ impl Shell<Submission> for ClientShell {
                 Effect::Hand(signed) => self.ask(Query::Hand(signed)),
                 Effect::Ask(query) => self.ask(query),
                 Effect::Fetch { cid, bytes } => self.fetch(cid, bytes),
-                Effect::Stage(stage) => self.printer.stage(stage_text(&stage)),
+                Effect::Stage(stage) => {
+                    if let (Stage::Leased { attempt, .. } | Stage::Running { attempt, .. }, Some(along)) =
+                        (&stage, &mut self.along)
+                    {
+                        along.follow(*attempt);
+                    }
+                    self.printer.stage(stage_text(&stage));
+                }
                 Effect::NoMiner { model } => self.printer.note(&format!(
                     "warning: no live miner serves {model}; waiting until the job expires (Ctrl-C to stop waiting)"
                 )),
@@ -177,21 +199,23 @@ async fn follow(
     connection: Connection,
     mut submission: Submission,
     id: JobId,
+    stream: bool,
 ) -> Result<Exit> {
     let Connection { link, events, beacon, .. } = connection;
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
     inbox.send(Input::Event(Event::Connected)).await?;
     inbox.send(Input::Event(Event::Heard(Box::new(beacon)))).await?;
     let listener = tokio::spawn(listen(link.clone(), events, inbox.clone()));
-    let mut shell =
-        ClientShell { link: link.clone(), inbox, printer: session.printer.clone(), outcome: None };
+    let printer = session.printer.clone();
+    let along = stream.then(|| Along::new(link.clone(), printer.clone(), id));
+    let mut shell = ClientShell { link: link.clone(), inbox, printer, along, outcome: None };
     let run = driver::run(&mut submission, &mut shell, &mut inputs, session.clock, &session.stop).await;
     listener.abort();
     session.printer.finish();
     link.network().shutdown().await;
     run?;
     match shell.outcome {
-        Some(outcome) => conclude(&session, id, outcome),
+        Some(outcome) => conclude(&session, id, outcome, shell.along.and_then(Along::end)),
         None => Err(UserError::input("interrupted; the job goes on without you")
             .hint(format!("swarm-client wait {id}"))
             .into()),
@@ -226,10 +250,10 @@ async fn listen(link: Link, mut events: mpsc::Receiver<NetworkEvent>, inbox: Inb
     }
 }
 
-fn conclude(session: &Session, id: JobId, outcome: Outcome) -> Result<Exit> {
+fn conclude(session: &Session, id: JobId, outcome: Outcome, read: Option<Streamed>) -> Result<Exit> {
     let failed = |message: String, hint: String| Err(UserError::input(message).hint(hint).into());
     match outcome {
-        Outcome::Answer { receipt, output } => answered(session, id, &receipt, &output),
+        Outcome::Answer { receipt, output } => answered(session, id, &receipt, &output, read),
         Outcome::Refused { reason, detail, .. } => {
             if session.printer.is_json() {
                 let value = serde_json::json!({ "job": id.to_string(), "status": "refused", "reason": reason, "detail": detail });
@@ -288,7 +312,13 @@ fn remedy(reason: Reason) -> &'static str {
     }
 }
 
-fn answered(session: &Session, id: JobId, signed: &Signed, output: &[u8]) -> Result<Exit> {
+fn answered(
+    session: &Session,
+    id: JobId,
+    signed: &Signed,
+    output: &[u8],
+    read: Option<Streamed>,
+) -> Result<Exit> {
     let path = session.saved.keep_receipt(&id, signed, output)?;
     let (receipt, _) = receipt_of(signed).context("the receipt was checked")?;
     if session.printer.is_json() {
@@ -302,7 +332,7 @@ fn answered(session: &Session, id: JobId, signed: &Signed, output: &[u8]) -> Res
         }
         session.printer.object(&object);
     } else {
-        session.printer.answer(output);
+        print_rest(session, output, read);
     }
     let asset = if receipt.asset == swarm_protocol::statement::Asset::Test { " of test credit" } else { "" };
     session.printer.note(&format!(
@@ -316,6 +346,21 @@ fn answered(session: &Session, id: JobId, signed: &Signed, output: &[u8]) -> Res
     ));
     session.printer.note(&format!("receipt {}", path.display()));
     Ok(Exit::Done)
+}
+
+/// What of the answer was not printed while it was made, after which it stands there whole.
+fn print_rest(session: &Session, output: &[u8], read: Option<Streamed>) {
+    match read.map(|read| read.rest(output).map(<[u8]>::to_vec)) {
+        None => session.printer.answer(output),
+        Some(Some(rest)) if rest.is_empty() && output.ends_with(b"\n") => {}
+        Some(Some(rest)) => session.printer.answer(&rest),
+        Some(None) => {
+            session
+                .printer
+                .break_off("warning: the miner told something else than it proved; this is the answer:");
+            session.printer.answer(output);
+        }
+    }
 }
 
 pub(super) async fn cancel(session: Session, job: JobId) -> Result<Exit> {

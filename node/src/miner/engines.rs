@@ -59,13 +59,13 @@ impl Engines {
         model: &KnownModel,
         within: Duration,
         cancel: &CancelToken,
-        progress: &mut dyn FnMut(u64, swarm_crypto::digest::Digest),
+        progress: &mut dyn FnMut(&[u8], u64, swarm_crypto::digest::Digest),
     ) -> Result<Made> {
         let mut engine = self.take(&run.job.model)?;
         let _work = self.metrics.work();
-        let mut progress = |units, prefix| {
+        let mut progress = |text: &[u8], units, prefix| {
             self.metrics.token();
-            progress(units, prefix);
+            progress(text, units, prefix);
         };
         let generate = || generate(engine.as_mut(), run, model, within, cancel, &mut progress);
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(generate));

@@ -5,6 +5,7 @@ mod engines;
 mod pause;
 mod shell;
 mod story;
+mod streams;
 mod work;
 
 use crate::cli::NodeArgs;
@@ -30,6 +31,7 @@ use shell::MinerShell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use streams::Streams;
 use swarm_protocol::Millis;
 use swarm_protocol::miner::{Config, Event, Miner, ModelTerms};
 use swarm_protocol::statement::Assurance;
@@ -115,8 +117,10 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
         inbox.send(Input::Event(Event::Heard(Box::new(statement)))).await?;
     }
     metrics.operator_is_there(true);
-    let listener = tokio::spawn(listen(link.clone(), view, events, inbox.clone(), metrics.clone(), stop));
-    let mut shell = MinerShell::new(key, link, blocks, daemon, models, engines, inbox, clock, diary);
+    let streams = Streams::default();
+    let heard = (view, streams.clone(), metrics.clone());
+    let listener = tokio::spawn(listen(link.clone(), heard, events, inbox.clone(), stop));
+    let mut shell = MinerShell::new(key, link, blocks, daemon, models, engines, inbox, clock, diary, streams);
     let outcome = driver::run(&mut miner, &mut shell, &mut inputs, clock, &CancellationToken::new()).await;
     listener.abort();
     network.shutdown().await;
@@ -178,10 +182,9 @@ async fn tell_gone(
 /// Passes on what the network says; once told to stop, tells the miner to drain.
 async fn listen(
     link: Link,
-    view: LiveView,
+    (view, streams, metrics): (LiveView, Streams, MinerMetrics),
     mut events: mpsc::Receiver<NetworkEvent>,
     inbox: mpsc::Sender<Input<Event, ()>>,
-    metrics: MinerMetrics,
     stop: CancellationToken,
 ) {
     let mut draining = false;
@@ -193,6 +196,10 @@ async fn listen(
             }
             event = events.recv() => match event {
                 None => return,
+                Some(NetworkEvent::SyncRequest { data, reply, .. }) => {
+                    streams.answer(&data, reply);
+                    continue;
+                }
                 Some(event) => match link.hear(event).await {
                     Heard::Statement(verified) => {
                         view.hear(&link, &verified);

@@ -1,6 +1,7 @@
 use super::diary::Diary;
 use super::engines::Engines;
 use super::story;
+use super::streams::Streams;
 use super::work::Made;
 use crate::clock::Clock;
 use crate::content::{Reader, read_ahead};
@@ -53,6 +54,7 @@ pub struct MinerShell {
     inbox: Inbox,
     clock: Clock,
     diary: Diary,
+    streams: Streams,
     tasks: Arc<Semaphore>,
     running: BTreeMap<Digest, (CancelToken, CancellationToken)>,
     /// Set once the disk has failed: no job could be delivered any more.
@@ -71,10 +73,25 @@ impl MinerShell {
         inbox: Inbox,
         clock: Clock,
         diary: Diary,
+        streams: Streams,
     ) -> Self {
         let tasks = Arc::new(Semaphore::new(MAX_TASKS));
         let (running, broken) = (BTreeMap::new(), Arc::default());
-        Self { key, link, blocks, daemon, models, engines, inbox, clock, diary, tasks, running, broken }
+        Self {
+            key,
+            link,
+            blocks,
+            daemon,
+            models,
+            engines,
+            inbox,
+            clock,
+            diary,
+            streams,
+            tasks,
+            running,
+            broken,
+        }
     }
 
     fn hand(&self, statement: &Statement) {
@@ -149,11 +166,14 @@ impl MinerShell {
         let (cancel, _) = self.begin(lease);
         let (engines, models, blocks) = (self.engines.clone(), self.models.clone(), self.blocks.clone());
         let (inbox, broken, clock) = (self.inbox.clone(), self.broken.clone(), self.clock);
+        let streams = self.streams.clone();
         let within = Duration::from_millis(run.until.since(self.clock.now()).0);
         tokio::task::spawn_blocking(move || {
             let mut passed_on: Option<std::time::Instant> = None;
             let progress_inbox = inbox.clone();
-            let mut progress = |units, prefix| {
+            let stream = streams.begin(run.id, lease);
+            let mut progress = |text: &[u8], units, prefix| {
+                stream.push(text, units, prefix);
                 if passed_on.is_none_or(|at| at.elapsed() >= PROGRESS_PAUSE) {
                     passed_on = Some(std::time::Instant::now());
                     // A full inbox loses one report; the next one carries more.
@@ -249,6 +269,8 @@ fn events_of(link: &Link, answer: Answer, job: Option<JobId>) -> Vec<Event> {
         | Answer::Roster(_)
         | Answer::Account(_)
         | Answer::View { .. }
+        | Answer::Holder(_)
+        | Answer::Stream(_)
         | Answer::Error(_) => statements.into_iter().map(|s| Event::Heard(Box::new(s))).collect(),
     }
 }

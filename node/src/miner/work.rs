@@ -16,14 +16,14 @@ pub struct Made {
     pub output: Vec<u8>,
 }
 
-/// Continues a job's prompt; `progress` hears of every token.
+/// Continues a job's prompt; `progress` hears of every token: what became certain of the output with it, and the transcript so far.
 pub fn generate(
     engine: &mut dyn Engine,
     run: &Run,
     model: &KnownModel,
     within: Duration,
     cancel: &CancelToken,
-    progress: &mut dyn FnMut(u64, swarm_crypto::digest::Digest),
+    progress: &mut dyn FnMut(&[u8], u64, swarm_crypto::digest::Digest),
 ) -> Result<Made> {
     let prompt = model.prompt_ids(&run.job, run.linked.as_deref())?;
     let request = GenerateRequest {
@@ -37,10 +37,10 @@ pub fn generate(
     let mut steps = Vec::new();
     let mut sampler = NormativeSampler::new(&run.job, run.seed);
     let mut sink = |made: &swarm_inference::Step| {
-        let made = step(made);
-        prefix.push(&made);
-        steps.push(made);
-        progress(prefix.steps(), prefix.digest());
+        let taken = step(made);
+        prefix.push(&taken);
+        steps.push(taken);
+        progress(&made.text, prefix.steps(), prefix.digest());
         std::thread::sleep(token_pause());
         Flow::Continue
     };

@@ -23,7 +23,7 @@ use swarm_protocol::codec::Link;
 use swarm_protocol::pool::{
     Examination, ExamineFault, JobFate, Pool, PoolEffect, PoolEvent, PoolStory, State,
 };
-use swarm_protocol::query::{Answer, Fate, MAX_OPEN_JOBS, Query, ViewPlace};
+use swarm_protocol::query::{Answer, Fate, Holder, MAX_HOLDER_NODES, MAX_OPEN_JOBS, Query, ViewPlace};
 use swarm_protocol::statement::{Body, Listing, Signed, Statement, Topic};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -241,6 +241,13 @@ impl OperatorShell {
         }
     }
 
+    /// Who runs the job, and from which nodes it has spoken lately.
+    fn holder(&self, pool: &Pool, job: &Link) -> Option<Holder> {
+        let JobFate::Leased { lease, wallet, .. } = pool.fate(job) else { return None };
+        let nodes = self.peers.of(&wallet).iter().map(PeerId::to_string).take(MAX_HOLDER_NODES).collect();
+        Some(Holder { lease, wallet, nodes })
+    }
+
     fn listings(&self, pool: &Pool, wallet: &Address, models: &[String]) -> Vec<Signed> {
         let now = self.clock.now();
         let entries = pool.open_jobs(wallet, models, MAX_OPEN_JOBS, now);
@@ -284,6 +291,10 @@ impl OperatorShell {
             Query::Snapshot { job } => Answer::Snapshot(pool.snapshot(&job)),
             Query::Sealed => Answer::Sealed(pool.epoch_sealed(now).map(|sealed| self.sign(&sealed))),
             Query::Account { wallet } => Answer::Account(pool.balances(&wallet)),
+            Query::Holder { job } => Answer::Holder(self.holder(pool, &job)),
+            Query::Stream { .. } => {
+                Answer::Error("ask the miner that runs the job: holder says who".to_owned())
+            }
             Query::View { .. } => Answer::Error("a page of the view is not a plain answer".to_owned()),
         }
     }

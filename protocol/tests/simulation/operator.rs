@@ -442,7 +442,9 @@ fn answer(world: &mut World, to: Asker, query: Query, now: Timestamp) {
         | Query::Roster { .. }
         | Query::Sealed
         | Query::Account { .. }
-        | Query::View { .. } => return,
+        | Query::View { .. }
+        | Query::Holder { .. }
+        | Query::Stream { .. } => return,
     };
     world.send(OPERATOR, to.node, Packet::Answer(to, Box::new((query, answer))));
 }

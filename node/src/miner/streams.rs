@@ -1,0 +1,173 @@
+//! Reading along: whoever asks this miner gets what it has made of a job so far. Engines never wait for readers.
+
+use crate::network::ReplyHandle;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use swarm_crypto::digest::Digest;
+use swarm_protocol::codec::JobId;
+use swarm_protocol::query::{Answer, Query};
+use swarm_protocol::streamed::{MAX_PIECE_BYTES, Piece};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+/// Jobs that can be read, those that ended last among them.
+const MAX_STREAMS: usize = 64;
+/// Readers that may wait at once.
+const MAX_READERS: usize = 64;
+/// How long a reader waits for more, before it is told that there is none yet.
+const MAX_WAIT: Duration = Duration::from_secs(2);
+
+/// What this miner is making.
+#[derive(Debug, Clone)]
+pub struct Streams {
+    all: Arc<Mutex<VecDeque<Stream>>>,
+    readers: Arc<Semaphore>,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self { all: Arc::default(), readers: Arc::new(Semaphore::new(MAX_READERS)) }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Stream {
+    job: JobId,
+    made: watch::Receiver<Made>,
+}
+
+/// What was made under one lease.
+#[derive(Debug, Clone, Default)]
+struct Made {
+    lease: Digest,
+    text: Vec<u8>,
+    units: u64,
+    prefix: Digest,
+}
+
+/// The engine's side of one job; dropped when it is over.
+#[derive(Debug)]
+pub struct Writer(watch::Sender<Made>);
+
+impl Writer {
+    /// One more token.
+    pub fn push(&self, text: &[u8], units: u64, prefix: Digest) {
+        self.0.send_modify(|made| {
+            made.text.extend_from_slice(text);
+            (made.units, made.prefix) = (units, prefix);
+        });
+    }
+}
+
+impl Streams {
+    /// A job begins.
+    pub fn begin(&self, job: JobId, lease: Digest) -> Writer {
+        let (writer, made) = watch::channel(Made { lease, ..Made::default() });
+        let mut all = self.lock();
+        all.retain(|stream| stream.job != job);
+        if all.len() == MAX_STREAMS {
+            all.pop_front();
+        }
+        all.push_back(Stream { job, made });
+        Writer(writer)
+    }
+
+    /// Answers a peer that asks; nothing but [`Query::Stream`] is for a miner.
+    pub fn answer(&self, data: &[u8], reply: ReplyHandle) {
+        let Ok(Query::Stream { job, from }) = Query::decode(data) else { return };
+        let stream = self.lock().iter().find(|stream| stream.job == job).cloned();
+        let permit = self.readers.clone().try_acquire_owned();
+        tokio::spawn(async move {
+            let answer = match (stream, permit) {
+                (None, _) => Answer::Stream(None),
+                (_, Err(_)) => Answer::Error("many read along here; ask again in a second".to_owned()),
+                (Some(stream), Ok(_permit)) => Answer::Stream(Some(stream.piece(from).await)),
+            };
+            // Who asked may have gone.
+            let _ = reply.send(answer.encode()).await;
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Stream>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stream {
+    /// What there is from byte `from` on, once there is more or for certain nothing more.
+    async fn piece(mut self, from: u64) -> Piece {
+        let at = usize::try_from(from).unwrap_or(usize::MAX);
+        // That there is no more in time, or ever, is an answer too.
+        let more = timeout(MAX_WAIT, self.made.wait_for(|made| made.text.len() > at)).await;
+        let has_ended = matches!(more, Ok(Err(_)));
+        drop(more);
+        let made = self.made.borrow();
+        let rest = made.text.get(at..).unwrap_or_default();
+        Piece {
+            lease: made.lease,
+            from,
+            text: rest[..rest.len().min(MAX_PIECE_BYTES)].to_vec(),
+            units: made.units,
+            prefix: made.prefix,
+            ended: has_ended,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use swarm_protocol::codec::Link;
+
+    const JOB: JobId = Link([1; 32]);
+    const LEASE: Digest = Digest([2; 32]);
+
+    async fn read(streams: &Streams, from: u64) -> Piece {
+        let stream = streams.lock().iter().find(|stream| stream.job == JOB).cloned().unwrap();
+        stream.piece(from).await
+    }
+
+    #[tokio::test]
+    async fn a_reader_gets_all_of_it_in_order_and_is_told_of_the_end() {
+        let streams = Streams::default();
+        let writer = streams.begin(JOB, LEASE);
+        let reading = tokio::spawn({
+            let streams = streams.clone();
+            async move {
+                let mut text = Vec::new();
+                loop {
+                    let piece = read(&streams, text.len() as u64).await;
+                    assert_eq!((piece.lease, piece.from), (LEASE, text.len() as u64));
+                    text.extend(piece.text);
+                    if piece.ended {
+                        return (text, piece.units);
+                    }
+                }
+            }
+        });
+        for units in 1..=500 {
+            writer.push(b"word ", units, Digest([3; 32]));
+            tokio::task::yield_now().await;
+        }
+        drop(writer);
+        assert_eq!(reading.await.unwrap(), (b"word ".repeat(500), 500));
+    }
+
+    #[tokio::test]
+    async fn what_is_long_comes_in_pieces_and_another_lease_begins_anew() {
+        let streams = Streams::default();
+        let writer = streams.begin(JOB, LEASE);
+        writer.push(&vec![7; MAX_PIECE_BYTES + 1], 1, LEASE);
+        let (first, second) = (read(&streams, 0).await, read(&streams, MAX_PIECE_BYTES as u64).await);
+        assert_eq!((first.text.len(), second.text.len()), (MAX_PIECE_BYTES, 1));
+        let _again = streams.begin(JOB, Digest([9; 32]));
+        writer.push(b"late", 2, LEASE);
+        let piece = read(&streams, 0).await;
+        assert_eq!((piece.lease, piece.text.len(), piece.ended), (Digest([9; 32]), 0, false));
+        for n in 0..200 {
+            streams.begin(Link([n; 32]), LEASE);
+        }
+        assert_eq!(streams.lock().len(), MAX_STREAMS);
+    }
+}
