@@ -153,6 +153,10 @@ impl Engine for CandleEngine {
         &self.loaded.tokenizer
     }
 
+    fn samples_itself(&self) -> bool {
+        false
+    }
+
     fn generate(
         &mut self,
         request: &GenerateRequest,
@@ -161,17 +165,7 @@ impl Engine for CandleEngine {
         sink: &mut dyn FnMut(&Step) -> Flow,
     ) -> Result<Generation, EngineError> {
         let result = self.run(request, sampler, cancel, sink);
-        let stats = &mut lock(&self.state).stats;
-        match &result {
-            Ok(generation) => {
-                stats.finished += 1;
-                stats.prompt_tokens += request.prompt_ids.len() as u64;
-                stats.output_tokens += generation.ids.len() as u64;
-                stats.prompt_time += generation.prompt_time;
-                stats.decode_time += generation.decode_time;
-            }
-            Err(_) => stats.failed += 1,
-        }
+        lock(&self.state).stats.count(request, &result);
         result
     }
 }

@@ -15,10 +15,12 @@ mod engine;
 mod generate;
 mod gguf;
 mod manifest;
+mod openai;
 mod output;
 mod provider;
 mod queenbee;
 mod safetensors;
+mod sidecar;
 pub mod testing;
 mod tokenizer;
 mod validate;
@@ -34,7 +36,7 @@ pub use decoder::{
 };
 pub use engine::{
     Engine, EngineError, Flow, GenerateRequest, Generation, Greedy, LoadError, MAX_STOP_BYTES,
-    MAX_STOP_SEQUENCES, Step, TokenSampler,
+    MAX_STOP_SEQUENCES, Sampling, Step, TokenSampler,
 };
 pub use generate::PREFILL_CHUNK;
 pub use gguf::{
@@ -45,9 +47,11 @@ pub use manifest::{
     MAX_CONTEXT_LENGTH, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MAX_TOP_K, MAX_VOCAB_SIZE, Manifest,
     ManifestError, Model, ModelReader, ReadSeek, Weights,
 };
+pub use openai::{MAX_EVENT_BYTES, OpenAi, ServerAt, ServerConfig, ServerError, ServerTimes};
 pub use output::{StopReason, StopRule, finish_output, stop_reason};
 pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats, Support};
 pub use queenbee::queenbee;
 pub use safetensors::{MAX_SAFETENSORS_FILES, MAX_SAFETENSORS_HEADER_BYTES, SafetensorsError};
+pub use sidecar::{MAX_SIDECAR_BYTES, RunningProvider, SidecarError, read_sidecar, write_sidecar};
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, TokenizerError};
 pub use validate::{COST_TOLERANCE, Item, KERNEL_TOLERANCE, ValidateError, Validation, validate};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::{Candle, Engine, EngineError, Manifest, Model};
+use crate::{Candle, Engine, EngineError, GenerateRequest, Generation, Manifest, Model};
 
 /// What a machine has to offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,22 @@ pub struct Stats {
     pub decode_time: Duration,
 }
 
+impl Stats {
+    /// Counts one request and what became of it.
+    pub fn count(&mut self, request: &GenerateRequest, result: &Result<Generation, EngineError>) {
+        match result {
+            Ok(generation) => {
+                self.finished += 1;
+                self.prompt_tokens += request.prompt_ids.len() as u64;
+                self.output_tokens += generation.ids.len() as u64;
+                self.prompt_time += generation.prompt_time;
+                self.decode_time += generation.decode_time;
+            }
+            Err(_) => self.failed += 1,
+        }
+    }
+}
+
 /// Finds, starts and stops engines of one kind.
 pub trait Provider: Send + Sync {
     /// The provider's name, unique in a [`Registry`].
@@ -92,6 +108,11 @@ pub trait Provider: Send + Sync {
 
     /// What its engines have done.
     fn stats(&self) -> Stats;
+
+    /// The URL of the server that its engines use, while they do; nothing where they compute by themselves.
+    fn endpoint(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The providers that exist, by name.
