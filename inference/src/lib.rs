@@ -5,6 +5,11 @@
 //! What ends a generation and what its output is are pure rules ([`stop_reason`], [`finish_output`]), so that
 //! somebody who did not run the model can recompute them from the token ids.
 
+/// The guide to providers, whose examples the tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/providers.md")]
+struct Guide;
+
 mod batch;
 mod cancel;
 mod candidates;

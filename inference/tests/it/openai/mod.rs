@@ -4,6 +4,7 @@ mod honest;
 mod hostile;
 mod loopback;
 mod process;
+mod real;
 mod wire;
 
 use std::time::Duration;

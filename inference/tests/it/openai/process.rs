@@ -24,7 +24,7 @@ fn as_a_server() {
         return println!("the other tests start this one as a server");
     };
     let habit = std::env::var(HABIT).unwrap();
-    let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     let folder = PathBuf::from(folder);
     fs::write(folder.join("child"), child.id().to_string()).unwrap();
     fs::write(folder.join("server"), std::process::id().to_string()).unwrap();
@@ -32,10 +32,11 @@ fn as_a_server() {
         eprintln!("error: no such model");
         std::process::exit(3);
     }
-    if habit == "hangs" {
-        std::thread::sleep(Duration::from_secs(600));
-    }
-    let listener = TcpListener::bind(address).unwrap();
+    let _server = (habit == "serves").then(|| serve(&address, folder));
+    child.wait().unwrap();
+}
+
+fn serve(address: &str, folder: PathBuf) -> Loopback {
     let answers = Arc::new(move |body: &_, stream: &mut _| {
         if fs::remove_file(folder.join("die")).is_ok() {
             eprintln!("out of memory");
@@ -43,11 +44,10 @@ fn as_a_server() {
         }
         complete(&mut Scripted::letters(MODEL), &mut Greedy, Form::Numbered, body, stream)
     });
-    let _server = Loopback::listen(listener, answers);
-    std::thread::sleep(Duration::from_secs(600));
+    Loopback::listen(TcpListener::bind(address).unwrap(), answers)
 }
 
-fn free_address() -> String {
+pub fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
