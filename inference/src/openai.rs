@@ -1,5 +1,7 @@
 //! The provider `openai`: models behind any server that speaks OpenAI's completions, such as vLLM, llama.cpp or SGLang.
 
+mod engine;
+mod error;
 mod http;
 mod process;
 mod reading;
@@ -7,19 +9,16 @@ mod run;
 mod server;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use thiserror::Error;
-
+use self::engine::OpenAiEngine;
+pub use self::error::ServerError;
 pub use self::http::MAX_EVENT_BYTES;
 use self::reading::Reading;
-use self::run::Runner;
 use self::server::Server;
 use crate::{
-    CancelToken, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation, Hardware, Interrupt,
-    Manifest, Provider, Stats, Step, Support, TokenSampler, Tokenizer,
+    CancelToken, Engine, EngineConfig, EngineError, Hardware, Interrupt, Manifest, Provider, Stats, Support,
 };
 
 /// What a server may have to be asked for at most to state log-probabilities: vLLM's limit unless told otherwise.
@@ -113,126 +112,6 @@ impl std::fmt::Debug for ServerConfig {
     }
 }
 
-/// What a server did instead of what it was asked for.
-#[derive(Debug, Error)]
-pub enum ServerError {
-    /// The address is none.
-    #[error(
-        "the server's address {0:?} cannot be used: it has to be http:// and a host, and a port where it is not 80"
-    )]
-    Address(String),
-    /// There is nothing to start.
-    #[error("the command that starts the server is empty")]
-    NoCommand,
-    /// The program could not be started.
-    #[error("the server {program:?} cannot be started: {source}")]
-    Spawn {
-        /// The program.
-        program: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Somebody else listens where the server is to.
-    #[error("something answers at {0} before the server is started: stop it, or name it by its address")]
-    Taken(String),
-    /// The process ended.
-    #[error("the server's process has ended; what it said last: {0}")]
-    Exited(String),
-    /// It did not answer in time.
-    #[error("the server was not ready within {within:?}: {why}")]
-    NotReady {
-        /// The time that it had.
-        within: Duration,
-        /// What the last question got.
-        why: String,
-    },
-    /// Another engine is starting it.
-    #[error("the server is being started")]
-    Starting,
-    /// It does not have the model.
-    #[error("the server has no model {wanted:?}; it has {found}")]
-    NoModel {
-        /// The model's name there.
-        wanted: String,
-        /// The names of what it has.
-        found: String,
-    },
-    /// No answer came at all.
-    #[error("the server could not be reached: {0}")]
-    Unreachable(String),
-    /// It answered with another status than 200.
-    #[error("the server answered {status}: {said}")]
-    Refused {
-        /// The status of HTTP.
-        status: u16,
-        /// What else it said.
-        said: String,
-    },
-    /// It answered with something else than a stream of events.
-    #[error("the server answered with {found} instead of a stream of events: {said}")]
-    NoStream {
-        /// The type of what it sent.
-        found: String,
-        /// How that begins.
-        said: String,
-    },
-    /// Its answer is not whole.
-    #[error("the server broke off: {0}")]
-    BrokeOff(String),
-    /// It sent nothing new for this long.
-    #[error("the server sent no token for {0:?}")]
-    Silent(Duration),
-    /// An event has no end.
-    #[error("the server sent an event of more than {MAX_EVENT_BYTES} bytes")]
-    TooLong,
-    /// An event cannot be read.
-    #[error("the server sent an event that cannot be used: {0}")]
-    Malformed(String),
-    /// It reported an error in the middle.
-    #[error("the server failed: {0}")]
-    Reported(String),
-    /// It sends text alone.
-    #[error("the server states no log-probabilities, without which nobody can check what it says")]
-    NoLogProbabilities,
-    /// A token or its candidates cannot be right.
-    #[error("token {position} of the server {why}")]
-    Token {
-        /// Its position in the output, counted from 0.
-        position: usize,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// It read another prompt.
-    #[error(
-        "the server was given other tokens than it read as the prompt: its tokenizer or its template differs"
-    )]
-    OtherPrompt,
-    /// Tokens and text do not belong together.
-    #[error(
-        "the server's text is not what its tokens spell, after {tokens} tokens: it left some out, or its tokenizer differs"
-    )]
-    OtherText {
-        /// Tokens told of.
-        tokens: usize,
-    },
-    /// It counted other tokens than it told of.
-    #[error("the server counted {counted} tokens and told of {told}")]
-    Miscounted {
-        /// Tokens that it counted.
-        counted: u64,
-        /// Tokens that it told of.
-        told: usize,
-    },
-    /// It ended where no rule ends an output.
-    #[error("the server ended after {tokens} tokens, where nothing ends the output: {finish}")]
-    EndedEarly {
-        /// Tokens told of.
-        tokens: usize,
-        /// What the server gave as the reason.
-        finish: String,
-    },
-}
-
 /// Runs models on a server that samples them itself.
 ///
 /// All engines share one server. If a command starts it, it is there from the first engine's start until the last
@@ -258,6 +137,16 @@ impl OpenAi {
     /// The provider of one server; nothing is started or asked.
     pub fn new(config: ServerConfig) -> Self {
         Self { config: Arc::new(config), state: Arc::default() }
+    }
+
+    /// Counts an engine that is about to be there, unless the provider was stopped meanwhile.
+    fn count(&self, stopped: &CancelToken) -> Result<(), EngineError> {
+        let mut state = lock(&self.state);
+        if stopped.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        state.stats.engines += 1;
+        Ok(())
     }
 
     /// The server that all engines share.
@@ -298,7 +187,8 @@ impl Provider for OpenAi {
         let interrupt = Interrupt::new(&cancels, None);
         server.ready(interrupt)?;
         server.check_model(interrupt, name)?;
-        let mut engine = OpenAiEngine {
+        self.count(&stopped)?;
+        let engine = OpenAiEngine {
             reading: Reading::new(tokenizer.clone(), manifest.top_k),
             manifest: manifest.clone(),
             tokenizer,
@@ -307,11 +197,8 @@ impl Provider for OpenAi {
             server,
             stopped,
             state: self.state.clone(),
-            counted: false,
         };
         engine.try_one_token()?;
-        engine.counted = true;
-        lock(&self.state).stats.engines += 1;
         Ok(Box::new(engine))
     }
 
@@ -338,87 +225,5 @@ impl Provider for OpenAi {
 
     fn endpoint(&self) -> Option<String> {
         self.is_running().then(|| self.config.at.url().to_owned())
-    }
-}
-
-/// A model on a server.
-struct OpenAiEngine {
-    manifest: Manifest,
-    tokenizer: Tokenizer,
-    reading: Reading,
-    /// What the server calls the model.
-    model: String,
-    config: Arc<ServerConfig>,
-    server: Arc<Server>,
-    stopped: CancelToken,
-    state: Arc<Mutex<State>>,
-    counted: bool,
-}
-
-impl Engine for OpenAiEngine {
-    fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
-    }
-
-    fn samples_itself(&self) -> bool {
-        true
-    }
-
-    fn generate(
-        &mut self,
-        request: &GenerateRequest,
-        _: &mut dyn TokenSampler,
-        cancel: &CancelToken,
-        sink: &mut dyn FnMut(&Step) -> Flow,
-    ) -> Result<Generation, EngineError> {
-        let cancels = [cancel, &self.stopped];
-        let result = self.run(request, Interrupt::new(&cancels, request.deadline), sink);
-        lock(&self.state).stats.count(request, &result);
-        result
-    }
-}
-
-impl OpenAiEngine {
-    fn run(
-        &self,
-        request: &GenerateRequest,
-        interrupt: Interrupt<'_>,
-        sink: &mut dyn FnMut(&Step) -> Flow,
-    ) -> Result<Generation, EngineError> {
-        interrupt.check()?;
-        self.server.ready(interrupt)?;
-        let runner = Runner {
-            endpoint: self.server.endpoint(),
-            times: &self.config.times,
-            manifest: &self.manifest,
-            tokenizer: &self.tokenizer,
-            reading: &self.reading,
-            model: &self.model,
-            log_probabilities: self.manifest.top_k.min(self.config.max_log_probabilities),
-        };
-        runner.run(request, interrupt, sink)
-    }
-
-    /// Whether the server takes token ids and states log-probabilities, before any job depends on it.
-    fn try_one_token(&self) -> Result<(), EngineError> {
-        let id =
-            (0..self.tokenizer.vocab_size()).find(|&id| !self.tokenizer.piece(id).is_empty()).unwrap_or(0);
-        let prompt_ids = self.tokenizer.bos().into_iter().chain([id]).collect();
-        let request = GenerateRequest { prompt_ids, max_tokens: 1, ..GenerateRequest::default() };
-        let cancels = [&self.stopped];
-        self.run(&request, Interrupt::new(&cancels, None), &mut |_| Flow::Continue).map(|_| ())
-    }
-}
-
-impl Drop for OpenAiEngine {
-    fn drop(&mut self) {
-        let mut state = lock(&self.state);
-        if self.counted && !self.stopped.is_cancelled() {
-            state.stats.engines -= 1;
-        }
     }
 }

@@ -80,8 +80,8 @@ struct Told {
 pub(super) struct Added {
     /// The tokens that were chosen, each with its position's candidates.
     pub(super) tokens: Vec<Chosen>,
-    /// The text that the server made of tokens, some of which may be yet to come or long told.
-    pub(super) text: String,
+    /// What the server made of tokens, some of which may have been told long before.
+    pub(super) text: Vec<u8>,
     /// The prompt as the server read it, where it says that.
     pub(super) prompt: Option<Vec<u32>>,
     /// What the server counted.
@@ -145,20 +145,9 @@ impl Reading {
             let fault = |why| ServerError::Token { position: at, why };
             added.tokens.push(self.chosen(entry).map_err(fault)?);
         }
-        if let Some(ids) = choice.token_ids.filter(|ids| !ids.is_empty()) {
-            if ids.len() != added.tokens.len() {
-                let (ids, told) = (ids.len(), added.tokens.len());
-                return Err(ServerError::Malformed(format!(
-                    "it has {ids} tokens and log-probabilities of {told}"
-                )));
-            }
-            if !added.tokens.iter().map(|chosen| chosen.token).eq(ids) {
-                return Err(ServerError::Malformed(
-                    "its tokens are not those of its log-probabilities".into(),
-                ));
-            }
-        }
-        added.text = choice.text.unwrap_or_default();
+        check_ids(choice.token_ids, &added.tokens)?;
+        let text = choice.text.unwrap_or_default();
+        added.text = self.bytes_told(&tokens).unwrap_or_else(|| text.into_bytes());
         added.prompt = choice.prompt_token_ids;
         added.finish = choice.finish_reason;
         // Servers that state none still tell of text, and nothing else gives that away.
@@ -166,6 +155,15 @@ impl Reading {
             true => Err(ServerError::NoLogProbabilities),
             false => Ok(()),
         }
+    }
+
+    /// What tokens are told to spell, where that is told of all in bytes, which text may not be able to show.
+    fn bytes_told(&self, tokens: &[Entry]) -> Option<Vec<u8>> {
+        // Some spell out the names of control tokens, which are no part of an output.
+        let is_text = |told: &Told| told.id.is_none_or(|id| !self.tokenizer.piece(id).is_empty());
+        let told = tokens.iter().map(|entry| &entry.chosen).filter(|told| is_text(told));
+        let bytes: Vec<_> = told.map(|told| told.bytes.as_deref()).collect::<Option<_>>()?;
+        (!tokens.is_empty()).then(|| bytes.concat())
     }
 
     fn chosen(&self, entry: &Entry) -> Result<Chosen, String> {
@@ -213,6 +211,21 @@ impl Reading {
             Some(None) => Err(format!("is told as {:?}, which several tokens spell", plain(text))),
             None => Err(format!("is told as {:?}, which no token spells", plain(text))),
         }
+    }
+}
+
+/// Whether the tokens that a server lists beside its log-probabilities are theirs; many list none.
+fn check_ids(ids: Option<Vec<u32>>, tokens: &[Chosen]) -> Result<(), ServerError> {
+    let Some(ids) = ids.filter(|ids| !ids.is_empty()) else {
+        return Ok(());
+    };
+    let fault = |why: String| Err(ServerError::Malformed(why));
+    if ids.len() != tokens.len() {
+        return fault(format!("it has {} tokens and log-probabilities of {}", ids.len(), tokens.len()));
+    }
+    match tokens.iter().map(|chosen| chosen.token).eq(ids) {
+        true => Ok(()),
+        false => fault("its tokens are not those of its log-probabilities".into()),
     }
 }
 

@@ -17,6 +17,8 @@ use crate::{
 const MAX_EMPTY_EVENTS: u32 = 256;
 /// How long the end of a stream is waited for once the last token is there.
 const CLOSING: Duration = Duration::from_secs(2);
+/// What text has in place of bytes that are none: U+FFFD.
+const REPLACEMENT: &[u8] = "\u{FFFD}".as_bytes();
 /// What ends a stream.
 const DONE: &str = "[DONE]";
 
@@ -256,17 +258,17 @@ impl Text<'_> {
     }
 
     /// Whether the tokens spell what the server tells next.
-    fn tells(&mut self, text: &str) -> bool {
+    fn tells(&mut self, told: &[u8]) -> bool {
         if self.replaced {
             return true;
         }
-        let (text, rest) =
-            text.split_once(char::REPLACEMENT_CHARACTER).map_or((text, None), |(a, b)| (a, Some(b)));
-        let told = self.untold.starts_with(text.as_bytes());
-        if told {
-            self.untold.drain(..text.len());
+        let end = told.windows(REPLACEMENT.len()).position(|bytes| bytes == REPLACEMENT);
+        let whole = &told[..end.unwrap_or(told.len())];
+        let spelt = self.untold.starts_with(whole);
+        if spelt {
+            self.untold.drain(..whole.len());
         }
-        self.replaced = rest.is_some();
-        told
+        self.replaced = end.is_some();
+        spelt
     }
 }

@@ -77,11 +77,7 @@ impl Server {
         let Some(owned) = &self.owned else {
             return Ok(());
         };
-        let mut life = match owned.life.try_lock() {
-            Ok(life) => life,
-            Err(TryLockError::Poisoned(life)) => life.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(ServerError::Starting.into()),
-        };
+        let mut life = self.wait_for(&owned.life, interrupt)?;
         if life.stopped {
             return Err(EngineError::Cancelled);
         }
@@ -89,6 +85,24 @@ impl Server {
             return Ok(());
         }
         self.start_again(owned, &mut life, interrupt)
+    }
+
+    /// The life of the process, once no other engine is about to start it.
+    fn wait_for<'a>(
+        &self,
+        life: &'a Mutex<Life>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<MutexGuard<'a, Life>, EngineError> {
+        let until = Instant::now() + self.times.ready;
+        while Instant::now() < until {
+            match life.try_lock() {
+                Ok(life) => return Ok(life),
+                Err(TryLockError::Poisoned(life)) => return Ok(life.into_inner()),
+                Err(TryLockError::WouldBlock) => interrupt.check()?,
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
+        Err(ServerError::Starting.into())
     }
 
     fn start_again(

@@ -32,11 +32,15 @@ fn honest() -> Arc<Answer> {
 
 /// A good event: the letter `a`, from `a` and `b`.
 fn letter() -> Value {
+    letter_as(Form::Entries)
+}
+
+fn letter_as(form: Form) -> Value {
     let candidates = vec![Candidate { token: 64, cost: 4096 }, Candidate { token: 65, cost: 8192 }];
     let token = tokenizer().encode("a").unwrap()[0];
     let candidates = candidates.into_iter().map(|c| Candidate { token: c.token + token - 64, ..c }).collect();
     let step = Step { position: 0, token, candidates, text: Vec::new() };
-    step_event(Form::Entries, &tokenizer(), &step, "a")
+    step_event(form, &tokenizer(), &step, "a")
 }
 
 /// The good event with another value at a place of the first choice.
@@ -289,12 +293,16 @@ fn other_tokens_than_it_should_have() {
     };
     fails("more counted than told", counted(3, 9), "counted 9 tokens and told of 8");
     fails("another prompt counted", counted(4, 8), "other tokens than it read as the prompt");
-    fails("another text", stream_of(vec![altered("/text", json!("b"))]), "text is not what its tokens spell");
-    fails(
-        "more text",
-        stream_of(vec![altered("/text", json!("\u{1f41d}a"))]),
-        "text is not what its tokens spell",
-    );
+    let spelt = "text is not what its tokens spell";
+    fails("other bytes", stream_of(vec![altered("/logprobs/content/0/bytes", json!([98]))]), spelt);
+    // What llama.cpp says of a bee: the last of its four tokens, and the bytes of all.
+    let bee = json!([0xf0, 0x9f, 0x90, 0x9d, 97]);
+    fails("more bytes", stream_of(vec![altered("/logprobs/content/0/bytes", bee)]), spelt);
+    for text in ["b", "\u{1f41d}a", "aa"] {
+        let mut numbered = letter_as(Form::Numbered);
+        numbered["choices"][0]["text"] = json!(text);
+        fails("another text", stream_of(vec![numbered.to_string()]), spelt);
+    }
     let mut other = letter();
     other["choices"][0]["prompt_token_ids"] = json!([84, 104]);
     fails("another prompt", stream_of(vec![other.to_string()]), "other tokens than it read as the prompt");

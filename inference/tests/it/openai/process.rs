@@ -91,7 +91,10 @@ fn a_command_is_started_shared_started_again_and_stopped_with_its_children() {
     let at = command(&free_address(), folder.path(), "serves");
     let provider = provider(at);
     assert!(!provider.is_running() && provider.endpoint().is_none());
-    let (mut one, mut two) = (start(&provider), start(&provider));
+    let (mut one, mut two) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| start(&provider));
+        (start(&provider), other.join().unwrap())
+    });
     assert!(provider.is_running() && provider.endpoint().is_some());
     let first = fs::read_to_string(folder.path().join("server")).unwrap();
     assert!(lives(folder.path(), "server") && lives(folder.path(), "child"));
