@@ -63,11 +63,11 @@ pub enum ServerError {
         said: String,
     },
     /// It answered with something else than a stream of events.
-    #[error("the server answered with {found} instead of a stream of events: {said}")]
+    #[error("the server answered with {found} instead of a stream of events; its message: {said}")]
     NoStream {
         /// The type of what it sent.
         found: String,
-        /// How that begins.
+        /// The error that it reports there.
         said: String,
     },
     /// Its answer is not whole.
@@ -76,6 +76,9 @@ pub enum ServerError {
     /// It sent nothing new for this long.
     #[error("the server sent no token for {0:?}")]
     Silent(Duration),
+    /// It sent events, but no tokens.
+    #[error("the server sent {0} events in a row without a token")]
+    NoTokens(u32),
     /// An event has no end.
     #[error("the server sent an event of more than {MAX_EVENT_BYTES} bytes")]
     TooLong,

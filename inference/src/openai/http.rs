@@ -1,6 +1,6 @@
 //! One request to a server and its answer as it comes, within limits on time and bytes.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -150,19 +150,22 @@ impl Call {
         let status = response.status().as_u16();
         let found = content_type(response.headers());
         let mut body = BufReader::new(response.into_body().into_reader());
-        if status != 200 {
-            let mut said = Vec::new();
+        let mut said = Vec::new();
+        match &self.body {
+            None if status == 200 => return self.read_whole(body),
+            Some(_) if status == 200 && found.starts_with(EVENTS) => return self.read_events(&mut body),
             // What cannot be read of it is not said.
-            let _ = body.take(MAX_REFUSAL_BYTES).read_to_end(&mut said);
-            return Err(ServerError::Refused { status, said: refusal(&said) });
+            _ => drop(body.take(MAX_REFUSAL_BYTES).read_to_end(&mut said)),
         }
-        match self.body {
-            None => self.read_whole(body),
-            Some(_) if found.starts_with(EVENTS) => self.read_events(&mut body),
-            Some(_) => {
-                let mut said = Vec::new();
-                let _ = body.take(MAX_REFUSAL_BYTES).read_to_end(&mut said);
-                Err(ServerError::NoStream { found: plain(&found), said: refusal(&said) })
+        let message = message(&said);
+        match status {
+            // Anything but an error may be the output.
+            200 => {
+                Err(ServerError::NoStream { found: plain(&found), said: message.unwrap_or("none".into()) })
+            }
+            _ => {
+                let said = message.unwrap_or_else(|| plain(&String::from_utf8_lossy(&said)));
+                Err(ServerError::Refused { status, said })
             }
         }
     }
@@ -239,9 +242,11 @@ fn unreachable(error: ureq::Error) -> ServerError {
     match error {
         ureq::Error::Timeout(_) => ServerError::Unreachable("it does not take connections".into()),
         ureq::Error::Protocol(error) => ServerError::BrokeOff(format!("that is no HTTP: {error}")),
-        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            ServerError::Unreachable("nothing listens there".into())
-        }
+        ureq::Error::Io(error) => match error.kind() {
+            ErrorKind::ConnectionRefused => ServerError::Unreachable("nothing listens there".into()),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => broke_off(error),
+            _ => ServerError::Unreachable(error.to_string()),
+        },
         error => ServerError::Unreachable(error.to_string()),
     }
 }
@@ -250,14 +255,11 @@ fn broke_off(error: std::io::Error) -> ServerError {
     ServerError::BrokeOff(error.to_string())
 }
 
-/// The message in a server's refusal, which most write as JSON.
-fn refusal(body: &[u8]) -> String {
-    let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+/// The message of an error, which most servers write as JSON in one of these ways.
+fn message(body: &[u8]) -> Option<String> {
+    let json: serde_json::Value = serde_json::from_slice(body).ok()?;
     let places = ["/error/message", "/error", "/message", "/detail"];
-    match places.iter().find_map(|place| json.pointer(place)?.as_str()) {
-        Some(message) => plain(message),
-        None => plain(&String::from_utf8_lossy(body)),
-    }
+    places.iter().find_map(|place| json.pointer(place)?.as_str()).map(plain)
 }
 
 /// The beginning of what a server says, on one line.

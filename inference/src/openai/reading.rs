@@ -116,12 +116,9 @@ impl Reading {
 
     /// Reads the data of an event; `position` is that of the first token in it.
     pub(super) fn event(&self, data: &str, position: usize) -> Result<Added, ServerError> {
-        let chunk: Chunk = serde_json::from_str(data).map_err(|error| {
-            ServerError::Malformed(format!(
-                "{error}, in {}",
-                plain(&data.chars().take(80).collect::<String>())
-            ))
-        })?;
+        // Without what it says: that may be the output.
+        let malformed = |error: serde_json::Error| ServerError::Malformed(error.to_string());
+        let chunk: Chunk = serde_json::from_str(data).map_err(malformed)?;
         if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
             let message = error.get("message").and_then(|message| message.as_str());
             return Err(ServerError::Reported(plain(message.unwrap_or(&error.to_string()))));

@@ -169,7 +169,10 @@ impl Progress<'_> {
             None => self.times.first_token,
             Some(_) => self.times.next_token,
         };
-        if self.empty > MAX_EMPTY_EVENTS || self.last_at.elapsed() > patience {
+        if self.empty > MAX_EMPTY_EVENTS {
+            return Err(ServerError::NoTokens(MAX_EMPTY_EVENTS).into());
+        }
+        if self.last_at.elapsed() > patience {
             return Err(ServerError::Silent(patience).into());
         }
         match exchange.next(self.interrupt, self.last_at + patience, patience)? {

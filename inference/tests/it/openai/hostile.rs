@@ -9,18 +9,24 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use swarm_inference::testing::{Scripted, tokenizer};
 use swarm_inference::{
-    CancelToken, Candidate, EngineError, Flow, GenerateRequest, Greedy, MAX_EVENT_BYTES, Provider,
-    ServerError, Step,
+    CancelToken, Candidate, EngineError, Flow, GenerateRequest, Greedy, MAX_EVENT_BYTES, OpenAi, Provider,
+    ServerConfig, ServerError, ServerTimes, Step,
 };
 
 use super::loopback::{Answer, Loopback, chunk, chunked, end, event, whole};
 use super::wire::{Form, complete, last_event, step_event};
-use super::{MODEL, provider, request, run, start};
+use super::{MODEL, provider, request, run, server_at, start};
 
 /// The longest that any of them may keep an engine busy.
-const BOUND: Duration = Duration::from_secs(4);
+const BOUND: Duration = Duration::from_secs(8);
+/// What those are given that say nothing.
+const IMPATIENT: ServerTimes = ServerTimes {
+    first_token: Duration::from_millis(2500),
+    next_token: Duration::from_millis(1500),
+    ..super::TIMES
+};
 /// How soon an engine that is told to stop has to.
-const AT_ONCE: Duration = Duration::from_millis(500);
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 type Result = std::io::Result<()>;
 
@@ -75,8 +81,12 @@ fn hang(stream: &mut TcpStream) -> Result {
 
 /// Whether a request of eight tokens fails as it should and in time, and the next one does not.
 fn fails(what: &str, answer: Arc<Answer>, reason: &str) {
+    fails_within(super::TIMES, what, answer, reason);
+}
+
+fn fails_within(times: ServerTimes, what: &str, answer: Arc<Answer>, reason: &str) {
     let server = Loopback::start(honest());
-    let provider = provider(&server.url());
+    let provider = OpenAi::new(ServerConfig { times, ..server_at(&server.url()) });
     let mut engine = start(&provider);
     server.answer(answer);
     let begun = Instant::now();
@@ -94,8 +104,13 @@ fn fails(what: &str, answer: Arc<Answer>, reason: &str) {
 
 #[test]
 fn silence_and_slowness() {
-    fails("no answer", doing(hang), "sent no token for 1.5s");
-    fails("head only", doing(|s| chunked(s).and_then(|()| hang(s))), "sent no token for 1.5s");
+    fails_within(IMPATIENT, "no answer", doing(hang), "sent no token for 2.5s");
+    fails_within(
+        IMPATIENT,
+        "head only",
+        doing(|s| chunked(s).and_then(|()| hang(s))),
+        "sent no token for 2.5s",
+    );
     let drip = |stream: &mut TcpStream| {
         chunked(stream)?;
         chunk(stream, "data: ")?;
@@ -104,20 +119,20 @@ fn silence_and_slowness() {
             std::thread::sleep(Duration::from_millis(20));
         }
     };
-    fails("drip", doing(drip), "sent no token for 1.5s");
+    fails_within(IMPATIENT, "drip", doing(drip), "sent no token for 2.5s");
     let stall = |stream: &mut TcpStream| {
         chunked(stream)?;
         event(stream, &letter().to_string())?;
         event(stream, &letter().to_string())?;
         hang(stream)
     };
-    fails("stall after two tokens", doing(stall), "sent no token for 500ms");
+    fails_within(IMPATIENT, "stall after two tokens", doing(stall), "sent no token for 1.5s");
 }
 
 #[test]
 fn breaking_off() {
     let close = |_: &mut TcpStream| Ok(());
-    fails("no answer at all", doing(close), "the server");
+    fails("no answer at all", doing(close), "the server broke off: ");
     let middle = |stream: &mut TcpStream| {
         chunked(stream)?;
         event(stream, &letter().to_string())?;
@@ -135,17 +150,25 @@ fn breaking_off() {
         (0..10_000)
             .try_for_each(|_| stream.write_all(b"x-more: of this and of that and of this and of that\r\n"))
     };
-    fails("headers without end", doing(heads), "the server");
+    fails("headers without end", doing(heads), "the server broke off: that is no HTTP: ");
 }
 
 #[test]
 fn other_answers_than_a_stream() {
     let json = "application/json";
-    fails("empty", says("200 OK", json, ""), "with application/json instead of a stream of events: nothing");
+    fails(
+        "empty",
+        says("200 OK", json, ""),
+        "with application/json instead of a stream of events; its message: none",
+    );
     fails("empty stream", says("200 OK", "text/event-stream", ""), "ended after 0 tokens");
-    fails("a page", says("200 OK", "text/html", "<h1>hello</h1>"), "with text/html instead");
+    fails(
+        "a page",
+        says("200 OK", "text/html", "<h1>hello</h1>"),
+        "with text/html instead of a stream of events; its message: none",
+    );
     let error = r#"{"error": {"message": "out of memory", "type": "server_error"}}"#;
-    fails("an error as 200", says("200 OK", json, error), "stream of events: out of memory");
+    fails("an error as 200", says("200 OK", json, error), "stream of events; its message: out of memory");
     fails("500", says("500 Internal Server Error", json, error), "the server answered 500: out of memory");
     let busy = r#"{"object": "error", "message": "try again\nlater"}"#;
     fails("429", says("429 Too Many Requests", json, busy), "the server answered 429: try again later");
@@ -188,7 +211,7 @@ fn without_end() {
             event(stream, r#"{"choices": []}"#)?;
         }
     };
-    fails("endless events without tokens", doing(empty), "sent no token");
+    fails("endless events without tokens", doing(empty), "sent 256 events in a row without a token");
     let slow = |stream: &mut TcpStream| {
         chunked(stream)?;
         event(stream, &letter().to_string())?;
@@ -197,7 +220,7 @@ fn without_end() {
             std::thread::sleep(Duration::from_millis(50));
         }
     };
-    fails("now and then an event without tokens", doing(slow), "sent no token for 500ms");
+    fails_within(IMPATIENT, "now and then an event without tokens", doing(slow), "sent no token for 1.5s");
 }
 
 #[test]
@@ -377,7 +400,7 @@ fn deadlines_and_sinks_end_a_run_too() {
     let mut engine = start(&provider(&server.url()));
     let (answer, _begun, gone) = watched();
     server.answer(answer);
-    let deadline = Some(Instant::now() + Duration::from_millis(100));
+    let deadline = Some(Instant::now() + Duration::from_secs(1));
     let late = GenerateRequest { deadline, ..request(8) };
     assert!(matches!(run(engine.as_mut(), &late), Err(EngineError::Deadline)));
     gone.recv_timeout(AT_ONCE).unwrap();

@@ -1,6 +1,6 @@
 //! A real server: llama.cpp's, which `scripts/llama-server.sh` names in `SWARM_LLAMA_SERVER`.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use swarm_inference::{
     Candle, Engine, EngineConfig, EngineError, GenerateRequest, KERNEL_TOLERANCE, OpenAi, Provider, Sampling,
@@ -29,9 +29,13 @@ fn provider(command: &str) -> OpenAi {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/queenbee-nano/queenbee-nano-q8_0.gguf");
     command.extend([model.to_owned(), NAME.to_owned(), address.rsplit(':').next().unwrap().to_owned()]);
     let at = ServerAt::Command { command, url: format!("http://{address}") };
-    let times = swarm_inference::ServerTimes { next_token: Duration::from_secs(5), ..TIMES };
     let models = [(queenbee().manifest.name, NAME.to_owned())].into();
-    OpenAi::new(ServerConfig { models, max_log_probabilities: 256, times, ..ServerConfig::new(at, NAME) })
+    OpenAi::new(ServerConfig {
+        models,
+        max_log_probabilities: 256,
+        times: TIMES,
+        ..ServerConfig::new(at, NAME)
+    })
 }
 
 /// What the model of this crate offers after each token of a run, as far as it goes along.
