@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The long runs: the simulation, histories of the money, gossip among 10,000 nodes, every decoder fuzzed, blindly and
 # guided by coverage, power cuts of the ledger, the operator's crashes, the churn, the soak, large files over lossy and over slow links (as root,
-# after scripts/interop.sh), the services on Debian itself (as root); arguments name some of them, none means all.
+# after scripts/interop.sh), the services on Debian itself (as root), llama.cpp's server behind an engine; arguments name some of them, none means all.
 # Each leaves a report in docs/nightly, to be committed. SIM_SEEDS, HISTORIES, FUZZ_EXECUTIONS, LEDGER_SEEDS, OPERATOR_KILLS,
 # CHURN_SECONDS and SOAK_SECONDS say how much; the tests print the seeds that repeat a run. A million seeds take an hour
 # on two cores: scribbles stand for signatures there (SIM_VOUCH), and nowhere else.
@@ -19,7 +19,7 @@ export CHURN_SECONDS=${CHURN_SECONDS:-1800}
 export SOAK_SECONDS=${SOAK_SECONDS:-14400}
 
 parts=("$@")
-[ $# -gt 0 ] || parts=(simulation histories gossip fuzz coverage power crashes engines churn soak lossy slow install)
+[ $# -gt 0 ] || parts=(simulation histories gossip fuzz coverage power crashes engines churn soak lossy slow install llama-server)
 
 scripts/setup.sh
 cargo build --locked --workspace --bins --tests --examples
@@ -66,10 +66,11 @@ for part in "${parts[@]}"; do
         soak) run soak e2e soak || failed=1 ;;
         lossy) run lossy e2e helia::lossy_links || failed=1 ;;
         install) report install scripts/test-install.sh whole || failed=1 ;;
+        llama-server) report llama-server scripts/llama-server.sh || failed=1 ;;
         slow) run slow e2e slow_and_lossy || failed=1 ;;
         *)
             echo "error: there is no part named $part" >&2
-            echo "  → name simulation, histories, gossip, fuzz, coverage, power, crashes, engines, churn, soak, lossy, slow or install" >&2
+            echo "  → name simulation, histories, gossip, fuzz, coverage, power, crashes, engines, churn, soak, lossy, slow, install or llama-server" >&2
             exit 2
             ;;
     esac

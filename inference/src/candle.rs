@@ -153,6 +153,10 @@ impl Engine for CandleEngine {
         &self.loaded.tokenizer
     }
 
+    fn samples_itself(&self) -> bool {
+        false
+    }
+
     fn generate(
         &mut self,
         request: &GenerateRequest,

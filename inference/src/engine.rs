@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::{
-    CancelToken, Candidate, GgufError, Manifest, ManifestError, SafetensorsError, StopReason, Tokenizer,
-    TokenizerError,
+    CancelToken, Candidate, GgufError, Manifest, ManifestError, SafetensorsError, ServerError, StopReason,
+    Tokenizer, TokenizerError,
 };
 
 /// The most stop sequences of a request.
@@ -21,6 +21,12 @@ pub trait Engine: Send {
 
     /// The model's tokenizer.
     fn tokenizer(&self) -> &Tokenizer;
+
+    /// Whether tokens are chosen elsewhere, by [`GenerateRequest::sampling`], and the [`TokenSampler`] is never asked.
+    ///
+    /// What such an engine says can be compared with the model's distribution, and not be traced back to a draw; who
+    /// promises answers that can be must not take them from it.
+    fn samples_itself(&self) -> bool;
 
     /// Generates from a prompt until a [`StopReason`] holds, passing every token to `sink` as it is chosen.
     ///
@@ -61,10 +67,30 @@ pub struct GenerateRequest {
     pub max_tokens: u32,
     /// Texts that end the output, at most [`MAX_STOP_SEQUENCES`] of 1 to [`MAX_STOP_BYTES`] bytes.
     pub stop: Vec<String>,
+    /// How to choose tokens; only engines that sample themselves look at it.
+    pub sampling: Sampling,
     /// When to give up.
     pub deadline: Option<Instant>,
     /// The most memory that the weights and this request may take together, in bytes.
     pub max_memory_bytes: Option<u64>,
+}
+
+/// How an engine that samples itself is to choose tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampling {
+    /// Temperature in 1/10000; 0 takes the likeliest token.
+    pub temperature: u32,
+    /// Share of the probability that may be chosen from, in 1/10000.
+    pub top_p: u32,
+    /// What chance is drawn from, where it is to repeat itself.
+    pub seed: Option<u64>,
+}
+
+impl Default for Sampling {
+    /// The likeliest token.
+    fn default() -> Self {
+        Self { temperature: 0, top_p: 10_000, seed: None }
+    }
 }
 
 /// One generated token.
@@ -152,6 +178,9 @@ pub enum EngineError {
     /// The model computed logits that are not numbers.
     #[error("the model computed logits that are not finite")]
     NotFinite,
+    /// The server that runs the model did not do as asked.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The device failed.
     #[error("the computation failed: {0}")]
     Compute(String),

@@ -72,7 +72,12 @@ pub(crate) fn generate(
     })
 }
 
-fn check(tokenizer: &Tokenizer, context: u32, request: &GenerateRequest) -> Result<(), EngineError> {
+/// Refuses a request that no engine whose context holds `context` tokens can run.
+pub(crate) fn check(
+    tokenizer: &Tokenizer,
+    context: u32,
+    request: &GenerateRequest,
+) -> Result<(), EngineError> {
     let tokens = request.prompt_ids.len();
     if tokens == 0 {
         return Err(EngineError::EmptyPrompt);

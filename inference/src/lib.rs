@@ -5,6 +5,11 @@
 //! What ends a generation and what its output is are pure rules ([`stop_reason`], [`finish_output`]), so that
 //! somebody who did not run the model can recompute them from the token ids.
 
+/// The guide to providers, whose examples the tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/providers.md")]
+struct Guide;
+
 mod batch;
 mod cancel;
 mod candidates;
@@ -15,11 +20,13 @@ mod engine;
 mod generate;
 mod gguf;
 mod manifest;
+mod openai;
 mod output;
 mod pipe;
 mod provider;
 mod queenbee;
 mod safetensors;
+mod sidecar;
 pub mod testing;
 mod tokenizer;
 mod validate;
@@ -35,7 +42,7 @@ pub use decoder::{
 };
 pub use engine::{
     Engine, EngineError, Flow, GenerateRequest, Generation, Greedy, LoadError, MAX_STOP_BYTES,
-    MAX_STOP_SEQUENCES, Step, TokenSampler,
+    MAX_STOP_SEQUENCES, Sampling, Step, TokenSampler,
 };
 pub use generate::PREFILL_CHUNK;
 pub use gguf::{
@@ -46,10 +53,12 @@ pub use manifest::{
     MAX_CONTEXT_LENGTH, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MAX_TOP_K, MAX_VOCAB_SIZE, Manifest,
     ManifestError, Model, ModelReader, ReadSeek, Weights,
 };
+pub use openai::{MAX_EVENT_BYTES, OpenAi, ServerAt, ServerConfig, ServerError, ServerTimes};
 pub use output::{StopReason, StopRule, finish_output, stop_reason};
 pub use pipe::{Isolated, MAX_FRAME_BYTES, PIPE_VERSION, Program, ServeError, serve};
 pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats, Support};
 pub use queenbee::queenbee;
 pub use safetensors::{MAX_SAFETENSORS_FILES, MAX_SAFETENSORS_HEADER_BYTES, SafetensorsError};
+pub use sidecar::{MAX_SIDECAR_BYTES, RunningProvider, SidecarError, read_sidecar, write_sidecar};
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, TokenizerError};
 pub use validate::{COST_TOLERANCE, Item, KERNEL_TOLERANCE, ValidateError, Validation, validate};

@@ -1,6 +1,5 @@
 //! Who runs models: the contract of providers, and the registry of those that exist.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,8 +75,8 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Counts a request that is over.
-    pub(crate) fn count(&mut self, request: &GenerateRequest, result: &Result<Generation, EngineError>) {
+    /// Counts one request and what became of it.
+    pub fn count(&mut self, request: &GenerateRequest, result: &Result<Generation, EngineError>) {
         match result {
             Ok(generation) => {
                 self.finished += 1;
@@ -110,15 +109,20 @@ pub trait Provider: Send + Sync {
 
     /// What its engines have done.
     fn stats(&self) -> Stats;
+
+    /// The URL of the server that its engines use, while they do; nothing where they compute by themselves.
+    fn endpoint(&self) -> Option<String> {
+        None
+    }
 }
 
-/// The providers that exist, by name.
+/// The providers that exist, in the order in which they were registered.
 #[derive(Clone, Default)]
-pub struct Registry(BTreeMap<&'static str, Arc<dyn Provider>>);
+pub struct Registry(Vec<Arc<dyn Provider>>);
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Registry").field(&self.0.keys()).finish()
+        f.debug_list().entries(self.0.iter().map(|provider| provider.name())).finish()
     }
 }
 
@@ -147,24 +151,25 @@ impl Registry {
 
     /// Adds a provider; one that is registered under the same name already stays, and false is returned.
     pub fn register(&mut self, provider: Arc<dyn Provider>) -> bool {
-        let name = provider.name();
-        let new = !self.0.contains_key(name);
-        self.0.entry(name).or_insert(provider);
+        let new = self.0.iter().all(|known| known.name() != provider.name());
+        if new {
+            self.0.push(provider);
+        }
         new
     }
 
-    /// All providers, by name.
+    /// All providers.
     pub fn providers(&self) -> impl Iterator<Item = &Arc<dyn Provider>> {
-        self.0.values()
+        self.0.iter()
     }
 
-    /// The first provider, by name, that can run a model, or the reason of each why it cannot.
+    /// The first provider that can run a model, or the reason of each why it cannot.
     pub fn find(&self, hardware: &Hardware, model: &Manifest) -> Result<Arc<dyn Provider>, NoProvider> {
         let mut reasons = Vec::new();
-        for (name, provider) in &self.0 {
+        for provider in &self.0 {
             match provider.detect(hardware, model) {
                 Support::Supported => return Ok(provider.clone()),
-                Support::Unsupported(reason) => reasons.push(format!("{name}: {reason}")),
+                Support::Unsupported(reason) => reasons.push(format!("{}: {reason}", provider.name())),
             }
         }
         Err(NoProvider { model: model.name.clone(), reasons })

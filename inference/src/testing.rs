@@ -269,6 +269,10 @@ impl Engine for Scripted {
         &self.tokenizer
     }
 
+    fn samples_itself(&self) -> bool {
+        false
+    }
+
     fn generate(
         &mut self,
         request: &GenerateRequest,

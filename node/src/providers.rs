@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use swarm_inference::{Candle, Isolated, Program, Registry};
+use swarm_inference::{Candle, Isolated, OpenAi, Program, Registry, ServerAt, ServerConfig};
 use tokio::sync::watch;
 
 /// The providers of a node, and the names of models that nothing runs for the moment.
@@ -37,6 +37,10 @@ impl Providers {
             });
         };
         let mut registry = Registry::empty();
+        // First: it runs only what its owner has named.
+        if let Some(server) = server(args) {
+            registry.register(Arc::new(OpenAi::new(server)));
+        }
         registry.register(Arc::new(Isolated::new(Arc::new(Candle::default()), program, watcher)));
         Ok(Self { registry, gone })
     }
@@ -45,6 +49,22 @@ impl Providers {
     pub fn lasting(registry: Registry) -> Self {
         Self { registry, gone: watch::channel(BTreeSet::new()).1 }
     }
+}
+
+fn server(args: &MinerArgs) -> Option<ServerConfig> {
+    let url = args.server.clone()?;
+    let at = match &args.server_command {
+        Some(command) => {
+            ServerAt::Command { command: command.split_whitespace().map(str::to_owned).collect(), url }
+        }
+        None => ServerAt::Url(url),
+    };
+    let names = |text: &String| {
+        let (model, name) = text.split_once('=').unwrap_or((text, text));
+        (model.to_owned(), name.to_owned())
+    };
+    let models = args.server_models.iter().map(names).collect();
+    Some(ServerConfig { models, ..ServerConfig::new(at, "") })
 }
 
 fn beside_this_program() -> Result<PathBuf> {

@@ -174,6 +174,10 @@ impl Engine for Proxy {
         self.host.tokenizer()
     }
 
+    fn samples_itself(&self) -> bool {
+        false
+    }
+
     fn generate(
         &mut self,
         request: &GenerateRequest,

@@ -10,6 +10,7 @@ mod forward;
 mod generation;
 mod gguf;
 mod manifest;
+mod openai;
 mod output;
 mod processes;
 mod provider;

@@ -121,6 +121,10 @@ impl Engine for FaultyEngine {
         self.inner.tokenizer()
     }
 
+    fn samples_itself(&self) -> bool {
+        self.inner.samples_itself()
+    }
+
     fn generate(
         &mut self,
         request: &GenerateRequest,

@@ -300,6 +300,40 @@ pub struct MinerArgs {
           value_parser = clap::value_parser!(u32).range(1..))]
     pub engine_memory: Option<u32>,
 
+    /// A server that runs models, such as vLLM or llama-server: its URL. docs/providers.md says what it has to do
+    #[arg(
+        long,
+        env = "SWARMPOOL_SERVER",
+        value_name = "URL",
+        global = true,
+        hide_short_help = true,
+        requires = "server_models"
+    )]
+    pub server: Option<String>,
+
+    /// A model that the server runs, and what the server calls it if that is another name; repeatable
+    #[arg(
+        long = "server-model",
+        env = "SWARMPOOL_SERVER_MODEL",
+        value_name = "MODEL[=NAME]",
+        global = true,
+        value_delimiter = ',',
+        requires = "server",
+        hide_short_help = true
+    )]
+    pub server_models: Vec<String>,
+
+    /// What starts the server, words apart by spaces; it ends with the miner [default: it runs already]
+    #[arg(
+        long,
+        env = "SWARMPOOL_SERVER_COMMAND",
+        value_name = "COMMAND",
+        global = true,
+        requires = "server",
+        hide_short_help = true
+    )]
+    pub server_command: Option<String>,
+
     /// How you are paid: solo, three quarters of the price of your own jobs; pps, for work units at the pool's rate,
     /// which is steadier. Counts from the next epoch on
     #[arg(long, env = "SWARMPOOL_PAYOUT", value_enum, default_value = "solo")]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use swarm_inference::{CancelToken, Engine, Registry};
 use swarm_protocol::miner::Run;
+use swarm_protocol::statement::Assurance;
 
 /// How long a job waits for an engine that is about to be free.
 const MAX_IDLE_WAIT: Duration = Duration::from_secs(2);
@@ -20,7 +21,7 @@ type Idle = Arc<Mutex<BTreeMap<String, Vec<Box<dyn Engine>>>>>;
 pub struct Engines {
     idle: Idle,
     freed: Arc<Condvar>,
-    models: Arc<Vec<String>>,
+    models: Arc<BTreeMap<String, Vec<Assurance>>>,
     providers: Registry,
     metrics: MinerMetrics,
 }
@@ -35,16 +36,17 @@ impl Engines {
                 idle.entry(name.clone()).or_default().push(model.start(providers)?);
             }
         }
-        let models = Arc::new(idle.keys().cloned().collect());
+        let models =
+            Arc::new(idle.iter().map(|(name, engines)| (name.clone(), assurances(engines))).collect());
         let metrics = MinerMetrics::default();
         metrics.has_engines(slots);
         let providers = providers.clone();
         Ok(Self { idle: Arc::new(Mutex::new(idle)), freed: Arc::default(), models, providers, metrics })
     }
 
-    /// The models they run.
-    pub fn models(&self) -> impl Iterator<Item = &String> {
-        self.models.iter()
+    /// The models they run, and how checkable their answers are.
+    pub fn models(&self) -> &BTreeMap<String, Vec<Assurance>> {
+        &self.models
     }
 
     /// What they, and the miner around them, count.
@@ -89,5 +91,13 @@ impl Engines {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.entry(model.to_owned()).or_default().push(engine);
         self.freed.notify_all();
+    }
+}
+
+/// What samples by itself can be compared with the model, and not be repeated draw by draw.
+fn assurances(engines: &[Box<dyn Engine>]) -> Vec<Assurance> {
+    match engines.iter().any(|engine| engine.samples_itself()) {
+        true => vec![Assurance::Distance],
+        false => vec![Assurance::Seeded, Assurance::Distance],
     }
 }

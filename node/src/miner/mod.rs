@@ -84,7 +84,7 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     tracing::info!(
         "miner {} ready with {}",
         key.address(),
-        engines.models().cloned().collect::<Vec<_>>().join(", ")
+        engines.models().keys().cloned().collect::<Vec<_>>().join(", ")
     );
 
     let seen = status::Joined::default();
@@ -134,9 +134,9 @@ fn config(
     engines: &Engines,
     clock: Clock,
 ) -> Config {
-    let terms = |model: &String| ModelTerms {
+    let terms = |(model, assurances): (&String, &Vec<Assurance>)| ModelTerms {
         model: model.clone(),
-        assurances: vec![Assurance::Seeded, Assurance::Distance],
+        assurances: assurances.clone(),
         min_price: args.miner.min_price,
         vram_mb: 0,
     };
@@ -144,7 +144,7 @@ fn config(
         pool: *pool,
         wallet: key.address(),
         slots: args.miner.slots,
-        models: engines.models().map(terms).collect(),
+        models: engines.models().iter().map(terms).collect(),
         mode: args.miner.payout.into(),
         ens: args.miner.ens.clone(),
         device: "cpu".to_owned(),

@@ -3,7 +3,7 @@
 use crate::workload::{KnownModel, NormativeSampler, step, stop_reason};
 use anyhow::Result;
 use std::time::{Duration, Instant};
-use swarm_inference::{CancelToken, Engine, Flow, GenerateRequest};
+use swarm_inference::{CancelToken, Engine, Flow, GenerateRequest, Sampling};
 use swarm_protocol::miner::Run;
 use swarm_protocol::transcript::{PrefixDigest, Transcript};
 
@@ -30,6 +30,11 @@ pub fn generate(
         prompt_ids: prompt.clone(),
         max_tokens: run.job.params.max_tokens,
         stop: run.job.params.stop.clone(),
+        sampling: Sampling {
+            temperature: run.job.params.temperature,
+            top_p: run.job.params.top_p,
+            seed: run.job.params.seed,
+        },
         deadline: Some(Instant::now() + within),
         max_memory_bytes: None,
     };

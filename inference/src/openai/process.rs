@@ -1,0 +1,109 @@
+//! A server as a process of this one: started with its own process group, heard out, stopped with all it started.
+
+use std::collections::VecDeque;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+use super::ServerError;
+use super::http::plain;
+
+/// How much of a process's last words is kept, in bytes.
+const MAX_TAIL_BYTES: usize = 2 * 1024;
+const POLL: Duration = Duration::from_millis(20);
+
+/// A running server; dropping it stops it at once.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    tail: Arc<Mutex<VecDeque<u8>>>,
+    ended: bool,
+}
+
+impl Process {
+    /// Starts `command`, a program and its arguments, without a shell.
+    pub(super) fn start(command: &[String]) -> Result<Self, ServerError> {
+        let [program, arguments @ ..] = command else {
+            return Err(ServerError::NoCommand);
+        };
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|source| ServerError::Spawn { program: program.clone(), source })?;
+        let tail = Arc::default();
+        let pipes = [child.stdout.take().map(boxed), child.stderr.take().map(boxed)];
+        for pipe in pipes.into_iter().flatten() {
+            listen(pipe, &tail);
+        }
+        Ok(Self { child, tail, ended: false })
+    }
+
+    /// Whether it has ended; it stays a zombie until [`Process::stop`], so that its id stays its own.
+    pub(super) fn has_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        self.ended || !matches!(waitid(WaitId::Pid(self.pid()), options), Ok(None))
+    }
+
+    /// What it wrote last, on one line.
+    pub(super) fn tail(&self) -> String {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes: Vec<u8> = tail.iter().copied().collect();
+        let text = String::from_utf8_lossy(&bytes);
+        let from = text.char_indices().rev().nth(299).map_or(0, |(at, _)| at);
+        plain(&text[from..])
+    }
+
+    /// Asks all of it to end, ends by force within `patience` what does not, and reaps it.
+    pub(super) fn stop(&mut self, patience: Duration) -> Option<ExitStatus> {
+        if self.ended {
+            return None;
+        }
+        // Whoever is gone already needs no signal.
+        let _ = kill_process_group(self.pid(), Signal::TERM);
+        let until = Instant::now() + patience;
+        while !self.has_ended() && Instant::now() < until {
+            std::thread::sleep(POLL);
+        }
+        let _ = kill_process_group(self.pid(), Signal::KILL);
+        self.ended = true;
+        self.child.wait().ok()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+fn boxed(pipe: impl Read + Send + 'static) -> Box<dyn Read + Send> {
+    Box::new(pipe)
+}
+
+/// Keeps the end of what comes out of a pipe, until all who could write have gone.
+fn listen(mut pipe: Box<dyn Read + Send>, tail: &Arc<Mutex<VecDeque<u8>>>) {
+    let tail = tail.clone();
+    let hear = move || {
+        let mut bytes = [0; 1024];
+        while let Ok(read @ 1..) = pipe.read(&mut bytes) {
+            let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+            tail.extend(&bytes[..read]);
+            let over = tail.len().saturating_sub(MAX_TAIL_BYTES);
+            tail.drain(..over);
+        }
+    };
+    // Without a thread the pipe is closed, and the server has nobody to tell.
+    drop(std::thread::Builder::new().name("server-output".into()).spawn(hear));
+}

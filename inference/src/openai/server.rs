@@ -1,0 +1,195 @@
+//! The server that all engines of a provider share: found ready, or started, started again and stopped.
+
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::http::{Endpoint, plain};
+use super::process::Process;
+use super::{ServerAt, ServerConfig, ServerError, ServerTimes};
+use crate::{EngineError, Interrupt};
+
+/// Between two questions whether a server is ready.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// How long one such question may take.
+const ASK: Duration = Duration::from_secs(2);
+/// The shortest time between two starts of a process; it doubles with each failure up to the longest.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// A server, and its process if it is this side's to run.
+#[derive(Debug)]
+pub(super) struct Server {
+    endpoint: Endpoint,
+    times: ServerTimes,
+    owned: Option<Owned>,
+}
+
+#[derive(Debug)]
+struct Owned {
+    command: Vec<String>,
+    life: Mutex<Life>,
+}
+
+#[derive(Debug, Default)]
+struct Life {
+    process: Option<Process>,
+    /// Whether it has answered since its process began.
+    ready: bool,
+    /// What the process before said last.
+    last_words: String,
+    failures: u32,
+    not_before: Option<Instant>,
+    stopped: bool,
+}
+
+#[derive(Deserialize)]
+struct Models {
+    data: Vec<Named>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    id: String,
+    #[serde(default)]
+    aliases: Vec<String>,
+}
+
+impl Server {
+    pub(super) fn new(config: &ServerConfig) -> Result<Self, ServerError> {
+        let endpoint = Endpoint::new(config.at.url(), config.key.as_deref(), config.times.connect)?;
+        let owned = match &config.at {
+            ServerAt::Url(_) => None,
+            ServerAt::Command { command, .. } => {
+                Some(Owned { command: command.clone(), life: Mutex::default() })
+            }
+        };
+        Ok(Self { endpoint, times: config.times, owned })
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Makes sure that a process that is this side's to run is there and answers; nothing is asked of others.
+    pub(super) fn ready(&self, interrupt: Interrupt<'_>) -> Result<(), EngineError> {
+        let Some(owned) = &self.owned else {
+            return Ok(());
+        };
+        let mut life = self.wait_for(&owned.life, interrupt)?;
+        if life.stopped {
+            return Err(EngineError::Cancelled);
+        }
+        if life.ready && life.process.as_ref().is_some_and(|process| !process.has_ended()) {
+            return Ok(());
+        }
+        self.start_again(owned, &mut life, interrupt)
+    }
+
+    /// The life of the process, once no other engine is about to start it.
+    fn wait_for<'a>(
+        &self,
+        life: &'a Mutex<Life>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<MutexGuard<'a, Life>, EngineError> {
+        let until = Instant::now() + self.times.ready;
+        while Instant::now() < until {
+            match life.try_lock() {
+                Ok(life) => return Ok(life),
+                Err(TryLockError::Poisoned(life)) => return Ok(life.into_inner()),
+                Err(TryLockError::WouldBlock) => interrupt.check()?,
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
+        Err(ServerError::Starting.into())
+    }
+
+    fn start_again(
+        &self,
+        owned: &Owned,
+        life: &mut Life,
+        interrupt: Interrupt<'_>,
+    ) -> Result<(), EngineError> {
+        if let Some(mut ended) = life.process.take() {
+            ended.stop(Duration::ZERO);
+            life.last_words = ended.tail();
+        }
+        if life.not_before.is_some_and(|at| Instant::now() < at) {
+            return Err(ServerError::Exited(life.last_words.clone()).into());
+        }
+        let started = self.start(owned, interrupt);
+        life.failures = if started.is_ok() { 0 } else { life.failures + 1 };
+        let pause = MIN_PAUSE.saturating_mul(1 << life.failures.min(16)).min(MAX_PAUSE);
+        life.not_before = Some(Instant::now() + pause);
+        life.process = Some(started?);
+        life.ready = true;
+        Ok(())
+    }
+
+    fn start(&self, owned: &Owned, interrupt: Interrupt<'_>) -> Result<Process, EngineError> {
+        if !matches!(self.models(interrupt), Err(EngineError::Server(ServerError::Unreachable(_)))) {
+            interrupt.check()?;
+            return Err(ServerError::Taken(self.endpoint.url().to_owned()).into());
+        }
+        let process = Process::start(&owned.command)?;
+        let until = Instant::now() + self.times.ready;
+        loop {
+            if process.has_ended() {
+                return Err(ServerError::Exited(process.tail()).into());
+            }
+            let why = match self.models(interrupt) {
+                Ok(_) => return Ok(process),
+                Err(EngineError::Server(error)) => error,
+                Err(error) => return Err(error),
+            };
+            if Instant::now() >= until {
+                let why = format!("{why}; what it said last: {}", process.tail());
+                return Err(ServerError::NotReady { within: self.times.ready, why }.into());
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
+    }
+
+    /// Refuses a server that does not list `model`.
+    pub(super) fn check_model(&self, interrupt: Interrupt<'_>, model: &str) -> Result<(), EngineError> {
+        let found = self.models(interrupt)?;
+        if found.iter().any(|name| name == model) {
+            return Ok(());
+        }
+        let found = found.iter().take(8).map(|name| plain(name)).collect::<Vec<_>>().join(", ");
+        let found = if found.is_empty() { "none".into() } else { found };
+        Err(ServerError::NoModel { wanted: model.to_owned(), found }.into())
+    }
+
+    /// The names of the models that the server says it has.
+    fn models(&self, interrupt: Interrupt<'_>) -> Result<Vec<String>, EngineError> {
+        let exchange = self.endpoint.get("/v1/models");
+        let body = exchange.next(interrupt, Instant::now() + ASK, ASK)?;
+        let broke_off = || ServerError::BrokeOff("its list of models is empty".into());
+        let models: Models = serde_json::from_str(&body.ok_or_else(broke_off)?)
+            .map_err(|error| ServerError::Malformed(format!("its list of models: {error}")))?;
+        Ok(models.data.into_iter().flat_map(|named| [vec![named.id], named.aliases].concat()).collect())
+    }
+
+    /// Ends the process for good.
+    pub(super) fn stop(&self) {
+        if let Some(owned) = &self.owned {
+            let mut life = lock(&owned.life);
+            life.stopped = true;
+            if let Some(mut process) = life.process.take() {
+                process.stop(self.times.stop);
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
+    life.lock().unwrap_or_else(PoisonError::into_inner)
+}
