@@ -15,3 +15,4 @@ mod provider;
 mod queenbee;
 mod tokenizer;
 mod validate;
+mod workloads;

@@ -1,6 +1,7 @@
 //! The client's process: one command, one answer.
 
 mod account;
+mod answer;
 mod checks;
 mod earnings;
 mod get;

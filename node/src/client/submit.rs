@@ -1,5 +1,6 @@
 //! Sending a job and waiting for it.
 
+use super::answer::Rendered;
 use super::output::{receipt_json, receipt_of, stage_text};
 use super::{Connection, Session};
 use crate::cli::{Exit, SubmitArgs, UserError};
@@ -291,18 +292,16 @@ fn remedy(reason: Reason) -> &'static str {
 fn answered(session: &Session, id: JobId, signed: &Signed, output: &[u8]) -> Result<Exit> {
     let path = session.saved.keep_receipt(&id, signed, output)?;
     let (receipt, _) = receipt_of(signed).context("the receipt was checked")?;
+    let answer = Rendered::read(output, session.saved.job(&id)?.as_ref());
     if session.printer.is_json() {
-        let text = String::from_utf8_lossy(output);
         let mut object = serde_json::json!({
-            "job": id.to_string(), "status": "answered", "answer": text, "cost_usdc": receipt.price.to_string(),
+            "job": id.to_string(), "status": "answered", "cost_usdc": receipt.price.to_string(),
             "receipt": receipt_json(signed), "receipt_file": path,
         });
-        if std::str::from_utf8(output).is_err() {
-            object["answer_hex"] = hex::encode(output).into();
-        }
+        answer.fields().into_iter().for_each(|(name, value)| object[name] = value);
         session.printer.object(&object);
     } else {
-        session.printer.answer(output);
+        session.printer.answer(&answer.text());
     }
     let asset = if receipt.asset == swarm_protocol::statement::Asset::Test { " of test credit" } else { "" };
     session.printer.note(&format!(
