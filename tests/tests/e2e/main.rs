@@ -38,3 +38,4 @@ mod streams;
 mod terminal;
 mod tree;
 mod watching;
+mod workloads;
