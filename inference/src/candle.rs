@@ -1,19 +1,25 @@
 //! The provider `candle`: models on this machine's processor, in this process.
 
 mod batched;
+mod bench;
+mod embed;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use self::batched::{Batched, Worker};
+use self::bench::Bench;
+use self::embed::{Embedder, Embedding};
 use crate::generate::{Predictor, generate};
 use crate::gguf::Gguf;
 use crate::{
     Architecture, CancelToken, Candidate, Compute, Decoder, Engine, EngineConfig, EngineError, Flow,
     GenerateRequest, Generation, Hardware, Interrupt, LoadError, Manifest, PREFILL_CHUNK, Provider, Sequence,
-    Stats, Step, Support, TokenSampler, Tokenizer, candidates,
+    Stats, Step, Support, TokenSampler, Tokenizer, Workload, candidates,
 };
 
-/// Runs Llama, Qwen2 and Qwen3 models from GGUF files on the CPU through candle.
+/// Runs Llama, Qwen2 and Qwen3 models from GGUF files, BERT models from safetensors, and the benchmark `matmul`, on the
+/// CPU through candle.
 ///
 /// Engines of one model share its weights. Where those are computed on all cores, they also share every pass: what
 /// their requests take at a time is one batch.
@@ -27,6 +33,7 @@ struct State {
     stopped: CancelToken,
     stats: Stats,
     loaded: Vec<Weak<Loaded>>,
+    embedders: Vec<Weak<Embedder>>,
 }
 
 /// A model in memory.
@@ -44,6 +51,11 @@ impl State {
         self.loaded.retain(|loaded| loaded.strong_count() > 0);
         self.loaded.iter().filter_map(Weak::upgrade).find(|loaded| loaded.manifest == *manifest)
     }
+
+    fn find_embedder(&mut self, manifest: &Manifest) -> Option<Arc<Embedder>> {
+        self.embedders.retain(|embedder| embedder.strong_count() > 0);
+        self.embedders.iter().filter_map(Weak::upgrade).find(|embedder| embedder.manifest() == manifest)
+    }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -56,8 +68,17 @@ impl Provider for Candle {
     }
 
     fn detect(&self, hardware: &Hardware, model: &Manifest) -> Support {
-        if Architecture::named(&model.architecture).is_none() {
-            return Support::Unsupported(format!("the architecture {} is not supported", model.architecture));
+        let known = match model.workload {
+            Workload::LlmGen => Architecture::named(&model.architecture).is_some(),
+            Workload::Embed => model.architecture == embed::ARCHITECTURE,
+            Workload::TorchBench => model.architecture == bench::ARCHITECTURE,
+        };
+        if !known {
+            let (what, for_what) = (&model.architecture, model.workload.as_str());
+            return Support::Unsupported(match model.workload {
+                Workload::LlmGen => format!("the architecture {what} is not supported"),
+                _ => format!("the architecture {what} is not supported for {for_what}"),
+            });
         }
         if model.size > hardware.memory_bytes {
             return Support::Unsupported(format!(
@@ -69,17 +90,17 @@ impl Provider for Candle {
     }
 
     fn start(&self, config: &EngineConfig) -> Result<Box<dyn Engine>, EngineError> {
-        let shared = lock(&self.state).find(&config.model.manifest);
-        let loaded = match shared {
-            Some(loaded) => loaded,
-            None => Arc::new(load(config)?),
-        };
-        within(loaded.decoder.weight_bytes(), config.max_memory_bytes)?;
-        let mut state = lock(&self.state);
-        state.stats.engines += 1;
-        // Of two that loaded the same at the same time, those who come later find the first.
-        state.loaded.push(Arc::downgrade(&loaded));
-        Ok(Box::new(CandleEngine { loaded, stopped: state.stopped.clone(), state: self.state.clone() }))
+        match config.model.manifest.workload {
+            Workload::LlmGen => self.start_decoder(config),
+            Workload::Embed => {
+                let shared = lock(&self.state).find_embedder(&config.model.manifest);
+                let embedder = shared.map_or_else(|| Embedder::load(config).map(Arc::new), Ok)?;
+                within(embedder.weight_bytes(), config.max_memory_bytes)?;
+                lock(&self.state).embedders.push(Arc::downgrade(&embedder));
+                Ok(Box::new(Embedding::new(embedder, Place::take(&self.state))))
+            }
+            Workload::TorchBench => Ok(Box::new(Bench::new(&config.model, Place::take(&self.state))?)),
+        }
     }
 
     fn stop(&self) {
@@ -88,6 +109,7 @@ impl Provider for Candle {
         state.stopped = CancelToken::new();
         state.stats.engines = 0;
         state.loaded.clear();
+        state.embedders.clear();
     }
 
     fn is_running(&self) -> bool {
@@ -96,11 +118,59 @@ impl Provider for Candle {
 
     fn stats(&self) -> Stats {
         let state = lock(&self.state);
-        let mut loaded: Vec<_> = state.loaded.iter().filter_map(Weak::upgrade).collect();
-        loaded.sort_unstable_by_key(Arc::as_ptr);
-        loaded.dedup_by_key(|loaded| Arc::as_ptr(loaded));
-        let weight_bytes = loaded.iter().map(|loaded| loaded.decoder.weight_bytes()).sum();
-        Stats { weight_bytes, ..state.stats }
+        let decoders = alive(&state.loaded, |loaded| loaded.decoder.weight_bytes());
+        let embedders = alive(&state.embedders, Embedder::weight_bytes);
+        Stats { weight_bytes: decoders + embedders, ..state.stats }
+    }
+}
+
+/// The bytes of what is still held, each once.
+fn alive<T>(held: &[Weak<T>], bytes: impl Fn(&T) -> u64) -> u64 {
+    let mut held: Vec<_> = held.iter().filter_map(Weak::upgrade).collect();
+    held.sort_unstable_by_key(Arc::as_ptr);
+    held.dedup_by_key(|held| Arc::as_ptr(held));
+    held.iter().map(|held| bytes(held)).sum()
+}
+
+impl Candle {
+    fn start_decoder(&self, config: &EngineConfig) -> Result<Box<dyn Engine>, EngineError> {
+        let shared = lock(&self.state).find(&config.model.manifest);
+        let loaded = match shared {
+            Some(loaded) => loaded,
+            None => Arc::new(load(config)?),
+        };
+        within(loaded.decoder.weight_bytes(), config.max_memory_bytes)?;
+        // Of two that loaded the same at the same time, those who come later find the first.
+        lock(&self.state).loaded.push(Arc::downgrade(&loaded));
+        Ok(Box::new(CandleEngine { loaded, place: Place::take(&self.state) }))
+    }
+}
+
+/// What an engine of any workload has of its provider; the engine counts as running until this is dropped.
+struct Place {
+    stopped: CancelToken,
+    state: Arc<Mutex<State>>,
+}
+
+impl Place {
+    fn take(state: &Arc<Mutex<State>>) -> Self {
+        let mut held = lock(state);
+        held.stats.engines += 1;
+        Self { stopped: held.stopped.clone(), state: state.clone() }
+    }
+
+    /// Counts a request without output tokens.
+    fn count(&self, result: &Result<(), EngineError>, prompt_tokens: usize, time: Duration) {
+        lock(&self.state).stats.count_without_output(result, prompt_tokens, time);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let stats = &mut lock(&self.state).stats;
+        if !self.stopped.is_cancelled() {
+            stats.engines -= 1;
+        }
     }
 }
 
@@ -140,8 +210,7 @@ fn agree<T: ToString>(what: &'static str, manifest: T, file: T) -> Result<(), Lo
 
 struct CandleEngine {
     loaded: Arc<Loaded>,
-    stopped: CancelToken,
-    state: Arc<Mutex<State>>,
+    place: Place,
 }
 
 impl Engine for CandleEngine {
@@ -149,12 +218,8 @@ impl Engine for CandleEngine {
         &self.loaded.manifest
     }
 
-    fn tokenizer(&self) -> &Tokenizer {
-        &self.loaded.tokenizer
-    }
-
-    fn samples_itself(&self) -> bool {
-        false
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        Some(&self.loaded.tokenizer)
     }
 
     fn generate(
@@ -165,7 +230,7 @@ impl Engine for CandleEngine {
         sink: &mut dyn FnMut(&Step) -> Flow,
     ) -> Result<Generation, EngineError> {
         let result = self.run(request, sampler, cancel, sink);
-        lock(&self.state).stats.count(request, &result);
+        lock(&self.place.state).stats.count(request, &result);
         result
     }
 }
@@ -179,7 +244,7 @@ impl CandleEngine {
         sink: &mut dyn FnMut(&Step) -> Flow,
     ) -> Result<Generation, EngineError> {
         self.check_memory(request)?;
-        let cancels = [cancel, &self.stopped];
+        let cancels = [cancel, &self.place.stopped];
         let interrupt = Interrupt::new(&cancels, request.deadline);
         let Loaded { manifest, tokenizer, decoder, worker } = self.loaded.as_ref();
         let top_k = manifest.top_k as usize;
@@ -202,15 +267,6 @@ impl CandleEngine {
             return Ok(());
         }
         Err(EngineError::Memory { needed, allowed })
-    }
-}
-
-impl Drop for CandleEngine {
-    fn drop(&mut self) {
-        let stats = &mut lock(&self.state).stats;
-        if !self.stopped.is_cancelled() {
-            stats.engines -= 1;
-        }
     }
 }
 

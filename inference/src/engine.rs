@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::{
-    CancelToken, Candidate, GgufError, Manifest, ManifestError, SafetensorsError, ServerError, StopReason,
-    Tokenizer, TokenizerError,
+    BenchRequest, CancelToken, Candidate, GgufError, Lap, Manifest, ManifestError, SafetensorsError,
+    ServerError, StopReason, Tokenizer, TokenizerError, Workload,
 };
 
 /// The most stop sequences of a request.
@@ -15,18 +15,25 @@ pub const MAX_STOP_SEQUENCES: usize = 16;
 pub const MAX_STOP_BYTES: usize = 256;
 
 /// A model on a device, running one request at a time.
+///
+/// An engine serves the [`Workload`] of its manifest and refuses requests of another one by name, which is what the
+/// methods do here that an engine leaves out.
 pub trait Engine: Send {
     /// The model that runs here.
     fn manifest(&self) -> &Manifest;
 
-    /// The model's tokenizer.
-    fn tokenizer(&self) -> &Tokenizer;
+    /// The model's tokenizer, if it generates text.
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        None
+    }
 
     /// Whether tokens are chosen elsewhere, by [`GenerateRequest::sampling`], and the [`TokenSampler`] is never asked.
     ///
     /// What such an engine says can be compared with the model's distribution, and not be traced back to a draw; who
     /// promises answers that can be must not take them from it.
-    fn samples_itself(&self) -> bool;
+    fn samples_itself(&self) -> bool {
+        false
+    }
 
     /// Generates from a prompt until a [`StopReason`] holds, passing every token to `sink` as it is chosen.
     ///
@@ -37,7 +44,48 @@ pub trait Engine: Send {
         sampler: &mut dyn TokenSampler,
         cancel: &CancelToken,
         sink: &mut dyn FnMut(&Step) -> Flow,
-    ) -> Result<Generation, EngineError>;
+    ) -> Result<Generation, EngineError> {
+        let _ = (request, sampler, cancel, sink);
+        Err(EngineError::Unsupported(Workload::LlmGen))
+    }
+
+    /// Embeds texts one after the other, passing the vector of each to `sink`: the manifest's `dimensions` of numbers, of
+    /// unit length, which depend on no other text of the request.
+    ///
+    /// After an error the engine can take the next request; `cancel` and the deadline are obeyed within a text.
+    fn embed(
+        &mut self,
+        request: &EmbedRequest,
+        cancel: &CancelToken,
+        sink: &mut dyn FnMut(&[f32]) -> Flow,
+    ) -> Result<(), EngineError> {
+        let _ = (request, cancel, sink);
+        Err(EngineError::Unsupported(Workload::Embed))
+    }
+
+    /// Multiplies matrices, passing the time and the checksum of each product to `sink`.
+    ///
+    /// After an error the engine can take the next request; `cancel` and the deadline are obeyed within a product.
+    fn benchmark(
+        &mut self,
+        request: &BenchRequest,
+        cancel: &CancelToken,
+        sink: &mut dyn FnMut(Lap) -> Flow,
+    ) -> Result<(), EngineError> {
+        let _ = (request, cancel, sink);
+        Err(EngineError::Unsupported(Workload::TorchBench))
+    }
+}
+
+/// What to embed, and within which bounds.
+#[derive(Debug, Clone, Default)]
+pub struct EmbedRequest {
+    /// Token ids of each text, 1 to the manifest's `context_length`.
+    pub texts: Vec<Vec<u32>>,
+    /// When to give up.
+    pub deadline: Option<Instant>,
+    /// The most memory that the weights and this request may take together, in bytes.
+    pub max_memory_bytes: Option<u64>,
 }
 
 /// Chooses tokens.
@@ -136,6 +184,9 @@ pub enum EngineError {
     /// The model could not be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The engine's model is for another workload.
+    #[error("the engine does not serve {}", .0.as_str())]
+    Unsupported(Workload),
     /// The prompt has no tokens.
     #[error("the prompt is empty")]
     EmptyPrompt,
@@ -175,8 +226,8 @@ pub enum EngineError {
     /// The sampler chose a token that was not offered.
     #[error("the sampler chose token {0}, which was not a candidate")]
     Sampler(u32),
-    /// The model computed logits that are not numbers.
-    #[error("the model computed logits that are not finite")]
+    /// The model computed what is not a number.
+    #[error("the model computed numbers that are not finite")]
     NotFinite,
     /// The server that runs the model did not do as asked.
     #[error(transparent)]

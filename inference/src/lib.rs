@@ -3,7 +3,8 @@
 //! A [`Model`] is a [`Manifest`] and its weights. A [`Provider`] of the [`Registry`] turns it into an [`Engine`],
 //! which generates token by token: it offers [`Candidate`]s with integer costs and lets a [`TokenSampler`] choose.
 //! What ends a generation and what its output is are pure rules ([`stop_reason`], [`finish_output`]), so that
-//! somebody who did not run the model can recompute them from the token ids.
+//! somebody who did not run the model can recompute them from the token ids. Models of other [`Workload`]s embed texts
+//! or multiply matrices.
 
 /// The guide to providers, whose examples the tests run.
 #[cfg(doctest)]
@@ -11,6 +12,7 @@
 struct Guide;
 
 mod batch;
+mod bench;
 mod cancel;
 mod candidates;
 mod candle;
@@ -28,10 +30,12 @@ mod queenbee;
 mod safetensors;
 mod sidecar;
 pub mod testing;
+mod text_tokenizer;
 mod tokenizer;
 mod validate;
 
 pub use batch::{Batch, BatchLimits, JoinError, MAX_BATCH_SEQUENCES, Offer, SequenceId};
+pub use bench::{BenchRequest, DType, Lap, MAX_BENCH_SIDE, matmul};
 pub use cancel::{CancelToken, Interrupt};
 pub use candidates::{COST_SCALE, Candidate, MAX_COST, candidates};
 pub use candle::Candle;
@@ -41,7 +45,7 @@ pub use decoder::{
     MAX_ONE_CORE_PARAMETERS, RotaryPairs, Sequence, Show,
 };
 pub use engine::{
-    Engine, EngineError, Flow, GenerateRequest, Generation, Greedy, LoadError, MAX_STOP_BYTES,
+    EmbedRequest, Engine, EngineError, Flow, GenerateRequest, Generation, Greedy, LoadError, MAX_STOP_BYTES,
     MAX_STOP_SEQUENCES, Sampling, Step, TokenSampler,
 };
 pub use generate::PREFILL_CHUNK;
@@ -50,8 +54,9 @@ pub use gguf::{
     MAX_TENSORS,
 };
 pub use manifest::{
-    MAX_CONTEXT_LENGTH, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MAX_TOP_K, MAX_VOCAB_SIZE, Manifest,
-    ManifestError, Model, ModelReader, ReadSeek, Weights,
+    MAX_CONTEXT_LENGTH, MAX_DIMENSIONS, MAX_EMBED_TOKENS, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES,
+    MAX_MODEL_FILE_BYTES, MAX_MODEL_FILES, MAX_TOP_K, MAX_VOCAB_SIZE, Manifest, ManifestError, Model,
+    ModelFile, ModelReader, ReadSeek, Weights, Workload,
 };
 pub use openai::{MAX_EVENT_BYTES, OpenAi, ServerAt, ServerConfig, ServerError, ServerTimes};
 pub use output::{StopReason, StopRule, finish_output, stop_reason};
@@ -60,5 +65,6 @@ pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats
 pub use queenbee::queenbee;
 pub use safetensors::{MAX_SAFETENSORS_FILES, MAX_SAFETENSORS_HEADER_BYTES, SafetensorsError};
 pub use sidecar::{MAX_SIDECAR_BYTES, RunningProvider, SidecarError, read_sidecar, write_sidecar};
+pub use text_tokenizer::TextTokenizer;
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, TokenizerError};
 pub use validate::{COST_TOLERANCE, Item, KERNEL_TOLERANCE, ValidateError, Validation, validate};

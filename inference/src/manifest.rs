@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{LoadError, Tokenizer};
+use crate::{LoadError, TextTokenizer, Tokenizer};
 
 /// The largest manifest that is read, in bytes.
 pub const MAX_MANIFEST_BYTES: u64 = 64 * 1024;
@@ -21,32 +21,98 @@ pub const MAX_VOCAB_SIZE: u32 = 1 << 18;
 /// The most candidates per position that a manifest may ask for.
 pub const MAX_TOP_K: u32 = 256;
 
+/// The most files that a manifest may name beside the weights.
+pub const MAX_MODEL_FILES: usize = 16;
+/// The largest of them, in bytes.
+pub const MAX_MODEL_FILE_BYTES: u64 = 64 << 20;
+/// The most numbers of an embedding vector.
+pub const MAX_DIMENSIONS: u32 = 1024;
+/// The most tokens of a text that is embedded.
+pub const MAX_EMBED_TOKENS: u32 = 512;
+
+/// What a model is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Workload {
+    /// Text by a language model.
+    #[default]
+    LlmGen,
+    /// Embedding vectors.
+    Embed,
+    /// A matrix-product benchmark, which has no weights.
+    TorchBench,
+}
+
+impl Workload {
+    /// Its name in manifests and jobs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LlmGen => "llm_gen",
+            Self::Embed => "embed",
+            Self::TorchBench => "torch_bench",
+        }
+    }
+
+    fn is_text(&self) -> bool {
+        *self == Self::LlmGen
+    }
+}
+
+/// A file of a model beside its weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelFile {
+    /// Its name, without folders.
+    pub file: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its blake3 digest, 64 lower-case hex digits.
+    pub blake3: String,
+}
+
 /// The description of a model by which everybody means the same weights and the same price.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// What jobs call the model.
     pub name: String,
+    /// What it is for; where a manifest says nothing, text.
+    #[serde(default, skip_serializing_if = "Workload::is_text")]
+    pub workload: Workload,
     /// Name of the weights' file beside the manifest, without folders.
     pub file: String,
     /// Size of the weights' file in bytes.
     pub size: u64,
     /// blake3 digest of the weights' file, 64 lower-case hex digits.
     pub blake3: String,
-    /// GGUF's `general.architecture`.
+    /// Further files beside the weights: `tokenizer.json` and `config.json` of an embedding model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<ModelFile>,
+    /// GGUF's `general.architecture`; `bert` of embedding models.
     pub architecture: String,
-    /// Most tokens of prompt and output together.
+    /// Most tokens of prompt and output together, or of one text that is embedded; 0 for benchmarks.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub context_length: u32,
-    /// Number of token ids.
+    /// Number of token ids; 0 for benchmarks.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub vocab_size: u32,
-    /// Candidates per position that a sampler sees.
+    /// Candidates per position that a sampler sees; 0 where nothing is sampled.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub top_k: u32,
+    /// Numbers of an embedding vector; 0 for all other models.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dimensions: u32,
     /// Work units per prompt token.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub weight_in: u32,
-    /// Work units per output token.
+    /// Work units per output token, embedded text, or million operations.
     pub weight_out: u32,
     /// SPDX expression of the weights' licence.
     pub licence: String,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Why a manifest or the weights that it names are refused.
@@ -85,6 +151,22 @@ pub enum ManifestError {
         /// Digest found, in hex.
         found: String,
     },
+    /// A file beside the weights is not the one that the manifest names.
+    #[error("the file {file} of {model} is not the one that the manifest names; fetch the file again")]
+    File {
+        /// Name of the model.
+        model: String,
+        /// Name of the file.
+        file: String,
+    },
+    /// The manifest names no such file.
+    #[error("the manifest of {model} names no file {file}")]
+    NoFile {
+        /// Name of the model.
+        model: String,
+        /// Name of the file.
+        file: String,
+    },
     /// A file could not be read.
     #[error("cannot read {path}: {source}")]
     Read {
@@ -103,35 +185,77 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The blake3 digest that names the whole model, in hex: that of its weights, or, with further files, of what `b3sum`
+    /// prints of all files in their order, the weights first: `digest`, two spaces, `name`, a line feed.
+    pub fn digest(&self) -> String {
+        if self.files.is_empty() {
+            return self.blake3.clone();
+        }
+        let lines = std::iter::once((&self.blake3, &self.file))
+            .chain(self.files.iter().map(|file| (&file.blake3, &file.file)))
+            .map(|(digest, file)| format!("{digest}  {file}\n"));
+        blake3::hash(lines.collect::<String>().as_bytes()).to_hex().to_string()
+    }
+
     fn validate(&self) -> Result<(), ManifestError> {
-        let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
-        let plain = !self.file.contains(['/', '\\']) && !matches!(self.file.as_str(), "" | "." | "..");
         let rules = [
             ("name", !self.name.is_empty() && self.name.len() <= 128, "must have 1 to 128 bytes"),
-            ("file", plain, "must be a file name without folders"),
+            ("file", is_plain(&self.file), "must be a file name without folders"),
             ("size", (1..=MAX_MODEL_BYTES).contains(&self.size), "must be 1 to 2^40 bytes"),
-            (
-                "blake3",
-                self.blake3.len() == 64 && self.blake3.bytes().all(hex),
-                "must be 64 lower-case hex digits",
-            ),
-            (
-                "context_length",
-                (1..=MAX_CONTEXT_LENGTH).contains(&self.context_length),
-                "must be 1 to 131072",
-            ),
-            ("vocab_size", (1..=MAX_VOCAB_SIZE).contains(&self.vocab_size), "must be 1 to 262144"),
-            (
-                "top_k",
-                (1..=MAX_TOP_K.min(self.vocab_size)).contains(&self.top_k),
-                "must be 1 to 256, within the vocabulary",
-            ),
+            ("blake3", is_digest(&self.blake3), "must be 64 lower-case hex digits"),
+            ("files", self.has_good_files(), "must be at most 16 of at most 64 MiB, each once, with digests"),
         ];
-        match rules.into_iter().find(|(_, holds, _)| !holds) {
+        let of_workload: &[_] = match self.workload {
+            Workload::LlmGen => &[
+                self.within("context_length", self.context_length, MAX_CONTEXT_LENGTH, "must be 1 to 131072"),
+                self.within("vocab_size", self.vocab_size, MAX_VOCAB_SIZE, "must be 1 to 262144"),
+                self.within(
+                    "top_k",
+                    self.top_k,
+                    MAX_TOP_K.min(self.vocab_size),
+                    "must be 1 to 256, within the vocabulary",
+                ),
+            ],
+            Workload::Embed => &[
+                self.within("context_length", self.context_length, MAX_EMBED_TOKENS, "must be 1 to 512"),
+                self.within("vocab_size", self.vocab_size, MAX_VOCAB_SIZE, "must be 1 to 262144"),
+                self.within("dimensions", self.dimensions, MAX_DIMENSIONS, "must be 1 to 1024"),
+            ],
+            Workload::TorchBench => &[],
+        };
+        match rules.iter().chain(of_workload).find(|(_, holds, _)| !holds) {
             Some((field, _, rule)) => Err(ManifestError::Field { field, rule }),
             None => Ok(()),
         }
     }
+
+    fn within(
+        &self,
+        field: &'static str,
+        value: u32,
+        most: u32,
+        rule: &'static str,
+    ) -> (&'static str, bool, &'static str) {
+        (field, (1..=most).contains(&value), rule)
+    }
+
+    fn has_good_files(&self) -> bool {
+        let good = |file: &ModelFile| {
+            let others = self.files.iter().filter(|other| other.file == file.file).count()
+                + usize::from(self.file == file.file);
+            let size = (1..=MAX_MODEL_FILE_BYTES).contains(&file.size);
+            others == 1 && size && is_plain(&file.file) && is_digest(&file.blake3)
+        };
+        self.files.len() <= MAX_MODEL_FILES && self.files.iter().all(good)
+    }
+}
+
+fn is_plain(file: &str) -> bool {
+    !file.contains(['/', '\\']) && !matches!(file, "" | "." | "..")
+}
+
+fn is_digest(hex: &str) -> bool {
+    hex.len() == 64 && hex.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
 }
 
 /// Where a model's weights are.
@@ -194,6 +318,31 @@ impl Model {
                 OpenError::Manifest(error) => error,
             }),
         }
+    }
+
+    /// The bytes of a file beside the weights, after comparing its size and blake3 digest with the manifest.
+    pub fn file(&self, name: &str) -> Result<Vec<u8>, ManifestError> {
+        let (model, file) = (self.manifest.name.clone(), name.to_owned());
+        let Some(entry) = self.manifest.files.iter().find(|entry| entry.file == name) else {
+            return Err(ManifestError::NoFile { model, file });
+        };
+        let Weights::File(weights) = &self.weights else {
+            return Err(ManifestError::NoFile { model, file });
+        };
+        let path = weights.with_file_name(name);
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|open| open.take(entry.size + 1).read_to_end(&mut bytes));
+        read.map_err(|source| ManifestError::Read { path, source })?;
+        if bytes.len() as u64 != entry.size || blake3::hash(&bytes).to_hex().as_str() != entry.blake3 {
+            return Err(ManifestError::File { model, file });
+        }
+        Ok(bytes)
+    }
+
+    /// The tokenizer of an embedding model, from a `tokenizer.json` that equals the manifest.
+    pub fn text_tokenizer(&self) -> Result<TextTokenizer, LoadError> {
+        let json = self.file("tokenizer.json")?;
+        Ok(TextTokenizer::from_json(&json, self.manifest.context_length, self.manifest.vocab_size)?)
     }
 
     /// The model's tokenizer, from weights that equal the manifest, without loading them.

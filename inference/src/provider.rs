@@ -88,6 +88,22 @@ impl Stats {
             Err(_) => self.failed += 1,
         }
     }
+
+    /// Counts a request without output tokens that took so long, and what became of it.
+    pub fn count_without_output(
+        &mut self,
+        result: &Result<(), EngineError>,
+        prompt_tokens: usize,
+        time: Duration,
+    ) {
+        if result.is_err() {
+            self.failed += 1;
+            return;
+        }
+        self.finished += 1;
+        self.prompt_tokens += prompt_tokens as u64;
+        self.prompt_time += time;
+    }
 }
 
 /// Finds, starts and stops engines of one kind.

@@ -14,7 +14,7 @@ use crate::generate::{Predictor, generate};
 use crate::tokenizer::{Vocabulary, chars_of_bytes};
 use crate::{
     CancelToken, Candidate, Engine, EngineError, Flow, GenerateRequest, Generation, Interrupt, Manifest,
-    Model, Step, TokenSampler, Tokenizer, Weights,
+    Model, Step, TokenSampler, Tokenizer, Weights, Workload,
 };
 
 const END: &str = "<|endoftext|>";
@@ -92,10 +92,13 @@ pub fn model(name: &str, shape: Shape) -> Result<Model, candle_core::Error> {
 pub fn manifest(name: &str) -> Manifest {
     Manifest {
         name: name.to_owned(),
+        workload: Workload::LlmGen,
         file: "none.gguf".to_owned(),
         size: 1,
         blake3: blake3::hash(name.as_bytes()).to_hex().to_string(),
+        files: Vec::new(),
         architecture: "llama".to_owned(),
+        dimensions: 0,
         context_length: 4_096,
         vocab_size: tokens().len() as u32,
         top_k: 32,
@@ -265,8 +268,8 @@ impl Engine for Scripted {
         &self.manifest
     }
 
-    fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        Some(&self.tokenizer)
     }
 
     fn samples_itself(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::gguf::Gguf;
 use crate::{
     COST_SCALE, CancelToken, Candidate, Compute, Decoder, Engine, EngineConfig, EngineError, Flow,
     GenerateRequest, Greedy, Hardware, Interrupt, LoadError, Manifest, Model, NoProvider, Registry, Step,
-    Tokenizer, TokenizerError,
+    Tokenizer, TokenizerError, Workload,
 };
 
 /// Output tokens of each run.
@@ -70,6 +70,9 @@ pub enum ValidateError {
     /// The text cannot be told in its tokens.
     #[error(transparent)]
     Text(#[from] TokenizerError),
+    /// It does not generate text.
+    #[error("the checklist is for models that generate text, this one is for {}", .0.as_str())]
+    Workload(Workload),
     /// The text is too short to say anything.
     #[error("the text has {0} tokens, at least {least} are needed", least = 2 * RUNS)]
     Short(usize),
@@ -91,6 +94,9 @@ impl Run {
 /// Takes a model through the checklist with a text of its own kind, which it is asked to continue and to score.
 pub fn validate(registry: &Registry, model: &Model, text: &str) -> Result<Validation, ValidateError> {
     let manifest = &model.manifest;
+    if manifest.workload != Workload::LlmGen {
+        return Err(ValidateError::Workload(manifest.workload));
+    }
     let provider = registry.find(&Hardware::probe(), manifest)?;
     let [decoder, other] = decoders(model)?;
     let tokenizer = model.tokenizer()?;

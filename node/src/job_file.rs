@@ -27,6 +27,7 @@ mod json;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod workloads;
 
 pub use schema::SCHEMA;
 
@@ -107,16 +108,21 @@ impl JobFile {
             None => DEFAULT_LIMITS,
         };
         let max_ttl = MAX_JOB_LIFE.0 / 1000;
+        let job_type = job_type(&fields.require("job_type", "\"llm_gen\"")?)?;
+        workloads::check_fields(job_type, &fields)?;
+        let defaults = workloads::defaults(job_type);
         Ok(Self {
-            job_type: job_type(&fields.require("job_type", "\"llm_gen\"")?)?,
+            job_type,
             model: model(&fields.require("model", "\"queenbee-nano\"")?)?,
-            source: source(&fields.require("input", "{\"text\": \"your prompt\"}")?, folder)?,
-            params: fields.get("params").map_or_else(|| Ok(default_params()), |field| params(&field))?,
+            source: source(job_type, &fields.require("input", workloads::example(job_type))?, folder)?,
+            params: fields
+                .get("params")
+                .map_or_else(|| Ok(defaults.0.clone()), |field| params(&field, &defaults.0))?,
             price: price(&fields.require("payment", PAYMENT)?)?,
             max_runtime_s: limits.0,
             vram_mb: limits.1,
             ttl: Millis::from_secs(fields.whole("ttl_s", (1, max_ttl), 600)?),
-            assurance: fields.get("assurance").map_or(Ok(Assurance::Seeded), |field| assurance(&field))?,
+            assurance: fields.get("assurance").map_or(Ok(defaults.1), |field| assurance(&field))?,
         })
     }
 
@@ -135,6 +141,7 @@ impl JobFile {
                     return Err(UserError::input(format!("{} is empty", path.display()))
                         .hint("write the prompt into it"));
                 }
+                workloads::check_file(self.job_type, path, &text)?;
                 linked(&text)
             }
             Source::Block { cid, bytes } => in_statement(Input::Linked { cid: *cid, bytes: *bytes }),
@@ -161,13 +168,11 @@ const EXAMPLE: &str = "correct the file; swarm-client submit --help shows a good
 const PAYMENT: &str = "{\"amount\": \"0.10\", \"currency\": \"USDC\"}";
 const DEFAULT_LIMITS: (u32, u32) = (120, 0);
 
-fn default_params() -> Params {
-    Params { max_tokens: 128, temperature: 7_000, top_p: 9_500, seed: None, stop: Vec::new() }
-}
-
 fn job_type(field: &Field<'_>) -> Result<JobType, Fault> {
     match field.choice(&["llm_gen", "embed", "sd_infer", "torch_bench"])? {
         "llm_gen" => Ok(JobType::LlmGen),
+        "embed" => Ok(JobType::Embed),
+        "torch_bench" => Ok(JobType::TorchBench),
         other => {
             let problem = format!("\"{other}\" is not built in this version; use \"llm_gen\"");
             Err(Fault::new(&field.path, problem))
@@ -186,9 +191,12 @@ fn model(field: &Field<'_>) -> Result<String, Fault> {
     Ok(name.to_owned())
 }
 
-fn source(field: &Field<'_>, folder: &Path) -> Result<Source, Fault> {
+fn source(job_type: JobType, field: &Field<'_>, folder: &Path) -> Result<Source, Fault> {
     if field.has("sealed") {
         return Err(Fault::new("input.sealed", "is not built in this version: every input is public"));
+    }
+    if let Some(source) = workloads::source(job_type, field)? {
+        return Ok(source);
     }
     let fields = Fields::of(field, &["text", "messages", "file", "cid", "bytes"])?;
     let forms = ["text", "messages", "file", "cid"].map(|name| fields.get(name));
@@ -241,9 +249,8 @@ fn block_cid(field: &Field<'_>) -> Result<Cid, Fault> {
     Ok(cid)
 }
 
-fn params(field: &Field<'_>) -> Result<Params, Fault> {
+fn params(field: &Field<'_>, default: &Params) -> Result<Params, Fault> {
     let fields = Fields::of(field, &["max_tokens", "temperature", "top_p", "seed", "stop"])?;
-    let default = default_params();
     let max_tokens = fields.whole("max_tokens", (1, MAX_TOKENS.into()), default.max_tokens.into())?;
     let tenths = |name, range, default| {
         fields.get(name).map_or(Ok(default), |field: Field<'_>| field.ten_thousandths(range))

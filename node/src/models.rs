@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use swarm_inference::{Hardware, Manifest, Model, Registry, Validation, queenbee, validate};
+use swarm_inference::{Hardware, Manifest, Model, Registry, Validation, matmul, queenbee, validate};
 
 const LIST: [Column; 5] = [
     column("model", 40, 0),
@@ -43,7 +43,7 @@ pub async fn run(args: &NodeArgs, command: &ModelsCommand) -> Result<Exit> {
 
 fn all(manifests: &[PathBuf]) -> Result<Vec<Model>> {
     let named = manifests.iter().map(|path| read(path));
-    std::iter::once(Ok(queenbee())).chain(named).collect()
+    [queenbee(), matmul()].into_iter().map(Ok).chain(named).collect()
 }
 
 fn read(path: &Path) -> Result<Model> {

@@ -3,6 +3,7 @@
 use swarm_crypto::address::Address;
 use swarm_protocol::Millis;
 use swarm_protocol::codec::JobId;
+use swarm_protocol::workload::bench::{Figures, Spec};
 
 /// A job's id, short: its last eight characters, which differ.
 pub fn short_job(job: &JobId) -> String {
@@ -34,6 +35,24 @@ pub fn size(bytes: u64) -> String {
         mebibytes @ 0..1024 => format!("{mebibytes} MiB"),
         mebibytes => format!("{}.{} GiB", mebibytes / 1024, mebibytes % 1024 * 10 / 1024),
     }
+}
+
+/// How fast matrices were multiplied: over all laps, and in the best.
+pub fn rates(figures: &Figures) -> String {
+    let rate = per_ns(figures.operations, figures.total_ns);
+    let (best, traffic) = (best_rate(figures), per_ns(figures.traffic, figures.total_ns));
+    format!("{rate:.1} GFLOP/s (best {best:.1}), {traffic:.1} GB/s")
+}
+
+/// Operations of the fastest lap, in 10^9 a second; all laps are of one size.
+pub fn best_rate(figures: &Figures) -> f64 {
+    let laps = Spec::parse(&figures.spec).map_or(1, |spec| spec.repeats);
+    per_ns(figures.operations / u64::from(laps), figures.best_ns)
+}
+
+/// So many things in so many nanoseconds, as 10^9 a second.
+pub fn per_ns(count: u64, ns: u64) -> f64 {
+    count as f64 / ns.max(1) as f64
 }
 
 /// What strangers wrote, without what could move the cursor, turn the writing direction round or hide itself.

@@ -5,18 +5,33 @@ use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use swarm_crypto::digest::Digest;
-use swarm_inference::{self as inference, EngineConfig, Hardware, Model, Registry, TokenSampler, Tokenizer};
-use swarm_protocol::acceptance::{ModelFacts, Opened};
+use swarm_inference::{
+    self as inference, BenchRequest, EngineConfig, Hardware, Model, Registry, TextTokenizer, TokenSampler,
+    Tokenizer, Workload,
+};
+use swarm_protocol::acceptance::{self, AcceptanceFault, ModelFacts, Opened};
 use swarm_protocol::sampler::{self, Candidate};
-use swarm_protocol::statement::{Input, Job};
+use swarm_protocol::statement::{Input, Job, JobType, Proof};
 use swarm_protocol::transcript::{Step, StopReason};
+use swarm_protocol::workload::{bench, embed};
 
 /// A model that this node knows, ready to check proofs or to be run.
 #[derive(Debug, Clone)]
 pub struct KnownModel {
     model: Model,
     digest: Digest,
-    tokenizer: Tokenizer,
+    reads: Reads,
+}
+
+/// How a model takes a job's input.
+#[derive(Debug, Clone)]
+enum Reads {
+    /// As one prompt.
+    Prompt(Tokenizer),
+    /// As texts, each by itself.
+    Texts(TextTokenizer),
+    /// As it is written.
+    Spec,
 }
 
 /// The models that a node knows, by name.
@@ -24,10 +39,11 @@ pub struct KnownModel {
 pub struct Models(BTreeMap<String, KnownModel>);
 
 impl Models {
-    /// The built-in model and those of the manifest files.
+    /// The built-in models and those of the manifest files.
     pub fn load(manifests: &[PathBuf]) -> Result<Self> {
         let mut models = Self::default();
         models.add(inference::queenbee())?;
+        models.add(inference::matmul())?;
         for path in manifests {
             let model = Model::from_manifest_file(path).map_err(anyhow::Error::from);
             model.and_then(|model| models.add(model)).map_err(|error| unusable(path, &error))?;
@@ -36,15 +52,24 @@ impl Models {
     }
 
     fn add(&mut self, model: Model) -> Result<()> {
-        let digest = model.manifest.blake3.parse().map_err(|e| anyhow!("manifest digest: {e}"))?;
-        let tokenizer = Tokenizer::from_gguf(&mut model.open()?)?;
-        self.0.insert(model.manifest.name.clone(), KnownModel { model, digest, tokenizer });
+        let digest = model.manifest.digest().parse().map_err(|e| anyhow!("manifest digest: {e}"))?;
+        let reads = match model.manifest.workload {
+            Workload::LlmGen => Reads::Prompt(Tokenizer::from_gguf(&mut model.open()?)?),
+            Workload::Embed => Reads::Texts(model.text_tokenizer()?),
+            Workload::TorchBench => Reads::Spec,
+        };
+        self.0.insert(model.manifest.name.clone(), KnownModel { model, digest, reads });
         Ok(())
     }
 
     /// Their names.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.0.keys()
+    }
+
+    /// Their names, and the workload that each is for.
+    pub fn workloads(&self) -> BTreeMap<String, JobType> {
+        self.0.iter().map(|(name, model)| (name.clone(), model.workload())).collect()
     }
 
     /// A model by name.
@@ -56,12 +81,16 @@ impl Models {
 fn unusable(path: &Path, error: &anyhow::Error) -> UserError {
     let text = error.to_string();
     let cause = text.strip_suffix("; fetch the file again").unwrap_or(&text);
-    UserError::misuse(format!("the model of {} cannot be used: {cause}", path.display()))
-        .hint("--model names a manifest.json with the file of weights that it describes beside it: fetch both again")
+    UserError::misuse(format!("the model of {} cannot be used: {cause}", path.display())).hint(
+        "--model names a manifest.json with the files that it describes beside it: fetch all of them again",
+    )
 }
 
+/// What a lease holder delivers: the proof, and the transcript and the output that it names.
+pub type Delivery<'a> = (&'a Proof, &'a [u8], &'a [u8]);
+
 impl KnownModel {
-    /// The blake3 digest of its weights.
+    /// The blake3 digest that names it.
     pub fn digest(&self) -> Digest {
         self.digest
     }
@@ -69,6 +98,15 @@ impl KnownModel {
     /// What it is.
     pub fn manifest(&self) -> &inference::Manifest {
         &self.model.manifest
+    }
+
+    /// What it is for.
+    pub fn workload(&self) -> JobType {
+        match self.model.manifest.workload {
+            Workload::LlmGen => JobType::LlmGen,
+            Workload::Embed => JobType::Embed,
+            Workload::TorchBench => JobType::TorchBench,
+        }
     }
 
     /// Loads it for running.
@@ -79,22 +117,82 @@ impl KnownModel {
 
     /// Token ids of a job's input; `linked` is the text behind a linked one.
     pub fn prompt_ids(&self, job: &Job, linked: Option<&str>) -> Result<Vec<u32>> {
-        Ok(self.tokenizer.encode_prompt(&prompt_text(job, linked)?)?)
+        let Reads::Prompt(tokenizer) = &self.reads else { return Err(self.is_for_other(JobType::LlmGen)) };
+        Ok(tokenizer.encode_prompt(&prompt_text(job, linked)?)?)
     }
 
-    /// What the acceptance rule needs to know.
-    pub fn facts(&self, job: &Job, linked: Option<&str>, opened: &Opened) -> Result<ModelFacts> {
+    /// Token ids of each text of a job's input; `linked` is the text behind a linked one.
+    pub fn text_ids(&self, job: &Job, linked: Option<&str>) -> Result<Vec<Vec<u32>>> {
+        let input = prompt_text(job, linked)?;
+        embed::texts(&input).into_iter().map(|text| self.text_of(text)).collect()
+    }
+
+    /// Token ids of one text.
+    pub fn text_of(&self, text: &str) -> Result<Vec<u32>> {
+        let Reads::Texts(tokenizer) = &self.reads else { return Err(self.is_for_other(JobType::Embed)) };
+        Ok(tokenizer.encode(text)?)
+    }
+
+    fn is_for_other(&self, asked: JobType) -> anyhow::Error {
+        let Self { model, .. } = self;
+        anyhow!(
+            "the model {} is for {}, not for {}",
+            model.manifest.name,
+            self.workload().as_str(),
+            asked.as_str()
+        )
+    }
+
+    /// The work units of what was delivered for a job, or why it is not acceptable, by the rule of the model's workload.
+    pub fn accept(
+        &self,
+        job: &Job,
+        linked: Option<&str>,
+        progress: &[(u64, Digest)],
+        delivery: Delivery<'_>,
+    ) -> Result<Result<u64, AcceptanceFault>> {
+        let (proof, transcript, output) = delivery;
+        let (name, digest, manifest) = (self.model.manifest.name.clone(), self.digest, &self.model.manifest);
+        let (weight_in, weight_out) = (manifest.weight_in, manifest.weight_out);
+        let units = match &self.reads {
+            Reads::Prompt(tokenizer) => acceptance::open(proof, transcript).map(|opened| {
+                let facts = self.facts(tokenizer, job, linked, &opened)?;
+                anyhow::Ok(acceptance::check(job, progress, &opened, output, &facts))
+            }),
+            Reads::Texts(_) => {
+                let (dimensions, texts) = (manifest.dimensions, self.text_ids(job, linked)?);
+                let facts = embed::Facts { name, digest, dimensions, weight_in, weight_out, texts };
+                Ok(Ok(embed::check(job, progress, delivery, &facts)))
+            }
+            Reads::Spec => {
+                let facts = bench::Facts { name, digest, weight_out };
+                Ok(Ok(bench::check(job, progress, delivery, &facts)))
+            }
+        };
+        match units {
+            Ok(units) => Ok(units?.map(|units| units.0)),
+            Err(fault) => Ok(Err(fault)),
+        }
+    }
+
+    fn facts(
+        &self,
+        tokenizer: &Tokenizer,
+        job: &Job,
+        linked: Option<&str>,
+        opened: &Opened,
+    ) -> Result<ModelFacts> {
         let manifest = &self.model.manifest;
         let piece = |id: u32| {
-            let in_vocabulary = id < self.tokenizer.vocab_size();
-            if in_vocabulary { self.tokenizer.piece(id).to_vec() } else { Vec::new() }
+            let in_vocabulary = id < tokenizer.vocab_size();
+            if in_vocabulary { tokenizer.piece(id).to_vec() } else { Vec::new() }
         };
         Ok(ModelFacts {
             name: manifest.name.clone(),
             digest: self.digest,
             top_k: manifest.top_k,
             context_length: manifest.context_length,
-            eos: self.tokenizer.eos(),
+            eos: tokenizer.eos(),
             weight_in: manifest.weight_in,
             weight_out: manifest.weight_out,
             prompt: self.prompt_ids(job, linked)?,
@@ -103,7 +201,7 @@ impl KnownModel {
     }
 }
 
-/// The text that a job's input asks a model to continue.
+/// The text of a job's input.
 pub fn prompt_text(job: &Job, linked: Option<&str>) -> Result<String> {
     match &job.input {
         Input::Text(text) => Ok(text.clone()),
@@ -161,4 +259,15 @@ pub fn stop_reason(reason: inference::StopReason) -> StopReason {
         inference::StopReason::MaxTokens => StopReason::MaxTokens,
         inference::StopReason::Context => StopReason::Context,
     }
+}
+
+/// What a benchmark multiplies, as engines want it.
+pub fn bench_request(spec: &bench::Spec, seed: Digest) -> BenchRequest {
+    let dtype = match spec.dtype {
+        bench::DType::F32 => inference::DType::F32,
+        bench::DType::F16 => inference::DType::F16,
+        bench::DType::Bf16 => inference::DType::Bf16,
+    };
+    let bench::Spec { m, n, k, repeats, .. } = *spec;
+    BenchRequest { dtype, m, n, k, repeats, seed: seed.0, deadline: None, max_memory_bytes: None }
 }

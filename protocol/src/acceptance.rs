@@ -7,6 +7,7 @@ use crate::codec::{CodecError, Link, names};
 use crate::sampler::{Candidate, MAX_COST, ONE, draw, sample, sampling_seed, weight};
 use crate::statement::{Assurance, Job, JobType, MAX_PROMPT_BYTES, Proof};
 use crate::transcript::{PrefixDigest, Step, StopReason, Transcript};
+use crate::workload::WorkloadFault;
 use std::collections::BTreeSet;
 use swarm_crypto::digest::Digest;
 
@@ -49,6 +50,9 @@ pub enum AcceptanceFault {
     /// No acceptance rule is built for the workload.
     #[error("workload {0:?} cannot be accepted by this version")]
     Workload(JobType),
+    /// The job's input is not one of its workload.
+    #[error(transparent)]
+    Input(#[from] WorkloadFault),
     /// The transcript is longer or shorter than the proof declares.
     #[error("the transcript has {found} bytes, the proof declares {declared}")]
     TranscriptLength {
@@ -129,8 +133,36 @@ pub enum AcceptanceFault {
     /// The output is not what the transcript's tokens spell.
     #[error("the output is not what the transcript spells")]
     Output,
+    /// The output does not hold one vector for each text.
+    #[error("the output has {found} bytes, its vectors take {due}")]
+    OutputShape {
+        /// Bytes delivered.
+        found: u64,
+        /// Bytes that one vector for each text takes.
+        due: u64,
+    },
+    /// A vector holds an infinity, or what is no number.
+    #[error("vector {0} holds what is not a finite number")]
+    NotFinite(usize),
+    /// A vector's length is not one.
+    #[error("vector {0} is not of unit length")]
+    VectorLength(usize),
+    /// The benchmark was repeated more or less often than asked.
+    #[error("the transcript has {found} laps, {due} were asked for")]
+    Laps {
+        /// How many it has.
+        found: usize,
+        /// How many were asked for.
+        due: u32,
+    },
+    /// A lap took no time, or all of them took longer than the job may run.
+    #[error("the times of the laps cannot be")]
+    Time,
+    /// A checksum is not that of the product.
+    #[error("the checksum of lap {0} is not that of the product")]
+    Checksum(usize),
     /// The transcript does not extend a prefix that was reported as progress.
-    #[error("the transcript does not extend the progress reported at {0} tokens")]
+    #[error("the transcript does not extend the progress reported at {0} units")]
     Progress(u64),
 }
 
@@ -168,14 +200,46 @@ pub fn check_prompt(job: &Job) -> Result<(), AcceptanceFault> {
 
 /// Reads the transcript delivered for `proof`.
 pub fn open(proof: &Proof, transcript: &[u8]) -> Result<Opened, AcceptanceFault> {
+    check_named(proof, transcript)?;
+    Ok(Opened { proof: proof.clone(), transcript: Transcript::decode(transcript)? })
+}
+
+/// Refuses bytes that are not the transcript which the proof names.
+pub(crate) fn check_named(proof: &Proof, transcript: &[u8]) -> Result<(), AcceptanceFault> {
     let found = transcript.len() as u64;
     if found != proof.transcript_bytes {
         return Err(AcceptanceFault::TranscriptLength { found, declared: proof.transcript_bytes });
     }
-    if Link::of(transcript) != proof.transcript {
-        return Err(AcceptanceFault::TranscriptLink);
+    if Link::of(transcript) != proof.transcript { Err(AcceptanceFault::TranscriptLink) } else { Ok(()) }
+}
+
+/// Refuses bytes that are not the output which the proof names.
+pub(crate) fn check_named_output(proof: &Proof, output: &[u8]) -> Result<(), AcceptanceFault> {
+    let found = output.len() as u64;
+    if found != proof.output_bytes {
+        return Err(AcceptanceFault::OutputLength { found, declared: proof.output_bytes });
     }
-    Ok(Opened { proof: proof.clone(), transcript: Transcript::decode(transcript)? })
+    if !names(&proof.output, output) { Err(AcceptanceFault::OutputLink) } else { Ok(()) }
+}
+
+/// Refuses reported prefixes that are not those of the transcript: `first` before its first step, then what `next` says.
+pub(crate) fn check_prefixes(
+    progress: &[(u64, Digest)],
+    first: Digest,
+    mut next: impl FnMut() -> Option<Digest>,
+) -> Result<(), AcceptanceFault> {
+    let reported: BTreeSet<&(u64, Digest)> = progress.iter().collect();
+    let (mut steps, mut digest) = (0, first);
+    for (units, told) in reported {
+        while steps < *units {
+            digest = next().ok_or(AcceptanceFault::Progress(*units))?;
+            steps += 1;
+        }
+        if digest != *told {
+            return Err(AcceptanceFault::Progress(*units));
+        }
+    }
+    Ok(())
 }
 
 /// The rule: the work units of `job` if `opened` and `output` are an acceptable answer to it under the proof's lease.
@@ -315,13 +379,7 @@ fn append(text: &mut Vec<u8>, piece: &[u8], stop: &[String], longest: usize) -> 
 }
 
 fn check_output(proof: &Proof, output: &[u8], spelt: &[u8]) -> Result<(), AcceptanceFault> {
-    let found = output.len() as u64;
-    if found != proof.output_bytes {
-        return Err(AcceptanceFault::OutputLength { found, declared: proof.output_bytes });
-    }
-    if !names(&proof.output, output) {
-        return Err(AcceptanceFault::OutputLink);
-    }
+    check_named_output(proof, output)?;
     if output != spelt { Err(AcceptanceFault::Output) } else { Ok(()) }
 }
 
@@ -330,18 +388,12 @@ fn check_progress(
     transcript: &Transcript,
     progress: &[(u64, Digest)],
 ) -> Result<(), AcceptanceFault> {
-    let reported: BTreeSet<&(u64, Digest)> = progress.iter().collect();
     let mut prefix = PrefixDigest::new(lease, &transcript.model_digest, &transcript.prompt);
     let mut steps = transcript.steps.iter();
-    for (units, digest) in reported {
-        while prefix.steps() < *units {
-            prefix.push(steps.next().ok_or(AcceptanceFault::Progress(*units))?);
-        }
-        if prefix.digest() != *digest {
-            return Err(AcceptanceFault::Progress(*units));
-        }
-    }
-    Ok(())
+    check_prefixes(progress, prefix.digest(), || {
+        prefix.push(steps.next()?);
+        Some(prefix.digest())
+    })
 }
 
 /// `prompt ids × weight_in + output ids × weight_out`; 64 bits hold it, weights and counts having 32 at most.

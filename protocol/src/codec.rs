@@ -29,6 +29,19 @@ pub enum CodecError {
     NotCanonical,
 }
 
+/// Longest message about a block that a refusal tells of, in characters.
+const MAX_FAULT_CHARS: usize = 48;
+
+impl CodecError {
+    /// The decoder's message may quote the sender's bytes at any length; a refusal has to hold it.
+    pub(crate) fn shortened(self) -> Self {
+        match self {
+            Self::Malformed(text) => Self::Malformed(text.chars().take(MAX_FAULT_CHARS).collect()),
+            Self::NotCanonical => Self::NotCanonical,
+        }
+    }
+}
+
 /// Canonical DAG-CBOR of `value`.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     serde_ipld_dagcbor::to_vec(value).expect("our types are maps with string keys, integers, bytes and links")

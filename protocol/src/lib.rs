@@ -28,6 +28,7 @@ mod time;
 pub mod transcript;
 pub mod tree;
 pub mod view;
+pub mod workload;
 
 pub use machine::Machine;
 pub use posted::Posted;

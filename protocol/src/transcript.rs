@@ -12,9 +12,6 @@ use swarm_crypto::digest::{Context, Digest};
 /// Most token ids of a prompt.
 pub const MAX_PROMPT_TOKENS: usize = 1 << 17;
 
-/// Longest message about a block that cannot be read, in characters.
-const MAX_FAULT_CHARS: usize = 48;
-
 /// A run of a language model, as a canonical DAG-CBOR block.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,7 +63,7 @@ impl Transcript {
         if bytes.len() as u64 > MAX_TRANSCRIPT_BYTES {
             return excess("bytes");
         }
-        let transcript: Self = codec::decode(bytes).map_err(shortened)?;
+        let transcript: Self = codec::decode(bytes).map_err(CodecError::shortened)?;
         if transcript.model.len() > MAX_NAME_BYTES {
             return excess("bytes in the model's name");
         }
@@ -123,14 +120,6 @@ impl PrefixDigest {
     /// How many steps it covers: the units of a `Progress`.
     pub fn steps(&self) -> u64 {
         self.steps
-    }
-}
-
-/// The decoder's message may quote the sender's bytes at any length; a refusal has to hold it.
-fn shortened(error: CodecError) -> CodecError {
-    match error {
-        CodecError::Malformed(text) => CodecError::Malformed(text.chars().take(MAX_FAULT_CHARS).collect()),
-        CodecError::NotCanonical => CodecError::NotCanonical,
     }
 }
 

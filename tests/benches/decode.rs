@@ -54,7 +54,7 @@ fn rate(start: Instant) -> f64 {
 fn bare(engine: &mut dyn Engine) -> Result<f64> {
     let start = Instant::now();
     let request = GenerateRequest {
-        prompt_ids: engine.tokenizer().encode_prompt(PROMPT)?,
+        prompt_ids: engine.tokenizer().context("a language model has one")?.encode_prompt(PROMPT)?,
         max_tokens: TOKENS,
         stop: Vec::new(),
         deadline: None,

@@ -36,7 +36,7 @@ fn config() -> PoolConfig {
         reserve: swarm_protocol::money::MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: key(1).address(),
-        models: [MODEL.to_owned()].into(),
+        models: [(MODEL.to_owned(), JobType::LlmGen)].into(),
         posted: Posted::default(),
         secret: [7; 32],
     }

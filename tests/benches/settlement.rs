@@ -48,7 +48,7 @@ fn config() -> PoolConfig {
         reserve: MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: key(0).address(),
-        models: [MODEL.to_owned()].into(),
+        models: [(MODEL.to_owned(), JobType::LlmGen)].into(),
         posted: Posted::default(),
         secret: [7; 32],
     }

@@ -29,8 +29,8 @@ impl Engine for OpenAiEngine {
         &self.manifest
     }
 
-    fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        Some(&self.tokenizer)
     }
 
     fn samples_itself(&self) -> bool {

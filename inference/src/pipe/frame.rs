@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Candidate, Manifest, Model, Weights, queenbee};
+use crate::{Candidate, DType, Manifest, Model, Weights, matmul, queenbee};
 
 /// The version of what is said; both ends must have the same.
 pub const PIPE_VERSION: u32 = 1;
@@ -18,14 +18,36 @@ pub const MAX_FRAME_BYTES: u32 = 2 << 20;
 pub(super) enum Order {
     /// Load this model; the first order, and only once.
     Load { model: Described, max_memory_bytes: Option<u64> },
-    /// Begin a sequence and offer what may follow.
-    Begin { id: u64, prompt: Vec<u32>, max_new: u32, max_memory_bytes: Option<u64> },
+    /// Begin a task.
+    Begin { id: u64, task: Task, max_memory_bytes: Option<u64> },
     /// This was taken of what was offered.
     Take { id: u64, token: u32 },
-    /// The sequence is over, whatever it does now.
+    /// The task is over, whatever it does now.
     End { id: u64 },
     /// Say something.
     Ping,
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Task {
+    /// Offer what may follow the prompt, and after each token that is taken what may follow that.
+    Generate { prompt: Vec<u32>, max_new: u32 },
+    /// Embed texts.
+    Embed { texts: Vec<Vec<u32>> },
+    /// Multiply matrices.
+    Multiply { dtype: DType, m: u32, n: u32, k: u32, repeats: u32, seed: [u8; 32] },
+}
+
+impl Task {
+    /// Results that may come before anybody asks for the next.
+    pub(super) fn results(&self) -> usize {
+        match self {
+            Self::Generate { .. } => 1,
+            Self::Embed { texts } => texts.len(),
+            Self::Multiply { repeats, .. } => *repeats as usize,
+        }
+    }
 }
 
 /// What an engine says to a node.
@@ -37,9 +59,13 @@ pub(super) enum Report {
     Loaded { weight_bytes: u64 },
     /// It is not, and never will be.
     NotLoaded { why: String },
-    /// What may follow in a sequence: (token, cost) by cost and then by token.
+    /// What may follow in a text: (token, cost) by cost and then by token.
     Offer { id: u64, candidates: Vec<(u32, u32)> },
-    /// The sequence is over and holds nothing any more.
+    /// The vector of the next text: the bits of its 32-bit floats.
+    Vector { id: u64, numbers: Vec<u32> },
+    /// The next product, and how long it took.
+    Lap { id: u64, nanoseconds: u64, checksum: u32 },
+    /// The task is over and holds nothing any more.
     Ended { id: u64, why: Option<String> },
     /// The process is alive.
     Pong,
@@ -68,6 +94,7 @@ impl Described {
     pub(super) fn model(self) -> Model {
         let weights = match self.path {
             Some(path) => Weights::File(path),
+            None if self.manifest.name == matmul().manifest.name => matmul().weights,
             None => queenbee().weights,
         };
         Model { manifest: self.manifest, weights }
@@ -121,11 +148,17 @@ fn malformed(what: String) -> io::Error {
 mod tests {
     use super::*;
 
+    fn begin(task: Task) -> Order {
+        Order::Begin { id: 1, task, max_memory_bytes: None }
+    }
+
     #[test]
     fn frames_come_out_as_they_went_in() {
         let orders = [
             Order::Load { model: Described::of(&queenbee()).unwrap(), max_memory_bytes: Some(7) },
-            Order::Begin { id: 1, prompt: vec![1; 1 << 17], max_new: 9, max_memory_bytes: None },
+            begin(Task::Generate { prompt: vec![1; 1 << 17], max_new: 9 }),
+            begin(Task::Embed { texts: vec![vec![7; 512]; 256] }),
+            begin(Task::Multiply { dtype: DType::F16, m: 1, n: 2, k: 3, repeats: 4, seed: [5; 32] }),
             Order::Take { id: 1, token: u32::MAX },
             Order::End { id: u64::MAX },
             Order::Ping,

@@ -28,7 +28,7 @@ pub(super) struct Host(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     manifest: Manifest,
-    tokenizer: Tokenizer,
+    tokenizer: Option<Tokenizer>,
     model: Described,
     program: Program,
     watcher: Watcher,
@@ -57,7 +57,7 @@ impl Host {
     pub(super) fn start(
         program: &Program,
         manifest: Manifest,
-        tokenizer: Tokenizer,
+        tokenizer: Option<Tokenizer>,
         model: Described,
         watcher: Watcher,
     ) -> Result<Self, String> {
@@ -80,8 +80,8 @@ impl Host {
         &self.0.manifest
     }
 
-    pub(super) fn tokenizer(&self) -> &Tokenizer {
-        &self.0.tokenizer
+    pub(super) fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.0.tokenizer.as_ref()
     }
 
     /// Whether a process can take requests now.

@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::frame::Described;
+use super::frame::{Described, Task};
 use super::host::{Host, lock};
 use super::process::{Process, Reply};
 use crate::generate::{Predictor, generate};
 use crate::{
-    CancelToken, Candidate, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation, Hardware,
-    Interrupt, Manifest, Provider, Stats, Step, Support, TokenSampler, Tokenizer,
+    BenchRequest, CancelToken, Candidate, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
+    GenerateRequest, Generation, Hardware, Interrupt, Lap, Manifest, Provider, Stats, Step, Support,
+    TokenSampler, Tokenizer, Workload,
 };
 
 /// How long an engine may be silent, or take to end a job, before it is ended.
@@ -103,7 +104,10 @@ impl Isolated {
         if let Some(host) = found {
             return Ok(host);
         }
-        let tokenizer = config.model.tokenizer()?;
+        let tokenizer = match manifest.workload {
+            Workload::LlmGen => Some(config.model.tokenizer()?),
+            Workload::Embed | Workload::TorchBench => None,
+        };
         let described = Described::of(&config.model)
             .map_err(|why| EngineError::Process(format!("{} cannot be given to it: {why}", manifest.name)))?;
         let max_memory_bytes = config.max_memory_bytes.or(self.program.max_memory_bytes);
@@ -170,12 +174,8 @@ impl Engine for Proxy {
         self.host.manifest()
     }
 
-    fn tokenizer(&self) -> &Tokenizer {
+    fn tokenizer(&self) -> Option<&Tokenizer> {
         self.host.tokenizer()
-    }
-
-    fn samples_itself(&self) -> bool {
-        false
     }
 
     fn generate(
@@ -185,13 +185,82 @@ impl Engine for Proxy {
         cancel: &CancelToken,
         sink: &mut dyn FnMut(&Step) -> Flow,
     ) -> Result<Generation, EngineError> {
+        let tokenizer = self.host.tokenizer().ok_or(EngineError::Unsupported(Workload::LlmGen))?;
         let cancels = [cancel, &self.stopped];
         let interrupt = Interrupt::new(&cancels, request.deadline);
-        let (tokenizer, context) = (self.host.tokenizer(), self.host.manifest().context_length);
-        let mut remote = Remote { host: &self.host, max_memory_bytes: request.max_memory_bytes, begun: None };
+        let context = self.host.manifest().context_length;
+        let mut remote = Remote::of(&self.host, request.max_memory_bytes);
         let result = generate(&mut remote, tokenizer, context, request, interrupt, sampler, sink);
         drop(remote);
         lock(&self.state).stats.count(request, &result);
+        result
+    }
+
+    fn embed(
+        &mut self,
+        request: &EmbedRequest,
+        cancel: &CancelToken,
+        sink: &mut dyn FnMut(&[f32]) -> Flow,
+    ) -> Result<(), EngineError> {
+        let cancels = [cancel, &self.stopped];
+        let interrupt = Interrupt::new(&cancels, request.deadline);
+        let dimensions = self.host.manifest().dimensions as usize;
+        let task = Task::Embed { texts: request.texts.clone() };
+        let tokens = request.texts.iter().map(Vec::len).sum();
+        self.work(task, request.max_memory_bytes, tokens, interrupt, &mut |reply| match reply {
+            Reply::Vector(vector) if vector.len() == dimensions => Some(sink(&vector)),
+            Reply::Vector(_) | Reply::Offer(_) | Reply::Lap(_) | Reply::Ended(_) => None,
+        })
+    }
+
+    fn benchmark(
+        &mut self,
+        request: &BenchRequest,
+        cancel: &CancelToken,
+        sink: &mut dyn FnMut(Lap) -> Flow,
+    ) -> Result<(), EngineError> {
+        let cancels = [cancel, &self.stopped];
+        let interrupt = Interrupt::new(&cancels, request.deadline);
+        let BenchRequest { dtype, m, n, k, repeats, seed, .. } = *request;
+        let task = Task::Multiply { dtype, m, n, k, repeats, seed };
+        self.work(task, request.max_memory_bytes, 0, interrupt, &mut |reply| match reply {
+            Reply::Lap(lap) => Some(sink(lap)),
+            Reply::Vector(_) | Reply::Offer(_) | Reply::Ended(_) => None,
+        })
+    }
+}
+
+impl Proxy {
+    /// Has a task done whose results come by themselves; `take` gives nothing for what is none.
+    fn work(
+        &self,
+        task: Task,
+        max_memory_bytes: Option<u64>,
+        prompt_tokens: usize,
+        interrupt: Interrupt<'_>,
+        take: &mut dyn FnMut(Reply) -> Option<Flow>,
+    ) -> Result<(), EngineError> {
+        let started = Instant::now();
+        let mut remote = Remote::of(&self.host, max_memory_bytes);
+        let mut results = task.results();
+        let mut work = || {
+            remote.order(task.clone(), interrupt)?;
+            loop {
+                match remote.reply(interrupt)? {
+                    Reply::Ended(why) if why.is_empty() && results == 0 => return Ok(()),
+                    Reply::Ended(why) => return Err(ended(why)),
+                    reply if results > 0 => match take(reply) {
+                        Some(Flow::Continue) => results -= 1,
+                        Some(Flow::Stop) => return Err(EngineError::Cancelled),
+                        None => return Err(gone("it told what was not asked for")),
+                    },
+                    _ => return Err(gone("it told more than was asked for")),
+                }
+            }
+        };
+        let result = work();
+        drop(remote);
+        lock(&self.state).stats.count_without_output(&result, prompt_tokens, started.elapsed());
         result
     }
 }
@@ -205,27 +274,44 @@ impl Drop for Proxy {
     }
 }
 
-/// A sequence in another process.
+/// A task in another process.
 struct Remote<'a> {
     host: &'a Host,
     max_memory_bytes: Option<u64>,
     begun: Option<(Arc<Process>, u64, Receiver<Reply>)>,
 }
 
-impl Remote<'_> {
-    fn offered(&self, interrupt: Interrupt<'_>) -> Result<Vec<Candidate>, EngineError> {
+impl<'a> Remote<'a> {
+    fn of(host: &'a Host, max_memory_bytes: Option<u64>) -> Self {
+        Self { host, max_memory_bytes, begun: None }
+    }
+
+    fn order(&mut self, task: Task, interrupt: Interrupt<'_>) -> Result<(), EngineError> {
+        let process = self.host.process(interrupt)?;
+        let (id, replies) = process.begin(task, self.max_memory_bytes).map_err(EngineError::Process)?;
+        self.begun = Some((process, id, replies));
+        Ok(())
+    }
+
+    fn reply(&self, interrupt: Interrupt<'_>) -> Result<Reply, EngineError> {
         let Some((_, _, replies)) = &self.begun else {
-            return Err(EngineError::Request("the sequence has not begun"));
+            return Err(EngineError::Request("the task has not begun"));
         };
         loop {
             interrupt.check()?;
             match replies.recv_timeout(LOOK_INTERVAL) {
-                Ok(Reply::Offer(candidates)) => return self.checked(candidates),
-                Ok(Reply::Ended(why)) if why.is_empty() => return Err(gone("it ended the job too early")),
-                Ok(Reply::Ended(why)) => return Err(EngineError::Process(why)),
+                Ok(reply) => return Ok(reply),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(gone("it is gone")),
             }
+        }
+    }
+
+    fn offered(&self, interrupt: Interrupt<'_>) -> Result<Vec<Candidate>, EngineError> {
+        match self.reply(interrupt)? {
+            Reply::Offer(candidates) => self.checked(candidates),
+            Reply::Ended(why) => Err(ended(why)),
+            Reply::Vector(_) | Reply::Lap(_) => Err(gone("it told what was not asked for")),
         }
     }
 
@@ -245,6 +331,10 @@ fn gone(why: &str) -> EngineError {
     EngineError::Process(why.to_owned())
 }
 
+fn ended(why: String) -> EngineError {
+    if why.is_empty() { gone("it ended the job too early") } else { EngineError::Process(why) }
+}
+
 impl Predictor for Remote<'_> {
     fn begin(
         &mut self,
@@ -252,10 +342,7 @@ impl Predictor for Remote<'_> {
         max_new: u32,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Candidate>, EngineError> {
-        let process = self.host.process(interrupt)?;
-        let begun = process.begin(prompt, max_new, self.max_memory_bytes);
-        let (id, replies) = begun.map_err(EngineError::Process)?;
-        self.begun = Some((process, id, replies));
+        self.order(Task::Generate { prompt: prompt.to_vec(), max_new }, interrupt)?;
         self.offered(interrupt)
     }
 

@@ -10,17 +10,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
-use super::frame::{self, Described, Order, PIPE_VERSION, Report};
+use super::frame::{self, Described, Order, PIPE_VERSION, Report, Task};
 use super::host::lock;
 use super::isolated::Program;
-use crate::{Candidate, MAX_BATCH_SEQUENCES};
+use crate::{Candidate, Lap, MAX_BATCH_SEQUENCES};
 
 /// Between two signs of life that are asked for.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Orders that may wait to be written; a process that reads none for so long is stuck.
 const MAX_ORDERS: usize = 4 * MAX_BATCH_SEQUENCES;
-/// What a sequence may be told before it listens: an offer, and that it is over.
-const MAX_REPLIES: usize = 2;
 /// How long a process may take to be gone once its output has ended.
 const MAX_LEAVE: Duration = Duration::from_secs(1);
 /// Between two looks at whether it is.
@@ -32,14 +30,16 @@ const MAX_LAST_WORDS: usize = 400;
 /// The longest line that is read of them.
 const MAX_LINE_BYTES: u64 = 8_192;
 
-/// What an engine says to one sequence.
+/// What an engine says of one task.
 #[derive(Debug)]
 pub(super) enum Reply {
     Offer(Vec<Candidate>),
+    Vector(Vec<f32>),
+    Lap(Lap),
     Ended(String),
 }
 
-/// A process, and the sequences that it works on.
+/// A process, and the tasks that it works on.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: Pid,
@@ -52,7 +52,7 @@ pub(super) struct Process {
 struct State {
     heard_at: Instant,
     next: u64,
-    sequences: BTreeMap<u64, SyncSender<Reply>>,
+    tasks: BTreeMap<u64, SyncSender<Reply>>,
     /// Those that were told to end, and when.
     ending: BTreeMap<u64, Instant>,
     ended: u64,
@@ -95,7 +95,7 @@ impl Started {
         let state = State {
             heard_at: Instant::now(),
             next: 0,
-            sequences: BTreeMap::new(),
+            tasks: BTreeMap::new(),
             ending: BTreeMap::new(),
             ended: 0,
             over: None,
@@ -270,6 +270,12 @@ impl Process {
         let (id, reply) = match report {
             Report::Pong => return Ok(()),
             Report::Offer { id, candidates } => (id, Reply::Offer(frame::candidates(candidates))),
+            Report::Vector { id, numbers } => {
+                (id, Reply::Vector(numbers.into_iter().map(f32::from_bits).collect()))
+            }
+            Report::Lap { id, nanoseconds, checksum } => {
+                (id, Reply::Lap(Lap { time: Duration::from_nanos(nanoseconds), checksum }))
+            }
             Report::Ended { id, why } => (id, Reply::Ended(why.unwrap_or_default())),
             Report::Hello { .. } | Report::Loaded { .. } | Report::NotLoaded { .. } => {
                 return Err(unexpected(&report));
@@ -277,37 +283,37 @@ impl Process {
         };
         let mut state = lock(&self.state);
         let over = matches!(reply, Reply::Ended(_));
-        match state.sequences.get(&id).map(|sequence| sequence.try_send(reply)) {
-            Some(Err(TrySendError::Full(_))) => return Err("it offered more than was taken".to_owned()),
+        match state.tasks.get(&id).map(|task| task.try_send(reply)) {
+            Some(Err(TrySendError::Full(_))) => return Err("it told more than was asked for".to_owned()),
             Some(Ok(()) | Err(TrySendError::Disconnected(_))) => {}
             None if state.ending.contains_key(&id) => {}
-            None => return Err("it spoke of a sequence that nobody began".to_owned()),
+            None => return Err("it spoke of a task that nobody began".to_owned()),
         }
         if over {
             state.ended += 1;
-            state.sequences.remove(&id);
+            state.tasks.remove(&id);
             state.ending.remove(&id);
         }
         Ok(())
     }
 
-    /// Begins a sequence; what is said of it comes to the receiver.
+    /// Begins a task; what is said of it comes to the receiver.
     pub(super) fn begin(
         &self,
-        prompt: &[u32],
-        max_new: u32,
+        task: Task,
         max_memory_bytes: Option<u64>,
     ) -> Result<(u64, Receiver<Reply>), String> {
-        let (replies, receiver) = sync_channel(MAX_REPLIES);
+        // Its results, and that it is over.
+        let (replies, receiver) = sync_channel(task.results() + 1);
         let mut state = lock(&self.state);
         if let Some(why) = &state.over {
             return Err(why.clone());
         }
         let id = state.next;
         state.next += 1;
-        state.sequences.insert(id, replies);
+        state.tasks.insert(id, replies);
         drop(state);
-        self.order(Order::Begin { id, prompt: prompt.to_vec(), max_new, max_memory_bytes })?;
+        self.order(Order::Begin { id, task, max_memory_bytes })?;
         Ok((id, receiver))
     }
 
@@ -316,10 +322,10 @@ impl Process {
         self.order(Order::Take { id, token })
     }
 
-    /// Ends a sequence, unless it has ended; it has to obey within [`Program::patience`].
+    /// Ends a task, unless it has ended; it has to obey within [`Program::patience`].
     pub(super) fn leave(&self, id: u64) {
         let mut state = lock(&self.state);
-        if state.sequences.remove(&id).is_some() {
+        if state.tasks.remove(&id).is_some() {
             state.ending.insert(id, Instant::now());
             drop(state);
             // An order that cannot be given has ended the process.
@@ -364,9 +370,9 @@ impl Process {
     fn orphan(&self, why: &str) {
         let mut state = lock(&self.state);
         state.ending.clear();
-        for sequence in std::mem::take(&mut state.sequences).into_values() {
+        for task in std::mem::take(&mut state.tasks).into_values() {
             // One that does not listen finds it closed.
-            let _ = sequence.try_send(Reply::Ended(why.to_owned()));
+            let _ = task.try_send(Reply::Ended(why.to_owned()));
         }
     }
 
@@ -375,7 +381,7 @@ impl Process {
         lock(&self.state).over.is_some()
     }
 
-    /// Whether it has ended a sequence as it should.
+    /// Whether it has ended a task as it should.
     pub(super) fn was_of_use(&self) -> bool {
         lock(&self.state).ended > 0
     }

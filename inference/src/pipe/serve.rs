@@ -1,4 +1,4 @@
-//! The engine's end: one model, many sequences at once, orders on one pipe and reports on another.
+//! The engine's end: one model, many tasks at once, orders on one pipe and reports on another.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::frame::{self, Order, PIPE_VERSION, Report};
+use super::frame::{self, Order, PIPE_VERSION, Report, Task};
 use crate::{
-    CancelToken, Candidate, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Hardware,
-    MAX_BATCH_SEQUENCES, Model, Provider, Registry, TokenSampler,
+    BenchRequest, CancelToken, Candidate, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
+    GenerateRequest, Hardware, MAX_BATCH_SEQUENCES, Model, Provider, Registry, TokenSampler,
 };
 
 /// Between two looks at whether a sequence is over while its token is awaited.
@@ -37,7 +37,7 @@ pub fn serve(
     let reports = Reports(Arc::new(Mutex::new(Box::new(output))));
     let program = format!("swarm-engine {}", env!("CARGO_PKG_VERSION"));
     reports.say(&Report::Hello { pipe: PIPE_VERSION, program })?;
-    let mut desk = Desk { reports, loading: false, loaded: Arc::default(), sequences: Arc::default() };
+    let mut desk = Desk { reports, loading: false, loaded: Arc::default(), tasks: Arc::default() };
     while let Some(order) = frame::read(input)? {
         desk.take(order, providers)?;
     }
@@ -58,10 +58,10 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-type Sequences = Arc<Mutex<BTreeMap<u64, Sequence>>>;
+type Tasks = Arc<Mutex<BTreeMap<u64, Running>>>;
 
-/// A sequence as orders find it.
-struct Sequence {
+/// A task as orders find it.
+struct Running {
     taken: SyncSender<u32>,
     over: CancelToken,
 }
@@ -78,7 +78,7 @@ struct Desk {
     reports: Reports,
     loading: bool,
     loaded: Arc<Mutex<Option<Arc<Loaded>>>>,
-    sequences: Sequences,
+    tasks: Tasks,
 }
 
 impl Desk {
@@ -89,26 +89,18 @@ impl Desk {
                 self.loading = true;
                 self.load(model.model(), max_memory_bytes, providers.clone());
             }
-            Order::Begin { id, prompt, max_new, max_memory_bytes } => {
-                let request = GenerateRequest {
-                    prompt_ids: prompt,
-                    max_tokens: max_new,
-                    max_memory_bytes,
-                    ..GenerateRequest::default()
-                };
-                self.begin(id, request)?;
-            }
+            Order::Begin { id, task, max_memory_bytes } => self.begin(id, task, max_memory_bytes)?,
             Order::Take { id, token } => {
-                if let Some(sequence) = lock(&self.sequences).get(&id) {
+                if let Some(running) = lock(&self.tasks).get(&id) {
                     // Whoever takes twice for one offer is ended.
-                    if sequence.taken.try_send(token).is_err() {
-                        sequence.over.cancel();
+                    if running.taken.try_send(token).is_err() {
+                        running.over.cancel();
                     }
                 }
             }
             Order::End { id } => {
-                if let Some(sequence) = lock(&self.sequences).get(&id) {
-                    sequence.over.cancel();
+                if let Some(running) = lock(&self.tasks).get(&id) {
+                    running.over.cancel();
                 }
             }
             Order::Ping => self.reports.say(&Report::Pong)?,
@@ -132,24 +124,24 @@ impl Desk {
         });
     }
 
-    fn begin(&self, id: u64, request: GenerateRequest) -> Result<(), ServeError> {
+    fn begin(&self, id: u64, task: Task, max_memory_bytes: Option<u64>) -> Result<(), ServeError> {
         let loaded = lock(&self.loaded).clone().ok_or(ServeError::OutOfTurn("no model is loaded"))?;
-        let mut sequences = lock(&self.sequences);
-        if sequences.len() >= MAX_BATCH_SEQUENCES {
-            let why = Some(format!("{MAX_BATCH_SEQUENCES} sequences are under way already"));
+        let mut tasks = lock(&self.tasks);
+        if tasks.len() >= MAX_BATCH_SEQUENCES {
+            let why = Some(format!("{MAX_BATCH_SEQUENCES} tasks are under way already"));
             return Ok(self.reports.say(&Report::Ended { id, why })?);
         }
         let (taken, takes) = sync_channel(1);
         let over = CancelToken::new();
-        if sequences.insert(id, Sequence { taken, over: over.clone() }).is_some() {
-            return Err(ServeError::OutOfTurn("a sequence of that number is under way"));
+        if tasks.insert(id, Running { taken, over: over.clone() }).is_some() {
+            return Err(ServeError::OutOfTurn("a task of that number is under way"));
         }
-        drop(sequences);
-        let (reports, sequences) = (self.reports.clone(), self.sequences.clone());
+        drop(tasks);
+        let (reports, tasks) = (self.reports.clone(), self.tasks.clone());
         std::thread::spawn(move || {
-            let sampler = Asking { id, reports: reports.clone(), takes, over: over.clone() };
-            let why = run(&loaded, &request, sampler, &over).err().map(|error| error.to_string());
-            lock(&sequences).remove(&id);
+            let work = Work { id, reports: reports.clone(), over };
+            let why = work.run(&loaded, task, takes, max_memory_bytes).err().map(|error| error.to_string());
+            lock(&tasks).remove(&id);
             // A node that is gone has closed the input too.
             let _ = reports.say(&Report::Ended { id, why });
         });
@@ -164,47 +156,99 @@ fn load(model: Model, max_memory_bytes: Option<u64>, providers: &Registry) -> Re
     Ok(Loaded { provider, config, idle: Mutex::new(vec![engine]) })
 }
 
-fn run(
-    loaded: &Loaded,
-    request: &GenerateRequest,
-    mut sampler: Asking,
-    over: &CancelToken,
-) -> Result<(), EngineError> {
-    let idle = lock(&loaded.idle).pop();
-    let mut engine = match idle {
-        Some(engine) => engine,
-        None => loaded.provider.start(&loaded.config)?,
-    };
-    let result = engine.generate(request, &mut sampler, over, &mut |_| match over.is_cancelled() {
-        true => Flow::Stop,
-        false => Flow::Continue,
-    });
-    lock(&loaded.idle).push(engine);
-    result.map(|_| ())
+/// One task on its own thread.
+#[derive(Clone)]
+struct Work {
+    id: u64,
+    reports: Reports,
+    over: CancelToken,
+}
+
+impl Work {
+    fn run(
+        &self,
+        loaded: &Loaded,
+        task: Task,
+        takes: Receiver<u32>,
+        max_memory_bytes: Option<u64>,
+    ) -> Result<(), EngineError> {
+        let idle = lock(&loaded.idle).pop();
+        let mut engine = match idle {
+            Some(engine) => engine,
+            None => loaded.provider.start(&loaded.config)?,
+        };
+        let result = self.carry_out(engine.as_mut(), task, takes, max_memory_bytes);
+        lock(&loaded.idle).push(engine);
+        result
+    }
+
+    fn carry_out(
+        &self,
+        engine: &mut dyn Engine,
+        task: Task,
+        takes: Receiver<u32>,
+        max_memory_bytes: Option<u64>,
+    ) -> Result<(), EngineError> {
+        let id = self.id;
+        match task {
+            Task::Generate { prompt: prompt_ids, max_new: max_tokens } => {
+                let request = GenerateRequest {
+                    prompt_ids,
+                    max_tokens,
+                    max_memory_bytes,
+                    ..GenerateRequest::default()
+                };
+                let mut sampler = Asking { work: self.clone(), takes };
+                let mut go_on = |_: &_| self.flow();
+                engine.generate(&request, &mut sampler, &self.over, &mut go_on).map(|_| ())
+            }
+            Task::Embed { texts } => {
+                let request = EmbedRequest { texts, deadline: None, max_memory_bytes };
+                engine.embed(&request, &self.over, &mut |vector| {
+                    self.say(&Report::Vector { id, numbers: vector.iter().map(|n| n.to_bits()).collect() })
+                })
+            }
+            Task::Multiply { dtype, m, n, k, repeats, seed } => {
+                let request =
+                    BenchRequest { dtype, m, n, k, repeats, seed, deadline: None, max_memory_bytes };
+                engine.benchmark(&request, &self.over, &mut |lap| {
+                    let nanoseconds = u64::try_from(lap.time.as_nanos()).unwrap_or(u64::MAX);
+                    self.say(&Report::Lap { id, nanoseconds, checksum: lap.checksum })
+                })
+            }
+        }
+    }
+
+    fn say(&self, report: &Report) -> Flow {
+        if self.reports.say(report).is_err() {
+            self.over.cancel();
+        }
+        self.flow()
+    }
+
+    fn flow(&self) -> Flow {
+        if self.over.is_cancelled() { Flow::Stop } else { Flow::Continue }
+    }
 }
 
 /// A sampler that asks the node.
 struct Asking {
-    id: u64,
-    reports: Reports,
+    work: Work,
     takes: Receiver<u32>,
-    over: CancelToken,
 }
 
 impl TokenSampler for Asking {
     fn sample(&mut self, _position: u32, candidates: &[Candidate]) -> u32 {
-        let offer = Report::Offer { id: self.id, candidates: frame::pairs(candidates) };
-        if self.reports.say(&offer).is_err() {
-            self.over.cancel();
-        }
-        while !self.over.is_cancelled() {
+        let over = &self.work.over;
+        self.work.say(&Report::Offer { id: self.work.id, candidates: frame::pairs(candidates) });
+        while !over.is_cancelled() {
             match self.takes.recv_timeout(LOOK_INTERVAL) {
                 Ok(token) => return token,
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => self.over.cancel(),
+                Err(RecvTimeoutError::Disconnected) => over.cancel(),
             }
         }
-        // Nobody sees it: the sequence is over.
+        // Nobody sees it: the task is over.
         candidates.first().map_or(0, |candidate| candidate.token)
     }
 }

@@ -17,3 +17,4 @@ mod provider;
 mod queenbee;
 mod tokenizer;
 mod validate;
+mod workloads;

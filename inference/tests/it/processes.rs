@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use swarm_inference::{
-    CancelToken, Candle, Engine, EngineConfig, EngineError, Flow, GenerateRequest, Generation, Greedy,
-    Isolated, Model, Program, Provider, Registry, Weights, queenbee,
+    BenchRequest, CancelToken, Candle, DType, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
+    GenerateRequest, Generation, Greedy, Isolated, Model, Program, Provider, Registry, Weights, matmul,
+    queenbee,
 };
 use tempfile::TempDir;
+
+use crate::workloads::fixtures;
 
 const ENGINE: &str = env!("CARGO_BIN_EXE_swarm-engine");
 const PROMPT: &str = "It is a truth universally acknowledged";
@@ -62,7 +65,7 @@ impl Rig {
 }
 
 fn request(engine: &dyn Engine, max_tokens: u32) -> GenerateRequest {
-    let prompt_ids = engine.tokenizer().encode_prompt(PROMPT).unwrap();
+    let prompt_ids = engine.tokenizer().unwrap().encode_prompt(PROMPT).unwrap();
     GenerateRequest { prompt_ids, max_tokens, ..GenerateRequest::default() }
 }
 
@@ -114,6 +117,55 @@ fn another_process_offers_what_this_one_would_and_serves_many_at_once() {
     assert_eq!((stats.engines, stats.finished, stats.failed, stats.restarts), (4, 4, 0, 0));
     assert_eq!((stats.output_tokens, stats.weight_bytes > 1 << 20), (160, true));
     assert!(rig.changes.try_recv().is_err());
+}
+
+#[test]
+fn embeddings_and_products_come_from_another_process_too() {
+    let rig = Rig::new();
+    let config = EngineConfig { model: matmul(), max_memory_bytes: None };
+    let request = BenchRequest {
+        dtype: DType::F32,
+        m: 40,
+        n: 30,
+        k: 50,
+        repeats: 5,
+        seed: [7; 32],
+        deadline: None,
+        max_memory_bytes: None,
+    };
+    let products = |engine: &mut dyn Engine| {
+        let mut checksums = Vec::new();
+        let mut sink = |lap: swarm_inference::Lap| {
+            checksums.push(lap.checksum);
+            Flow::Continue
+        };
+        engine.benchmark(&request, &CancelToken::new(), &mut sink).unwrap();
+        checksums
+    };
+    let here = products(Candle::default().start(&config).unwrap().as_mut());
+    let mut engine = rig.provider.start(&config).unwrap();
+    assert_eq!(products(engine.as_mut()), here);
+    assert_eq!(here.len(), 5);
+    let text = EmbedRequest { texts: vec![vec![1]], ..EmbedRequest::default() };
+    let refused = engine.embed(&text, &CancelToken::new(), &mut |_| Flow::Continue);
+    assert!(matches!(&refused, Err(EngineError::Process(why)) if why.contains("embed")), "{refused:?}");
+
+    let model = Model::from_manifest_file(&fixtures().join("manifest.json")).unwrap();
+    let config = EngineConfig { model, max_memory_bytes: None };
+    let texts = vec![vec![2, 5, 6, 3], vec![2, 9, 3], vec![2, 3]];
+    let request = EmbedRequest { texts, ..EmbedRequest::default() };
+    let vectors = |engine: &mut dyn Engine| {
+        let mut vectors = Vec::new();
+        let mut sink = |vector: &[f32]| {
+            vectors.push(vector.to_vec());
+            Flow::Continue
+        };
+        engine.embed(&request, &CancelToken::new(), &mut sink).unwrap();
+        vectors
+    };
+    let here = vectors(Candle::default().start(&config).unwrap().as_mut());
+    assert_eq!(vectors(rig.provider.start(&config).unwrap().as_mut()), here);
+    assert_eq!(here.len(), 3);
 }
 
 #[test]

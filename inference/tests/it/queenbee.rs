@@ -21,7 +21,7 @@ fn engine() -> Box<dyn Engine> {
 #[test]
 fn the_compiled_in_model_equals_its_manifest_and_runs_within_64_mebibytes() {
     let mut engine = engine();
-    let tokenizer = engine.tokenizer().clone();
+    let tokenizer = engine.tokenizer().unwrap().clone();
     let request = GenerateRequest {
         prompt_ids: tokenizer.encode_prompt("It is a truth").unwrap(),
         max_tokens: 40,
@@ -52,7 +52,7 @@ fn its_tokenizer_merges_words_and_keeps_every_byte() {
 #[test]
 fn its_likeliest_words_stay_what_they_were() {
     let mut engine = engine();
-    let prompt_ids = engine.tokenizer().encode_prompt("It is a truth").unwrap();
+    let prompt_ids = engine.tokenizer().unwrap().encode_prompt("It is a truth").unwrap();
     let request = GenerateRequest { prompt_ids, max_tokens: 40, ..GenerateRequest::default() };
     let generation =
         engine.generate(&request, &mut Greedy, &CancelToken::new(), &mut |_| Flow::Continue).unwrap();

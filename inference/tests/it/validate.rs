@@ -117,7 +117,7 @@ impl Engine for FaultyEngine {
         self.inner.manifest()
     }
 
-    fn tokenizer(&self) -> &Tokenizer {
+    fn tokenizer(&self) -> Option<&Tokenizer> {
         self.inner.tokenizer()
     }
 

@@ -251,4 +251,5 @@ const SUBMIT_HELP: &str = r#"A job file:
     "input": { "text": "It is a truth universally acknowledged, that" },
     "params": { "max_tokens": 60 },
     "payment": { "amount": "0.10", "currency": "USDC" }
-  }"#;
+  }
+examples/embed.json and examples/bench.json are of the other job types; docs/job.schema.json has all fields."#;

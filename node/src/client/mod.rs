@@ -2,6 +2,7 @@
 
 mod account;
 mod along;
+mod answer;
 mod checks;
 mod earnings;
 mod get;

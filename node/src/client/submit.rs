@@ -1,6 +1,7 @@
 //! Sending a job and waiting for it.
 
 use super::along::Along;
+use super::answer::Rendered;
 use super::output::{receipt_json, receipt_of, stage_text};
 use super::{Connection, Session};
 use crate::cli::{Exit, SubmitArgs, UserError};
@@ -321,18 +322,16 @@ fn answered(
 ) -> Result<Exit> {
     let path = session.saved.keep_receipt(&id, signed, output)?;
     let (receipt, _) = receipt_of(signed).context("the receipt was checked")?;
+    let answer = Rendered::read(output, session.saved.job(&id)?.as_ref());
     if session.printer.is_json() {
-        let text = String::from_utf8_lossy(output);
         let mut object = serde_json::json!({
-            "job": id.to_string(), "status": "answered", "answer": text, "cost_usdc": receipt.price.to_string(),
+            "job": id.to_string(), "status": "answered", "cost_usdc": receipt.price.to_string(),
             "receipt": receipt_json(signed), "receipt_file": path,
         });
-        if std::str::from_utf8(output).is_err() {
-            object["answer_hex"] = hex::encode(output).into();
-        }
+        answer.fields().into_iter().for_each(|(name, value)| object[name] = value);
         session.printer.object(&object);
     } else {
-        print_rest(session, output, read);
+        print_rest(session, &answer.text(), read);
     }
     let asset = if receipt.asset == swarm_protocol::statement::Asset::Test { " of test credit" } else { "" };
     session.printer.note(&format!(

@@ -4,7 +4,7 @@ use crate::protobuf::{put_bytes, put_number};
 use cid::Cid;
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use swarm_crypto::address::Address;
 use swarm_crypto::key::Signature;
@@ -181,7 +181,7 @@ fn tree(jobs: u64) -> (Cid, Blocks) {
         reserve: swarm_protocol::money::MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: Address::ZERO,
-        models: BTreeSet::new(),
+        models: BTreeMap::new(),
         posted: Posted::default(),
         secret: [7; 32],
     };

@@ -1,15 +1,23 @@
 //! Providers, and each model: whether it is whole, who can run it, and how fast it answers.
 
 use super::{Check, fail, failed, ok};
-use crate::workload::{KnownModel, Models};
-use anyhow::Result;
+use crate::words::rates;
+use crate::workload::{KnownModel, Models, bench_request};
+use anyhow::{Context, Result, anyhow};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use swarm_inference::{CancelToken, Flow, GenerateRequest, Greedy, Hardware, Provider, Registry, Support};
+use swarm_inference::{
+    BenchRequest, CancelToken, EmbedRequest, Engine, Flow, GenerateRequest, Greedy, Hardware, Provider,
+    Registry, Support,
+};
+use swarm_protocol::statement::JobType;
+use swarm_protocol::workload::bench::{DType, Figures, Spec};
 
 /// What each model is asked to continue, and how far.
 const PROMPT: &str = "Once upon a time";
 const TOKENS: u32 = 16;
+/// What a benchmark multiplies.
+const PRODUCT: Spec = Spec { dtype: DType::F32, m: 512, n: 512, k: 512, repeats: 4 };
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -54,25 +62,50 @@ fn providers(registry: &Registry, name: &str, model: &KnownModel) -> Vec<Check> 
 /// Runs it, as a job would.
 fn run(registry: &Registry, name: &str, model: &KnownModel) -> Check {
     let check = format!("model {name}");
-    match answer(registry, model) {
-        Ok((tokens, time)) => {
-            let rate = f64::from(tokens) / time.as_secs_f64().max(1e-9);
-            ok(check, format!("answers, {rate:.0} tokens a second"))
-        }
-        Err(error) => failed(check, &error),
-    }
+    let found = model.start(registry).and_then(|mut engine| match model.workload() {
+        JobType::LlmGen => answer(engine.as_mut()),
+        JobType::Embed => embed(engine.as_mut(), model),
+        JobType::TorchBench => benchmark(engine.as_mut()),
+        JobType::SdInfer => Err(anyhow!("no engine is for {}", model.workload().as_str())),
+    });
+    found.map_or_else(|error| failed(check.clone(), &error), |found| ok(check.clone(), found))
 }
 
-fn answer(registry: &Registry, model: &KnownModel) -> Result<(u32, Duration)> {
-    let mut engine = model.start(registry)?;
+fn answer(engine: &mut dyn Engine) -> Result<String> {
+    let tokenizer = engine.tokenizer().context("the engine has no tokenizer")?;
     let request = GenerateRequest {
-        prompt_ids: engine.tokenizer().encode_prompt(PROMPT)?,
+        prompt_ids: tokenizer.encode_prompt(PROMPT)?,
         max_tokens: TOKENS,
         deadline: Some(Instant::now() + PATIENCE),
         ..GenerateRequest::default()
     };
     let made = engine.generate(&request, &mut Greedy, &CancelToken::new(), &mut |_| Flow::Continue)?;
-    Ok((u32::try_from(made.ids.len())?, made.prompt_time + made.decode_time))
+    let rate = f64::from(u32::try_from(made.ids.len())?)
+        / (made.prompt_time + made.decode_time).as_secs_f64().max(1e-9);
+    Ok(format!("answers, {rate:.0} tokens a second"))
+}
+
+fn embed(engine: &mut dyn Engine, model: &KnownModel) -> Result<String> {
+    let deadline = Some(Instant::now() + PATIENCE);
+    let request = EmbedRequest { texts: vec![model.text_of(PROMPT)?], deadline, max_memory_bytes: None };
+    let (begun, mut numbers) = (Instant::now(), 0);
+    engine.embed(&request, &CancelToken::new(), &mut |vector| {
+        numbers = vector.len();
+        Flow::Continue
+    })?;
+    Ok(format!("embeds, {numbers} numbers in {:.0} ms", begun.elapsed().as_secs_f64() * 1000.0))
+}
+
+fn benchmark(engine: &mut dyn Engine) -> Result<String> {
+    let deadline = Some(Instant::now() + PATIENCE);
+    let request = BenchRequest { deadline, ..bench_request(&PRODUCT, swarm_crypto::digest::Digest::ZERO) };
+    let mut laps = Vec::new();
+    engine.benchmark(&request, &CancelToken::new(), &mut |lap| {
+        laps.push((u64::try_from(lap.time.as_nanos()).unwrap_or(u64::MAX), lap.checksum));
+        Flow::Continue
+    })?;
+    let figures = Figures::of(&PRODUCT, &laps).context("the laps took no time")?;
+    Ok(format!("multiplies, {}", rates(&figures)))
 }
 
 #[cfg(test)]
@@ -81,11 +114,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_model_answers_and_one_that_is_not_there_fails() {
+    fn the_built_in_models_answer_and_one_that_is_not_there_fails() {
         let checks = checks(&Registry::standard(), &[PathBuf::from("/nowhere/manifest.json")]);
         let states: Vec<_> = checks.iter().map(|check| (check.check.as_str(), check.state)).collect();
-        let expected =
-            [("provider candle", State::Ok), ("model queenbee-nano", State::Ok), ("model", State::Fail)];
+        let expected = [
+            ("provider candle", State::Ok),
+            ("model matmul", State::Ok),
+            ("provider candle", State::Ok),
+            ("model queenbee-nano", State::Ok),
+            ("model", State::Fail),
+        ];
         assert_eq!(states, expected, "{checks:?}");
     }
 }

@@ -61,7 +61,10 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "\"llm\"",
         "job_type must be \"llm_gen\" or \"embed\" or \"sd_infer\" or \"torch_bench\", not \"llm\"",
     ),
-    ("\"llm_gen\"", "\"embed\"", "job_type \"embed\" is not built in this version; use \"llm_gen\""),
+    ("\"llm_gen\"", "\"sd_infer\"", "job_type \"sd_infer\" is not built in this version; use \"llm_gen\""),
+    ("\"llm_gen\"", "\"embed\"", "params is for llm_gen, not for embed; leave it out"),
+    ("{\"text\": \"Once\"}", "{\"texts\": [\"Once\"]}", "input.texts is for job_type embed"),
+    ("{\"text\": \"Once\"}", "{\"product\": {}}", "input.product is for job_type torch_bench"),
     // Numbers.
     ("60}", "0}", "params.max_tokens must be 1 to 4096, not 0"),
     ("60}", "4097}", "params.max_tokens must be 1 to 4096, not 4097"),
@@ -180,6 +183,8 @@ fn the_schema_refuses_what_it_can_express() {
         "is given twice",
         "four decimals, not 0.7",
         "at least 0.000004",
+        "is for llm_gen",
+        "is for job_type embed",
         "too large",
         "on one line",
         "must be a CID",
@@ -196,7 +201,10 @@ fn the_schema_refuses_what_it_can_express() {
 fn a_good_file_is_a_job_with_the_defaults_of_the_schema() {
     let job = parse(r#"{"job_type":"llm_gen","model":"m","input":{"text":"Once"},"payment":{"amount":"0.10","currency":"USDC"}}"#)
         .unwrap();
-    assert_eq!((job.params.clone(), (job.max_runtime_s, job.vram_mb)), (default_params(), DEFAULT_LIMITS));
+    assert_eq!(
+        (job.params.clone(), (job.max_runtime_s, job.vram_mb)),
+        (workloads::defaults(JobType::LlmGen).0, DEFAULT_LIMITS)
+    );
     let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
     let default = |place: &str| schema.pointer(place).unwrap().to_string();
     let params = "/$defs/params/properties";
@@ -208,6 +216,64 @@ fn a_good_file_is_a_job_with_the_defaults_of_the_schema() {
     let signed = job.job(job.prepare().unwrap().input, Timestamp(5));
     assert_eq!((signed.input, signed.not_after), (Input::Text("Once".into()), Timestamp(600_005)));
     assert_eq!((signed.price, signed.assurance), (MicroUsdc(100_000), Assurance::Seeded));
+}
+
+/// A file of another workload than text.
+fn other(job_type: &str, input: &str) -> Result<JobFile, String> {
+    let payment = r#"{"amount":"0.10","currency":"USDC"}"#;
+    parse(&format!(r#"{{"job_type":"{job_type}","model":"m","input":{input},"payment":{payment}}}"#))
+}
+
+#[test]
+fn texts_are_the_lines_of_an_embedding_job() {
+    let job = other("embed", r#"{"texts":["One\ntext.","Another."]}"#).unwrap();
+    assert_eq!(job.job_type, JobType::Embed);
+    assert_eq!(job.prepare().unwrap().input, Input::Text("One text.\nAnother.".into()));
+    assert_eq!((job.params.temperature, job.params.max_tokens, job.assurance), (0, 1, Assurance::Distance));
+    for (input, told) in [
+        (r#"{"texts":[]}"#, "input.texts must not be empty"),
+        (r#"{"texts":["a"," \n"]}"#, "input.texts[1] must not be blank"),
+        (r#"{"texts":["a"],"text":"b"}"#, "input.text is not a field of input, which has: texts"),
+        (
+            r#"{"messages":[{"role":"user","content":"hi"}]}"#,
+            "input must be texts, text, file, or cid with bytes for job_type embed",
+        ),
+    ] {
+        assert_eq!(other("embed", input).unwrap_err(), told, "{input}");
+    }
+    let many = format!(r#"{{"texts":[{}"x"]}}"#, r#""x","#.repeat(256));
+    assert_eq!(other("embed", &many).unwrap_err(), "input.texts has 257 entries; 256 is the most");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("texts.txt");
+    fs::write(&path, "x\n\n".repeat(257)).unwrap();
+    let file = format!(r#"{{"file":"{}"}}"#, path.display());
+    let told = other("embed", &file).unwrap().prepare().unwrap_err();
+    assert!(
+        told.message.ends_with("holds 257 texts, each line being one; 1 to 256 are embedded"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_product_is_one_line_of_a_benchmark() {
+    let product = |dtype: &str, m: u32, repeats: u32| {
+        let input =
+            format!(r#"{{"product":{{"dtype":"{dtype}","m":{m},"n":4096,"k":4096,"repeats":{repeats}}}}}"#);
+        other("torch_bench", &input)
+    };
+    let job = product("bf16", 1, 9).unwrap();
+    assert_eq!(job.job_type, JobType::TorchBench);
+    assert_eq!(job.prepare().unwrap().input, Input::Text("bf16 1 4096 4096 9".into()));
+    assert_eq!(product("f64", 1, 1).unwrap_err(), {
+        "input.product.dtype must be \"f32\" or \"f16\" or \"bf16\", not \"f64\""
+    });
+    assert_eq!(product("f32", 4097, 1).unwrap_err(), "input.product.m must be 1 to 4096, not 4097");
+    assert_eq!(product("f32", 4096, 9).unwrap_err(), {
+        "input.product is too large: repetitions times cells of both matrices are at most 268435456"
+    });
+    assert_eq!(other("torch_bench", r#"{"text":"f32 1 1 1 1"}"#).unwrap_err(), {
+        "input.text is not a field of input, which has: product"
+    });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The miner's engines: one for each slot and model, each busy with one job at a time.
 
 use crate::metrics::MinerMetrics;
-use crate::miner::work::{Made, generate};
+use crate::miner::work::{Made, carry_out};
 use crate::workload::{KnownModel, Models};
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
@@ -69,8 +69,8 @@ impl Engines {
             self.metrics.token();
             progress(text, units, prefix);
         };
-        let generate = || generate(engine.as_mut(), run, model, within, cancel, &mut progress);
-        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(generate));
+        let work = || carry_out(engine.as_mut(), run, model, within, cancel, &mut progress);
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         // What panicked is in no known state: another takes its place.
         let next = if made.is_ok() { engine } else { model.start(&self.providers)? };
         self.give_back(&run.job.model, next);

@@ -1,11 +1,14 @@
 //! One job on one engine: from what a client signed to the transcript and the output that a proof names.
 
-use crate::workload::{KnownModel, NormativeSampler, step, stop_reason};
-use anyhow::Result;
+use crate::workload::{KnownModel, NormativeSampler, bench_request, prompt_text, step, stop_reason};
+use anyhow::{Context, Result, anyhow};
 use std::time::{Duration, Instant};
-use swarm_inference::{CancelToken, Engine, Flow, GenerateRequest, Sampling};
+use swarm_crypto::digest::Digest;
+use swarm_inference::{BenchRequest, CancelToken, EmbedRequest, Engine, Flow, GenerateRequest, Sampling};
 use swarm_protocol::miner::Run;
+use swarm_protocol::statement::JobType;
 use swarm_protocol::transcript::{PrefixDigest, Transcript};
+use swarm_protocol::workload::{bench, embed};
 
 /// What a run left behind.
 #[derive(Debug)]
@@ -16,14 +19,35 @@ pub struct Made {
     pub output: Vec<u8>,
 }
 
-/// Continues a job's prompt; `progress` hears of every token: what became certain of the output with it, and the transcript so far.
-pub fn generate(
+/// Who hears of every token, text or lap: what of a text became certain with it, how many there are, and the digest of
+/// the transcript up to there.
+type Progress<'a> = &'a mut dyn FnMut(&[u8], u64, Digest);
+
+/// Does what a job asks, if it is what the engine is for; `progress` hears of every step.
+pub fn carry_out(
     engine: &mut dyn Engine,
     run: &Run,
     model: &KnownModel,
     within: Duration,
     cancel: &CancelToken,
-    progress: &mut dyn FnMut(&[u8], u64, swarm_crypto::digest::Digest),
+    progress: Progress<'_>,
+) -> Result<Made> {
+    match run.job.job_type {
+        JobType::LlmGen => generate(engine, run, model, within, cancel, progress),
+        JobType::Embed => embed(engine, run, model, within, cancel, progress),
+        JobType::TorchBench => benchmark(engine, run, model, within, cancel, progress),
+        JobType::SdInfer => Err(anyhow!("{} is not built in this version", run.job.job_type.as_str())),
+    }
+}
+
+/// Continues a job's prompt.
+fn generate(
+    engine: &mut dyn Engine,
+    run: &Run,
+    model: &KnownModel,
+    within: Duration,
+    cancel: &CancelToken,
+    progress: Progress<'_>,
 ) -> Result<Made> {
     let prompt = model.prompt_ids(&run.job, run.linked.as_deref())?;
     let request = GenerateRequest {
@@ -58,6 +82,63 @@ pub fn generate(
         stop: stop_reason(generation.stop_reason),
     };
     Ok(Made { transcript: transcript.encode(), output: generation.output })
+}
+
+/// Embeds a job's texts.
+fn embed(
+    engine: &mut dyn Engine,
+    run: &Run,
+    model: &KnownModel,
+    within: Duration,
+    cancel: &CancelToken,
+    progress: Progress<'_>,
+) -> Result<Made> {
+    let texts = model.text_ids(&run.job, run.linked.as_deref())?;
+    let deadline = Some(Instant::now() + within);
+    let request = EmbedRequest { texts: texts.clone(), deadline, max_memory_bytes: None };
+    let mut prefix = embed::PrefixDigest::new(&run.lease, &model.digest());
+    let (mut output, mut waiting) = (Vec::new(), texts.iter());
+    let mut sink = |vector: &[f32]| {
+        let Some(ids) = waiting.next() else { return Flow::Stop };
+        let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
+        prefix.push(ids, &bytes);
+        output.extend(bytes);
+        progress(&[], prefix.texts(), prefix.digest());
+        std::thread::sleep(token_pause());
+        Flow::Continue
+    };
+    engine.embed(&request, cancel, &mut sink)?;
+    let transcript = embed::Transcript { model: run.job.model.clone(), model_digest: model.digest(), texts };
+    Ok(Made { transcript: transcript.encode(), output })
+}
+
+/// Measures what a job names.
+fn benchmark(
+    engine: &mut dyn Engine,
+    run: &Run,
+    model: &KnownModel,
+    within: Duration,
+    cancel: &CancelToken,
+    progress: Progress<'_>,
+) -> Result<Made> {
+    let text = prompt_text(&run.job, run.linked.as_deref())?;
+    let spec = bench::Spec::parse(&text)?;
+    let request = BenchRequest { deadline: Some(Instant::now() + within), ..bench_request(&spec, run.seed) };
+    let mut prefix = bench::PrefixDigest::new(&run.lease, &model.digest(), &text);
+    let mut laps = Vec::new();
+    let mut sink = |lap: swarm_inference::Lap| {
+        let lap = (u64::try_from(lap.time.as_nanos()).unwrap_or(u64::MAX), lap.checksum);
+        prefix.push(lap);
+        laps.push(lap);
+        progress(&[], prefix.laps(), prefix.digest());
+        std::thread::sleep(token_pause());
+        Flow::Continue
+    };
+    engine.benchmark(&request, cancel, &mut sink)?;
+    let figures = bench::Figures::of(&spec, &laps).context("the laps took no time")?;
+    let (model, model_digest) = (run.job.model.clone(), model.digest());
+    let transcript = bench::Transcript { model, model_digest, spec: text, laps };
+    Ok(Made { transcript: transcript.encode(), output: figures.encode() })
 }
 
 /// `SWARMPOOL_TOKEN_PAUSE_MS` makes jobs of small models long in debug builds, for tests.

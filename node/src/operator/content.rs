@@ -170,10 +170,9 @@ impl Content {
         let model = self.models.get(&exam.job.model).ok_or_else(|| ours("the model is gone".into()))?;
         acceptance::check_prompt(&exam.job).map_err(|e| bad(e.to_string()))?;
         let linked = self.linked_text(&exam.job.input).map_err(ours)?;
-        let opened = acceptance::open(&exam.proof, transcript).map_err(|e| bad(e.to_string()))?;
-        let facts = model.facts(&exam.job, linked.as_deref(), &opened).map_err(|e| bad(e.to_string()))?;
-        let units = acceptance::check(&exam.job, &exam.progress, &opened, output, &facts);
-        units.map(|units| units.0).map_err(|e| bad(e.to_string()))
+        let delivery = (&exam.proof, transcript, output);
+        let units = model.accept(&exam.job, linked.as_deref(), &exam.progress, delivery);
+        units.map_err(|e| bad(e.to_string()))?.map_err(|e| bad(e.to_string()))
     }
 
     fn linked_text(&self, input: &Input) -> Result<Option<String>, String> {

@@ -291,7 +291,7 @@ fn open_pool(
         reserve: args.operator.reserve,
         name: args.pool.pool.clone(),
         operator: key.address(),
-        models: models.names().cloned().collect(),
+        models: models.workloads(),
         posted: args.operator.posted(),
         secret: *directory.pool_secret(is_genesis)?.expose(),
     };

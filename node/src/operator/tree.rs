@@ -300,7 +300,7 @@ mod tests {
             reserve: swarm_protocol::money::MicroUsdc(0),
             name: "swarmpool.eth".into(),
             operator: key(1).address(),
-            models: ["queenbee-nano".to_owned()].into(),
+            models: [("queenbee-nano".to_owned(), JobType::LlmGen)].into(),
             posted: Posted { epoch: Millis(5_000), heartbeat: Millis(1_000), ..Posted::default() },
             secret: [7; 32],
         }

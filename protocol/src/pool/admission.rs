@@ -2,7 +2,8 @@ use super::{Close, MAX_JOBS, Pool, PoolEffect, PoolStory, Record, Stage};
 use crate::Timestamp;
 use crate::codec::JobId;
 use crate::money::{Account, MIN_PRICE, MicroUsdc};
-use crate::statement::{Admitted, Cancel, Input, Job, JobType, Reason, Topic, Verified};
+use crate::statement::{Admitted, Cancel, Input, Job, Reason, Topic, Verified};
+use crate::workload::check_input;
 use swarm_crypto::address::Address;
 
 /// Jobs whose linked input is being fetched.
@@ -107,17 +108,17 @@ impl Pool {
         if job.price < MIN_PRICE {
             return Err((Reason::PriceTooLow, format!("the least price is {MIN_PRICE} USDC")));
         }
-        if job.job_type != JobType::LlmGen {
-            return Err((Reason::Unsupported, "only job_type llm_gen is built in this version".into()));
+        check_input(job).map_err(|fault| (Reason::Unsupported, fault.to_string()))?;
+        match self.config.models.get(&job.model) {
+            Some(serves) if *serves == job.job_type => Ok(()),
+            Some(serves) => {
+                Err((Reason::Unsupported, format!("the model {} is for {}", job.model, serves.as_str())))
+            }
+            None => {
+                let known: Vec<&str> = self.config.models.keys().map(String::as_str).take(4).collect();
+                Err((Reason::UnknownModel, format!("this pool serves {}", known.join(", "))))
+            }
         }
-        if matches!(job.input, Input::Sealed { .. }) {
-            return Err((Reason::Unsupported, "sealed input is not built in this version".into()));
-        }
-        if !self.config.models.contains(&job.model) {
-            let known: Vec<&str> = self.config.models.iter().map(String::as_str).take(4).collect();
-            return Err((Reason::UnknownModel, format!("this pool serves {}", known.join(", "))));
-        }
-        Ok(())
     }
 
     fn has_funds(&self, client: Address, job: &Job) -> Result<(), (Reason, String)> {

@@ -141,7 +141,7 @@ impl Pool {
     /// The models that a miner offers and this pool knows, each once.
     fn known_models(&self, miner: &LiveMiner) -> BTreeSet<String> {
         let offered = miner.heartbeat.models.iter().map(|offer| &offer.model);
-        offered.filter(|model| self.config.models.contains(*model)).take(MAX_MODELS).cloned().collect()
+        offered.filter(|model| self.config.models.contains_key(*model)).take(MAX_MODELS).cloned().collect()
     }
 
     fn next_posted(&self) -> Posted {
@@ -264,7 +264,7 @@ impl Pool {
     /// The pool as it is now.
     pub fn beacon(&self) -> Beacon {
         let mut supply: BTreeMap<String, u64> =
-            self.config.models.iter().map(|model| (model.clone(), 0)).collect();
+            self.config.models.keys().map(|model| (model.clone(), 0)).collect();
         for miner in self.live.miners.values().filter(|miner| !miner.heartbeat.draining) {
             for model in self.known_models(miner) {
                 supply.entry(model).and_modify(|miners| *miners += 1);

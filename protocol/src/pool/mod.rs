@@ -40,13 +40,13 @@ use crate::codec::{CodecError, JobId, Link};
 use crate::money::MicroUsdc;
 use crate::race;
 use crate::statement::{
-    Asset, Body, Identified, Job, ListingEntry, MAX_DETAIL_BYTES, MAX_LISTING_ENTRIES, Proof, Reason,
-    Refusal, Statement, Topic,
+    Asset, Body, Identified, Job, JobType, ListingEntry, MAX_DETAIL_BYTES, MAX_LISTING_ENTRIES, Proof,
+    Reason, Refusal, Statement, Topic,
 };
 use crate::{Machine, Posted, Timestamp};
 use held::Settlement;
 use live::Live;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::{Digest, blake3};
 use tree::Touched;
@@ -66,8 +66,8 @@ pub struct PoolConfig {
     pub name: String,
     /// The operator's wallet.
     pub operator: Address,
-    /// Models whose proofs it can check.
-    pub models: BTreeSet<String>,
+    /// Models whose proofs it can check, and the workload that each serves.
+    pub models: BTreeMap<String, JobType>,
     /// Numbers to post from the next boundary on.
     pub posted: Posted,
     /// 32 bytes made at genesis and never told.

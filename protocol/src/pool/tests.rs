@@ -23,7 +23,7 @@ fn config() -> PoolConfig {
         reserve: crate::money::MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: key(1).address(),
-        models: [MODEL.to_owned()].into(),
+        models: [(MODEL.to_owned(), JobType::LlmGen)].into(),
         posted: Posted::default(),
         secret: [7; 32],
     }

@@ -44,6 +44,18 @@ pub enum JobType {
     TorchBench,
 }
 
+impl JobType {
+    /// Its name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LlmGen => "llm_gen",
+            Self::Embed => "embed",
+            Self::SdInfer => "sd_infer",
+            Self::TorchBench => "torch_bench",
+        }
+    }
+}
+
 /// What a model is given. Everything but `Sealed` is public.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

@@ -10,7 +10,7 @@ use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::pool::{JobFate, Pool, PoolConfig, PoolEffect, PoolEvent, PoolStory};
 use swarm_protocol::query::{Fate, MAX_OPEN_JOBS, Query};
 use swarm_protocol::race::Roster;
-use swarm_protocol::statement::{Carrier, Identified, Intake, Listing, Statement, Topic};
+use swarm_protocol::statement::{Carrier, Identified, Intake, JobType, Listing, Statement, Topic};
 use swarm_protocol::{Machine, Millis, Posted, Timestamp, miner, submission};
 
 pub(crate) const MODEL: &str = "queenbee-nano";
@@ -35,7 +35,7 @@ impl Operator {
             reserve: swarm_protocol::money::MicroUsdc(0),
             name: "swarmpool.eth".into(),
             operator: wallet(OPERATOR, 0),
-            models: [MODEL.to_owned()].into(),
+            models: [(MODEL.to_owned(), JobType::LlmGen)].into(),
             // Whoever has earned anything is established.
             posted: Posted { epoch, established: MicroUsdc(1), ..Posted::default() },
             secret: [7; 32],

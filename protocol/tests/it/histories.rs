@@ -140,7 +140,7 @@ fn config() -> PoolConfig {
         reserve: MicroUsdc(RESERVE),
         name: "swarmpool.eth".into(),
         operator: key(1).address(),
-        models: [MODEL.to_owned()].into(),
+        models: [(MODEL.to_owned(), JobType::LlmGen)].into(),
         posted,
         secret: [7; 32],
     }

@@ -17,6 +17,7 @@ mod toy;
 mod transcript;
 mod verification;
 mod view;
+mod workloads;
 
 use serde::de::DeserializeOwned;
 

@@ -14,7 +14,7 @@ use swarm_protocol::pool::{
     Entry, ExamineFault, JobFate, Pool, PoolConfig, PoolEffect, PoolEvent, PoolStory, Record, Replay, State,
 };
 use swarm_protocol::query::{Answer, Fate, MAX_OPEN_JOBS, Query};
-use swarm_protocol::statement::{Body, Identified, Intake, Listing, Signed, Statement, Topic};
+use swarm_protocol::statement::{Body, Identified, Intake, JobType, Listing, Signed, Statement, Topic};
 use swarm_protocol::{Machine, Timestamp};
 
 /// Inputs of one batch.
@@ -51,7 +51,7 @@ impl Operator {
             reserve: plan.reserve,
             name: POOL_NAME.into(),
             operator: wallet(OPERATOR),
-            models: [MODEL.to_owned()].into(),
+            models: [(MODEL.to_owned(), JobType::LlmGen)].into(),
             posted: plan.posted.clone(),
             secret: [7; 32],
         };

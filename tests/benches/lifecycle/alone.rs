@@ -15,7 +15,7 @@ use swarm_node::storage::ledger::Ledger;
 use swarm_node::storage::sequencer::LedgerWriter;
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::pool::{Pool, PoolConfig, PoolEffect, PoolEvent, PoolStory};
-use swarm_protocol::statement::{Body, Identified, Intake, Statement, Topic};
+use swarm_protocol::statement::{Body, Identified, Intake, JobType, Statement, Topic};
 use swarm_protocol::{Millis, Posted};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -37,7 +37,7 @@ pub fn config(name: &str) -> PoolConfig {
         reserve: MicroUsdc(0),
         name: name.into(),
         operator: key(0).address(),
-        models: [MODEL.to_owned()].into(),
+        models: [(MODEL.to_owned(), JobType::LlmGen)].into(),
         // The first claim gets the job: windows are waiting, of which there is none to be measured.
         posted: Posted { window: Millis(0), ..Posted::default() },
         secret: SECRET,

@@ -40,3 +40,4 @@ mod streams;
 mod terminal;
 mod tree;
 mod watching;
+mod workloads;

@@ -14,6 +14,7 @@ use swarm_protocol::query::{Answer, Query};
 use swarm_protocol::race::Roster;
 use swarm_protocol::statement::{Carrier, Intake, Signed, Statement, Topic};
 use swarm_protocol::transcript::Transcript;
+use swarm_protocol::workload::{bench, embed};
 use swarm_protocol::{Rejection, Timestamp};
 
 pub const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -57,6 +58,9 @@ pub fn targets() -> Vec<Target> {
         target("record-page", 20, 20_000, &STRICT, Box::new(strict::<RecordPage>)),
         target("leaf", 20, 1_000, &STRICT, Box::new(strict::<Leaf>)),
         target("transcript", 50, 20_000, &TRANSCRIPT, Box::new(transcript)),
+        target("embedding", 20, 4_000, &EMBEDDING, Box::new(embedding)),
+        target("benchmark", 20, 2_000, &BENCHMARK, Box::new(benchmark)),
+        target("figures", 10, 1_000, &STRICT, Box::new(strict::<bench::Figures>)),
         target("texts", 60, 200, &TEXTS, Box::new(texts)),
     ]
 }
@@ -285,11 +289,51 @@ fn transcript(bytes: &[u8]) -> Outcome {
             );
             "read".into()
         }
-        Err(CodecError::Malformed(text)) => match text.strip_prefix("transcript of ") {
+        Err(error) => no_transcript(error),
+    }
+}
+
+fn no_transcript(error: CodecError) -> Outcome {
+    match error {
+        CodecError::Malformed(text) => match text.strip_prefix("transcript of ") {
             Some(what) => what.to_owned().into(),
             None => "malformed".into(),
         },
-        Err(CodecError::NotCanonical) => "NotCanonical".into(),
+        CodecError::NotCanonical => "NotCanonical".into(),
+    }
+}
+
+const EMBEDDING: [&str; 5] = [
+    "read",
+    "malformed",
+    "too many bytes in the model's name",
+    "too many texts",
+    "too many tokens in a text",
+];
+
+fn embedding(bytes: &[u8]) -> Outcome {
+    match embed::Transcript::decode(bytes) {
+        Ok(transcript) => {
+            assert_eq!(transcript.encode(), bytes, "not the bytes that it was");
+            "read".into()
+        }
+        Err(error) => no_transcript(error),
+    }
+}
+
+const BENCHMARK: [&str; 5] =
+    ["a benchmark", "no benchmark", "malformed", "too many bytes in the model's name", "too many laps"];
+
+fn benchmark(bytes: &[u8]) -> Outcome {
+    match bench::Transcript::decode(bytes) {
+        Ok(transcript) => {
+            assert_eq!(transcript.encode(), bytes, "not the bytes that it was");
+            let Ok(spec) = bench::Spec::parse(&transcript.spec) else { return "no benchmark".into() };
+            assert_eq!(spec.to_string(), transcript.spec);
+            bench::Figures::of(&spec, &transcript.laps);
+            "a benchmark".into()
+        }
+        Err(error) => no_transcript(error),
     }
 }
 

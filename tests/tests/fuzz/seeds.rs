@@ -19,6 +19,7 @@ use swarm_protocol::statement::{
     ModelOffer, ModelSupply, Params, PayoutMode, Proof, Reason, Refusal, Role, Signed, Statement, lease_id,
 };
 use swarm_protocol::transcript::{Step, StopReason, Transcript};
+use swarm_protocol::workload::{bench, embed};
 use swarm_protocol::{Machine, Millis, Posted};
 
 const DAG_PB: u64 = 0x70;
@@ -51,6 +52,8 @@ pub fn write_all() {
     pool_session();
     frames();
     transcripts();
+    embeddings();
+    benchmarks();
     ipfs();
     files();
     for (n, steps) in [
@@ -239,7 +242,7 @@ fn pool_session() {
         reserve: swarm_protocol::money::MicroUsdc(0),
         name: "swarmpool.eth".into(),
         operator: key(1).address(),
-        models: [MODEL.to_owned()].into(),
+        models: [(MODEL.to_owned(), JobType::LlmGen)].into(),
         posted,
         secret: [7; 32],
     };
@@ -411,6 +414,30 @@ fn transcripts() {
     write("transcript", "name", &of(&"n".repeat(200), vec![]).encode());
     write("transcript", "steps", &of(MODEL, vec![step(0); MAX_TOKENS as usize + 1]).encode());
     write("transcript", "candidates", &of(MODEL, vec![step(300)]).encode());
+}
+
+fn embeddings() {
+    let of = |model: &str, texts: Vec<Vec<u32>>| {
+        embed::Transcript { model: model.into(), model_digest: Digest([3; 32]), texts }.encode()
+    };
+    let good = of(MODEL, vec![vec![101, 7592, 102], vec![101, 70_000, 102]]);
+    write("embedding", "good", &good);
+    write("embedding", "name", &of(&"n".repeat(200), vec![]));
+    write("embedding", "texts", &of(MODEL, vec![vec![]; embed::MAX_TEXTS + 1]));
+    write("embedding", "tokens", &of(MODEL, vec![vec![1; embed::MAX_TEXT_TOKENS + 1]]));
+}
+
+fn benchmarks() {
+    let spec = bench::Spec::parse("bf16 512 64 4096 3").unwrap();
+    let laps = vec![(90_000, 5), (70_000, 1 << 30), (80_000, 300)];
+    let of = |model: &str, laps: &[bench::Lap]| {
+        let (model, spec) = (model.to_owned(), spec.to_string());
+        bench::Transcript { model, model_digest: Digest([3; 32]), spec, laps: laps.to_vec() }.encode()
+    };
+    write("benchmark", "good", &of(MODEL, &laps));
+    write("benchmark", "name", &of(&"n".repeat(200), &laps));
+    write("benchmark", "laps", &of(MODEL, &[(1, 1); 40]));
+    write("figures", "good", &bench::Figures::of(&spec, &laps).unwrap().encode());
 }
 
 fn ipfs() {

@@ -144,7 +144,7 @@ fn the_built_in_model_reads_and_says_the_same_through_a_server() {
     let server = Loopback::start(answer(Candle::default().start(&bee).unwrap(), Form::Entries));
     let models = [(name.clone(), MODEL.to_owned())].into();
     let mut far = OpenAi::new(ServerConfig { models, ..server_at(&server.url()) }).start(&bee).unwrap();
-    let prompt_ids = near.tokenizer().encode_prompt("It is a truth").unwrap();
+    let prompt_ids = near.tokenizer().unwrap().encode_prompt("It is a truth").unwrap();
     let asked = GenerateRequest { prompt_ids, stop: vec!["woman".into()], ..request(60) };
     let (made, steps) = run(far.as_mut(), &asked).unwrap();
     let (direct, expected) = run(near.as_mut(), &asked).unwrap();

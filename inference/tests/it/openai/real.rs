@@ -85,7 +85,7 @@ fn a_llama_cpp_server_says_what_this_engine_would() {
     let mut far = provider.start(&bee()).unwrap();
     println!("ready after {:.1} s", begun.elapsed().as_secs_f64());
     let mut near = Candle::default().start(&bee()).unwrap();
-    let tokenizer = near.tokenizer().clone();
+    let tokenizer = near.tokenizer().unwrap().clone();
     let (mut worst, mut others, mut tokens, mut lost) = (0, 0, 0, 0);
     for (n, prompt) in (0u64..).zip(PROMPTS.iter().cycle().take(60)) {
         let temperature = if n < 6 { 0 } else { 10_000 };

@@ -80,7 +80,7 @@ pub fn complete(
     stream: &mut TcpStream,
 ) -> std::io::Result<()> {
     let request = read_request(body);
-    let tokenizer = engine.tokenizer().clone();
+    let tokenizer = engine.tokenizer().unwrap().clone();
     chunked(stream)?;
     let (mut held, mut count) = (Vec::new(), 0);
     let mut sink = |step: &Step| {

@@ -7,7 +7,6 @@ use crate::content::Reader;
 use crate::workload::Models;
 use anyhow::{Result, anyhow};
 use futures::stream::{self, StreamExt};
-use swarm_protocol::acceptance;
 use swarm_protocol::codec::Link;
 use swarm_protocol::pool::EpochHeader;
 use swarm_protocol::pool::verify::{Accepted, Fault, Subject, Tally, Verifier, Wrong};
@@ -122,13 +121,8 @@ impl Whole<'_> {
         let transcript = self.pool.source().block(&proof.transcript.cid()).await?;
         let output = self.pool.source().block(&proof.output).await?;
         let linked = self.linked(&job.input).await?;
-        let opened = match acceptance::open(proof, &transcript) {
-            Ok(opened) => opened,
-            Err(fault) => return Ok(Err(fault.to_string())),
-        };
-        let facts = model.facts(job, linked.as_deref(), &opened)?;
-        let units = acceptance::check(job, &[], &opened, &output, &facts);
-        Ok(units.map(|units| units.0).map_err(|fault| fault.to_string()))
+        let units = model.accept(job, linked.as_deref(), &[], (proof, &transcript, &output))?;
+        Ok(units.map_err(|fault| fault.to_string()))
     }
 
     async fn linked(&self, input: &Input) -> Result<Option<String>> {

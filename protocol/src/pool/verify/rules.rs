@@ -10,9 +10,8 @@ use crate::pool::audit::audit_price;
 use crate::pool::epoch::MAX_ROSTER;
 use crate::pool::{Boundary, Close, Entry, Granted, JobEntry, LeafAt, Record, Stage, State};
 use crate::race::{self, MAX_WINDOW, Rank, RosterEntry};
-use crate::statement::{
-    Body, EndCause, Input, JobType, MAX_JOB_LIFE, MAX_MODELS, MAX_NAMED_CLAIMS, SKEW, Signed, Statement,
-};
+use crate::statement::{Body, EndCause, MAX_JOB_LIFE, MAX_MODELS, MAX_NAMED_CLAIMS, SKEW, Signed, Statement};
+use crate::workload::check_input;
 use crate::{Timestamp, pool::SETTLEMENT_VERSION};
 use std::collections::BTreeMap;
 use swarm_crypto::address::Address;
@@ -137,10 +136,9 @@ impl Reading<'_> {
         let may = |holds, why| check(holds, || Wrong::Admission(why));
         let open = state.clients.get(&header.by).map_or(0, |client| client.open);
         let free = state.accounts.amount(&Account::ClientFree(header.by));
-        let built = job.job_type == JobType::LlmGen && !matches!(job.input, Input::Sealed { .. });
         may(!state.jobs.contains_key(&signed.id()), "it was admitted before")?;
         may(!state.nonces.contains(&(header.by, header.nonce)), "its nonce was used before")?;
-        may(built, "its workload is not built")?;
+        may(check_input(&job).is_ok(), "its workload is not built, or not asked for this")?;
         may(job.price >= MIN_PRICE, "its price is too low")?;
         may(job.not_after > at, "its time has passed")?;
         may(header.at <= at + SKEW, "it was signed later")?;

@@ -81,7 +81,7 @@ pub(super) fn posted() -> Posted {
 }
 
 fn pool_config(posted: Posted) -> PoolConfig {
-    let models = [MODEL.to_owned()].into();
+    let models = [(MODEL.to_owned(), JobType::LlmGen)].into();
     PoolConfig {
         node: None,
         reserve: swarm_protocol::money::MicroUsdc(0),

@@ -1,0 +1,127 @@
+//! What job files of other workloads than text have of their own.
+
+use super::fields::{Fault, Field, Fields};
+use super::{Source, within_input};
+use crate::cli::UserError;
+use std::path::Path;
+use swarm_protocol::statement::{Assurance, JobType, Params};
+use swarm_protocol::workload::bench::{DType, MAX_REPEATS, MAX_SIDE, Spec};
+use swarm_protocol::workload::embed;
+
+/// What holds where a file says nothing: parameters, and the assurance.
+pub(super) fn defaults(job_type: JobType) -> (Params, Assurance) {
+    match job_type {
+        JobType::LlmGen | JobType::SdInfer => {
+            let params =
+                Params { max_tokens: 128, temperature: 7_000, top_p: 9_500, seed: None, stop: Vec::new() };
+            (params, Assurance::Seeded)
+        }
+        // Nothing is sampled.
+        JobType::Embed | JobType::TorchBench => {
+            let params =
+                Params { max_tokens: 1, temperature: 0, top_p: 10_000, seed: None, stop: Vec::new() };
+            (params, Assurance::Distance)
+        }
+    }
+}
+
+/// An input to show to somebody who left it out.
+pub(super) fn example(job_type: JobType) -> &'static str {
+    match job_type {
+        JobType::LlmGen | JobType::SdInfer => "{\"text\": \"your prompt\"}",
+        JobType::Embed => "{\"texts\": [\"a text\", \"another\"]}",
+        JobType::TorchBench => {
+            "{\"product\": {\"dtype\": \"f32\", \"m\": 512, \"n\": 512, \"k\": 512, \"repeats\": 8}}"
+        }
+    }
+}
+
+/// Refuses fields that are about sampling where nothing is sampled.
+pub(super) fn check_fields(job_type: JobType, fields: &Fields<'_>) -> Result<(), Fault> {
+    let given = ["params", "assurance"].into_iter().find_map(|name| fields.get(name));
+    match (job_type, given) {
+        (JobType::Embed | JobType::TorchBench, Some(field)) => Err(Fault::new(
+            &field.path,
+            format!("is for llm_gen, not for {}; leave it out", job_type.as_str()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The input of a form that only this workload has; nothing if the common ones are to be read.
+pub(super) fn source(job_type: JobType, field: &Field<'_>) -> Result<Option<Source>, Fault> {
+    let only = |name: &str, for_type: JobType| match field.has(name) && job_type != for_type {
+        true => Err(Fault::new(
+            format!("{}.{name}", field.path),
+            format!("is for job_type {}", for_type.as_str()),
+        )),
+        false => Ok(()),
+    };
+    only("texts", JobType::Embed)?;
+    only("product", JobType::TorchBench)?;
+    match job_type {
+        JobType::Embed if field.has("texts") => {
+            let fields = Fields::of(field, &["texts"])?;
+            Ok(Some(Source::Text(texts(&fields.require("texts", "[\"a text\"]")?)?)))
+        }
+        JobType::Embed if field.has("messages") => {
+            Err(Fault::new(&field.path, "must be texts, text, file, or cid with bytes for job_type embed"))
+        }
+        JobType::TorchBench => {
+            let fields = Fields::of(field, &["product"])?;
+            let product = fields.require("product", "{\"dtype\": \"f32\", \"m\": 512, …}")?;
+            Ok(Some(Source::Text(spec(&product)?.to_string())))
+        }
+        JobType::Embed | JobType::LlmGen | JobType::SdInfer => Ok(None),
+    }
+}
+
+/// The texts as the lines of one: a line break within one counts as a space.
+fn texts(field: &Field<'_>) -> Result<String, Fault> {
+    let items = field.list(embed::MAX_TEXTS)?;
+    if items.is_empty() {
+        return Err(Fault::new(&field.path, "must not be empty"));
+    }
+    let line = |item: &Field<'_>| {
+        let text = item.text()?.replace('\n', " ");
+        match embed::count(&text) {
+            0 => Err(Fault::new(&item.path, "must not be blank")),
+            _ => Ok(text),
+        }
+    };
+    let lines: Vec<String> = items.iter().map(line).collect::<Result<_, _>>()?;
+    Ok(within_input(field, &lines.join("\n"))?.to_owned())
+}
+
+fn spec(field: &Field<'_>) -> Result<Spec, Fault> {
+    let fields = Fields::of(field, &["dtype", "m", "n", "k", "repeats"])?;
+    let name = fields.require("dtype", "\"f32\"")?.choice(&DType::ALL.map(|(name, _)| name))?;
+    let (_, dtype) = DType::ALL.into_iter().find(|(known, _)| *known == name).unwrap_or(DType::ALL[0]);
+    let number = |name, most: u32, example| {
+        let number = fields.require(name, example)?.whole((1, u64::from(most)))?;
+        Ok(u32::try_from(number).expect("its range was checked"))
+    };
+    let spec = Spec {
+        dtype,
+        m: number("m", MAX_SIDE, "512")?,
+        n: number("n", MAX_SIDE, "512")?,
+        k: number("k", MAX_SIDE, "512")?,
+        repeats: number("repeats", MAX_REPEATS, "8")?,
+    };
+    spec.check().map_err(|fault| Fault::new(&field.path, format!("is too large: {fault}")))?;
+    Ok(spec)
+}
+
+/// Refuses a file of more texts than are answered.
+pub(super) fn check_file(job_type: JobType, path: &Path, text: &str) -> Result<(), UserError> {
+    let count = embed::count(text);
+    if job_type != JobType::Embed || (1..=embed::MAX_TEXTS).contains(&count) {
+        return Ok(());
+    }
+    let told = format!(
+        "{} holds {count} texts, each line being one; 1 to {} are embedded",
+        path.display(),
+        embed::MAX_TEXTS
+    );
+    Err(UserError::input(told).hint("split it into several jobs"))
+}

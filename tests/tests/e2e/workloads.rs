@@ -1,0 +1,111 @@
+//! Jobs that are not text: embeddings against figures of sentence-transformers, benchmarks against their own count.
+
+use crate::harness::{Site, text};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// `{text, ids, vector}` for each text, as sentence-transformers computes it.
+fn figures() -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/bert/figures.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn manifest() -> String {
+    text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/bert/manifest.json"))
+}
+
+fn job(job_type: &str, model: &str, input: Value) -> Value {
+    let payment = json!({ "amount": "0.10", "currency": "USDC" });
+    json!({ "job_type": job_type, "model": model, "input": input, "payment": payment })
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn texts_are_embedded_as_by_another_implementation_and_an_epoch_of_them_verifies() {
+    let site = Site::new();
+    let operator = site.operator(&["--model", &manifest(), "--epoch", "5s"]);
+    let miner = site.miner("bob.eth", &["--model", &manifest()]);
+    let figures = figures();
+    let texts: Vec<&Value> = figures.iter().map(|figure| &figure["text"]).collect();
+    let path = site.job("texts", &job("embed", "tiny-bert", json!({ "texts": texts })));
+    let answered = site.submit(&path).good().json();
+    let vectors = answered["vectors"].as_array().unwrap();
+    assert_eq!(vectors.len(), figures.len());
+    for (vector, figure) in vectors.iter().zip(&figures) {
+        for (found, due) in numbers(vector).into_iter().zip(numbers(&figure["vector"])) {
+            assert!((found - due).abs() < 1e-6, "{}: {found} is not {due}", figure["text"]);
+        }
+    }
+    let ids: usize = figures.iter().map(|figure| figure["ids"].as_array().unwrap().len()).sum();
+    assert_eq!(
+        answered["receipt"]["work_units"],
+        ids + figures.len(),
+        "a unit for each token, one for each text"
+    );
+
+    let lines: String =
+        figures.iter().map(|figure| format!("{}\n\n", figure["text"].as_str().unwrap())).collect();
+    let file = site.home().join("texts.txt");
+    std::fs::write(&file, lines).unwrap();
+    let path = site.job("file", &job("embed", "tiny-bert", json!({ "file": text(&file) })));
+    let told = site.client(&["submit", &text(&path)]).good();
+    let again: Vec<Value> = told.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(&again, vectors, "a vector to a line, the same from a file");
+
+    let receipt = answered["receipt_file"].as_str().unwrap();
+    operator.expect("sealed");
+    site.client(&["verify", receipt]).good();
+    miner.terminate().good();
+    operator.terminate().good();
+}
+
+#[test]
+fn a_benchmark_is_measured_and_its_figures_are_those_of_its_own_count() {
+    let site = Site::new();
+    let operator = site.operator(&[]);
+    let miner = site.miner("bob.eth", &[]);
+    for dtype in ["f32", "f16", "bf16"] {
+        let product = json!({ "product": { "dtype": dtype, "m": 96, "n": 64, "k": 200, "repeats": 3 } });
+        let path = site.job(dtype, &job("torch_bench", "matmul", product));
+        let answered = site.submit(&path).good().json();
+        let figures = &answered["figures"];
+        let operations = 2u64 * 96 * 64 * 200 * 3;
+        assert_eq!(figures["operations"], operations, "{dtype}");
+        assert_eq!(answered["receipt"]["work_units"], operations.div_ceil(1_000_000), "{dtype}");
+        let (total, best) = (figures["total_ns"].as_u64().unwrap(), figures["best_ns"].as_u64().unwrap());
+        assert!(best > 0 && 3 * best <= total, "{figures}");
+        let rate = figures["gflop_per_s"].as_f64().unwrap();
+        assert!((rate - operations as f64 / total as f64).abs() < 1e-9 * rate, "{figures}");
+    }
+    let product = json!({ "product": { "dtype": "f32", "m": 1, "n": 512, "k": 512, "repeats": 2 } });
+    let told =
+        site.client(&["submit", &text(&site.job("line", &job("torch_bench", "matmul", product)))]).good();
+    assert!(
+        told.stdout.starts_with("f32, 1×512 by 512×512, 2 times: ") && told.stdout.contains("GB/s"),
+        "{told:?}"
+    );
+    miner.terminate().good();
+    operator.terminate().good();
+}
+
+#[test]
+fn a_model_that_is_for_another_workload_is_refused_by_name() {
+    let site = Site::new();
+    let operator = site.operator(&["--model", &manifest()]);
+    let refused = [
+        (job("embed", "matmul", json!({ "text": "a text" })), "the model matmul is for torch_bench"),
+        (job("llm_gen", "tiny-bert", json!({ "text": "a text" })), "the model tiny-bert is for embed"),
+        (
+            job("embed", "queenbee-nano", json!({ "text": "a text" })),
+            "the model queenbee-nano is for llm_gen",
+        ),
+    ];
+    for (n, (job, why)) in refused.iter().enumerate() {
+        let told = site.submit(&site.job(&n.to_string(), job));
+        assert!(told.code() == Some(1) && told.stderr.contains(why), "{why}: {told:?}");
+    }
+    operator.terminate().good();
+}
