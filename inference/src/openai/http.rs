@@ -45,7 +45,10 @@ impl Endpoint {
         let base = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
         let address = || ServerError::Address(url.chars().take(MAX_SAID).collect());
         let uri: ureq::http::Uri = base.parse().map_err(|_| address())?;
-        if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
+        if uri.scheme_str() != Some("http")
+            || uri.host().is_none_or(str::is_empty)
+            || base.contains(['?', '@'])
+        {
             return Err(address());
         }
         Ok(Self { base, key: key.map(str::to_owned), connect })

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
@@ -15,12 +16,15 @@ use super::http::plain;
 /// How much of a process's last words is kept, in bytes.
 const MAX_TAIL_BYTES: usize = 2 * 1024;
 const POLL: Duration = Duration::from_millis(20);
+/// How long what a process wrote at its end may take to get here.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A running server; dropping it stops it at once.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
     tail: Arc<Mutex<VecDeque<u8>>>,
+    listeners: Vec<JoinHandle<()>>,
     ended: bool,
 }
 
@@ -40,10 +44,8 @@ impl Process {
             .map_err(|source| ServerError::Spawn { program: program.clone(), source })?;
         let tail = Arc::default();
         let pipes = [child.stdout.take().map(boxed), child.stderr.take().map(boxed)];
-        for pipe in pipes.into_iter().flatten() {
-            listen(pipe, &tail);
-        }
-        Ok(Self { child, tail, ended: false })
+        let listeners = pipes.into_iter().flatten().filter_map(|pipe| listen(pipe, &tail)).collect();
+        Ok(Self { child, tail, listeners, ended: false })
     }
 
     /// Whether it has ended; it stays a zombie until [`Process::stop`], so that its id stays its own.
@@ -52,7 +54,18 @@ impl Process {
         self.ended || !matches!(waitid(WaitId::Pid(self.pid()), options), Ok(None))
     }
 
-    /// What it wrote last, on one line.
+    /// What a process that has ended wrote last, on one line; ends what else there is of it.
+    pub(super) fn last_words(&mut self) -> String {
+        self.stop(Duration::ZERO);
+        // Whoever left the group may keep the pipes open.
+        let until = Instant::now() + LAST_WORDS;
+        while !self.listeners.iter().all(JoinHandle::is_finished) && Instant::now() < until {
+            std::thread::sleep(POLL);
+        }
+        self.tail()
+    }
+
+    /// What it wrote last so far, on one line.
     pub(super) fn tail(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes: Vec<u8> = tail.iter().copied().collect();
@@ -93,7 +106,7 @@ fn boxed(pipe: impl Read + Send + 'static) -> Box<dyn Read + Send> {
 }
 
 /// Keeps the end of what comes out of a pipe, until all who could write have gone.
-fn listen(mut pipe: Box<dyn Read + Send>, tail: &Arc<Mutex<VecDeque<u8>>>) {
+fn listen(mut pipe: Box<dyn Read + Send>, tail: &Arc<Mutex<VecDeque<u8>>>) -> Option<JoinHandle<()>> {
     let tail = tail.clone();
     let hear = move || {
         let mut bytes = [0; 1024];
@@ -105,5 +118,5 @@ fn listen(mut pipe: Box<dyn Read + Send>, tail: &Arc<Mutex<VecDeque<u8>>>) {
         }
     };
     // Without a thread the pipe is closed, and the server has nobody to tell.
-    drop(std::thread::Builder::new().name("server-output".into()).spawn(hear));
+    std::thread::Builder::new().name("server-output".into()).spawn(hear).ok()
 }

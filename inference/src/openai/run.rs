@@ -111,16 +111,14 @@ impl Runner<'_> {
     ) -> Result<(), EngineError> {
         let until = Instant::now() + CLOSING;
         for _ in 0..MAX_EMPTY_EVENTS {
-            let data = match exchange.next(interrupt, until, CLOSING) {
-                Ok(Some(data)) if data != DONE => data,
-                // All that was wanted of it is there.
-                Ok(_) | Err(EngineError::Server(_)) => return Ok(()),
-                Err(error) => return Err(error),
+            // Whatever comes instead: all that was wanted of it is there.
+            let Ok(Some(data)) = exchange.next(interrupt, until, CLOSING) else {
+                return Ok(());
             };
             match self.reading.event(&data, 0) {
                 Ok(Added { usage: Some(usage), .. }) => return counts.check(usage),
                 Ok(added) if added.tokens.is_empty() => {}
-                // It goes on where the rules end, which is its own affair.
+                // It goes on where the rules end, which is its own affair, or it is done.
                 Ok(_) | Err(_) => return Ok(()),
             }
         }

@@ -112,8 +112,7 @@ impl Server {
         interrupt: Interrupt<'_>,
     ) -> Result<(), EngineError> {
         if let Some(mut ended) = life.process.take() {
-            ended.stop(Duration::ZERO);
-            life.last_words = ended.tail();
+            life.last_words = ended.last_words();
         }
         if life.not_before.is_some_and(|at| Instant::now() < at) {
             return Err(ServerError::Exited(life.last_words.clone()).into());
@@ -132,11 +131,11 @@ impl Server {
             interrupt.check()?;
             return Err(ServerError::Taken(self.endpoint.url().to_owned()).into());
         }
-        let process = Process::start(&owned.command)?;
+        let mut process = Process::start(&owned.command)?;
         let until = Instant::now() + self.times.ready;
         loop {
             if process.has_ended() {
-                return Err(ServerError::Exited(process.tail()).into());
+                return Err(ServerError::Exited(process.last_words()).into());
             }
             let why = match self.models(interrupt) {
                 Ok(_) => return Ok(process),

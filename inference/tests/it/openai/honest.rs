@@ -163,7 +163,7 @@ fn a_provider_is_asked_only_for_the_models_of_its_server() {
     assert_eq!(reason, "the server at http://127.0.0.1:9 is not set up for the model other");
     let error = provider.start(&config()).err().unwrap();
     assert!(error.to_string().starts_with("the server could not be reached: "), "{error}");
-    for url in ["https://host", "127.0.0.1:80", "http://", "http://host/?x=1"] {
+    for url in ["https://host", "127.0.0.1:80", "http://", "http://host/?x=1", "http://me:secret@host"] {
         let error = super::provider(url).start(&config()).err().unwrap();
         assert!(matches!(error, EngineError::Server(ServerError::Address(_))), "{url}: {error}");
     }
