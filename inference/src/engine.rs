@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::{
-    CancelToken, Candidate, GgufError, Manifest, ManifestError, SafetensorsError, StopReason, Tokenizer,
-    TokenizerError,
+    CancelToken, Candidate, GgufError, Manifest, ManifestError, RescoreRequest, Rescored, SafetensorsError,
+    StopReason, Tokenizer, TokenizerError,
 };
 
 /// The most stop sequences of a request.
@@ -32,6 +32,19 @@ pub trait Engine: Send {
         cancel: &CancelToken,
         sink: &mut dyn FnMut(&Step) -> Flow,
     ) -> Result<Generation, EngineError>;
+
+    /// What each token of a finished output was to be chosen from, computed again in one pass over prompt and output.
+    ///
+    /// `cancel` and the deadline are obeyed within a chunk. An engine that cannot do it says
+    /// [`EngineError::Unsupported`], as this does.
+    fn rescore(
+        &mut self,
+        request: &RescoreRequest,
+        cancel: &CancelToken,
+    ) -> Result<Vec<Rescored>, EngineError> {
+        let _ = (request, cancel);
+        Err(EngineError::Unsupported("rescore"))
+    }
 }
 
 /// Chooses tokens.
@@ -146,6 +159,9 @@ pub enum EngineError {
     /// The deadline passed.
     #[error("the deadline passed")]
     Deadline,
+    /// The engine does not do what was asked.
+    #[error("this engine cannot {0}")]
+    Unsupported(&'static str),
     /// The sampler chose a token that was not offered.
     #[error("the sampler chose token {0}, which was not a candidate")]
     Sampler(u32),

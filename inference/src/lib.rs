@@ -18,6 +18,7 @@ mod manifest;
 mod output;
 mod provider;
 mod queenbee;
+mod rescore;
 mod safetensors;
 pub mod testing;
 mod tokenizer;
@@ -43,11 +44,12 @@ pub use gguf::{
 };
 pub use manifest::{
     MAX_CONTEXT_LENGTH, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MAX_TOP_K, MAX_VOCAB_SIZE, Manifest,
-    ManifestError, Model, ModelReader, ReadSeek, Weights,
+    ManifestError, Model, ModelReader, ReadSeek, Tolerance, Weights,
 };
 pub use output::{StopReason, StopRule, finish_output, stop_reason};
 pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats, Support};
 pub use queenbee::queenbee;
+pub use rescore::{Asked, MAX_ASKED, RescoreRequest, Rescored};
 pub use safetensors::{MAX_SAFETENSORS_FILES, MAX_SAFETENSORS_HEADER_BYTES, SafetensorsError};
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, TokenizerError};
-pub use validate::{COST_TOLERANCE, Item, KERNEL_TOLERANCE, ValidateError, Validation, validate};
+pub use validate::{COST_TOLERANCE, Item, KERNEL_TOLERANCE, ValidateError, Validation, both_ways, validate};

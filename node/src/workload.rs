@@ -5,11 +5,14 @@ use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use swarm_crypto::digest::Digest;
-use swarm_inference::{self as inference, EngineConfig, Hardware, Model, Registry, TokenSampler, Tokenizer};
+use swarm_inference::{
+    self as inference, EngineConfig, Hardware, Model, Registry, RescoreRequest, TokenSampler, Tokenizer,
+};
 use swarm_protocol::acceptance::{ModelFacts, Opened};
+use swarm_protocol::distance::{RECOMPUTED_PER_CANDIDATE, Recomputed, Tolerance};
 use swarm_protocol::sampler::{self, Candidate};
 use swarm_protocol::statement::{Input, Job};
-use swarm_protocol::transcript::{Step, StopReason};
+use swarm_protocol::transcript::{Step, StopReason, Transcript};
 
 /// A model that this node knows, ready to check proofs or to be run.
 #[derive(Debug, Clone)]
@@ -69,6 +72,17 @@ impl KnownModel {
     /// What it is.
     pub fn manifest(&self) -> &inference::Manifest {
         &self.model.manifest
+    }
+
+    /// How far apart honest runs of it are.
+    pub fn tolerance(&self) -> Tolerance {
+        let stated = |t: inference::Tolerance| Tolerance {
+            mean: t.mean,
+            worst: t.worst,
+            strangers: t.strangers,
+            strays: t.strays,
+        };
+        self.model.manifest.tolerance.map_or(Tolerance::BUILT_IN, stated)
     }
 
     /// Loads it for running.
@@ -144,8 +158,28 @@ impl TokenSampler for NormativeSampler {
     }
 }
 
-fn candidate(c: &inference::Candidate) -> Candidate {
+/// A candidate as the rules have it.
+pub fn candidate(c: &inference::Candidate) -> Candidate {
     Candidate { token: c.token, cost: c.cost }
+}
+
+/// What an engine is asked, to check what a transcript was signed with.
+pub fn rescore_request(transcript: &Transcript, top_k: u32) -> RescoreRequest {
+    let asked = |step: &Step| inference::Asked {
+        token: step.token,
+        tokens: step.candidates.iter().map(|candidate| candidate.token).collect(),
+    };
+    RescoreRequest {
+        prompt_ids: transcript.prompt.clone(),
+        output: transcript.steps.iter().map(asked).collect(),
+        top_k: top_k * RECOMPUTED_PER_CANDIDATE,
+        ..RescoreRequest::default()
+    }
+}
+
+/// What the engine answered, as the rule wants it.
+pub fn recomputed(rescored: inference::Rescored) -> Recomputed {
+    Recomputed { costs: rescored.costs, top: rescored.top.iter().map(candidate).collect() }
 }
 
 /// One engine step as the transcript writes it.

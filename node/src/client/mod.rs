@@ -1,6 +1,7 @@
 //! The client's process: one command, one answer.
 
 mod account;
+mod audit;
 mod checks;
 mod earnings;
 mod get;
@@ -79,6 +80,7 @@ pub async fn run(args: ClientArgs, stop: CancellationToken) -> Result<Exit> {
         ClientCommand::Balance => account::balance(session).await,
         ClientCommand::History(history) => history::history(session, &history).await,
         ClientCommand::Earnings(earnings) => earnings::earnings(session, &earnings).await,
+        ClientCommand::Audit(args) => audit::audit(session, &args).await,
         ClientCommand::Verify(verify) => verify::verify(session, &verify).await,
     }
 }
