@@ -13,5 +13,6 @@ mod manifest;
 mod output;
 mod provider;
 mod queenbee;
+mod rescore;
 mod tokenizer;
 mod validate;
