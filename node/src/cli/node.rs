@@ -202,7 +202,7 @@ pub enum ModelsCommand {
         text: Option<PathBuf>,
 
         /// Jobs for each way to run it; the more, the surer it is that false alarms are rare
-        #[arg(long, env = "SWARMPOOL_JOBS", default_value = "400", value_name = "N",
+        #[arg(long, env = "SWARMPOOL_CALIBRATION_JOBS", default_value = "400", value_name = "N",
               value_parser = clap::value_parser!(u32).range(2..=100_000))]
         jobs: u32,
 

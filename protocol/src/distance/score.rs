@@ -47,6 +47,7 @@ impl Score {
 /// and all that were expected take off as much as makes an honest sum's exponential shrink (`1 + x ≤ e^x`).
 pub(super) fn cumulated(sum: u64, hits: u32, share: u32, n: u32, factor: u32) -> u64 {
     let gain = u64::from(hits) * (u64::from(factor) << 12);
-    let expected = u64::from(n) * u64::from(share) * ((1 << factor) - 1);
-    (sum + gain).saturating_sub((expected * LOG2_E).div_ceil(u64::from(SHARE)))
+    let expected = u128::from(n) * u128::from(share) * ((1 << factor) - 1);
+    let loss = (expected * u128::from(LOG2_E)).div_ceil(u128::from(SHARE));
+    sum.saturating_add(gain).saturating_sub(u64::try_from(loss).unwrap_or(u64::MAX))
 }

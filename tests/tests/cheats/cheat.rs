@@ -1,7 +1,7 @@
 //! The cheats.
 
 use swarm_inference::{Interrupt, Sequence};
-use swarm_protocol::distance::Draws;
+use swarm_protocol::distance::{Draws, Recomputed, SHARE, Tolerance, measure};
 use swarm_protocol::sampler::{Candidate, MAX_COST};
 use swarm_protocol::transcript::{Step, StopReason};
 
@@ -34,8 +34,9 @@ pub enum Cheat {
     Rescored(&'static str),
     /// The same, and where the right one would have chosen otherwise, bends its costs as little as will do.
     Bent(&'static str),
-    /// The same, but takes the right token and goes on from there where more bending than this would be needed, in 1/4096 bit.
-    BentWithin(&'static str, u32),
+    /// The same, but knows the rule and half of its tolerance: where bending would show, it takes the right token and goes
+    /// on from there.
+    Sly(&'static str),
 }
 
 impl Cheat {
@@ -53,8 +54,8 @@ impl Cheat {
             Cheat::CachedCosts => "costs of a changed prompt, drawn anew".into(),
             Cheat::Rescored(weights) => format!("text of {weights}, scored by the right model"),
             Cheat::Bent(weights) => format!("text of {weights}, costs of the right model bent to it"),
-            Cheat::BentWithin(weights, most) => {
-                format!("text of {weights}, bent by {most}/4096 bit at most, else the right token")
+            Cheat::Sly(weights) => {
+                format!("text of {weights}, bent within half the tolerance, else the right token")
             }
         }
     }
@@ -74,8 +75,8 @@ impl Cheat {
             Cheat::CachedAnswer => world.honest("one core", &world.changed_prompt(&case.leased_to(1))),
             Cheat::CachedCosts => world.honest("one core", &world.changed_prompt(case)),
             Cheat::Rescored(weights) => rescored(world, case, weights),
-            Cheat::Bent(weights) => speculated(world, case, weights, u32::MAX),
-            Cheat::BentWithin(weights, most) => speculated(world, case, weights, most),
+            Cheat::Bent(weights) => speculated(world, case, weights, &mut |_| true),
+            Cheat::Sly(weights) => sly(world, case, weights),
         }
     }
 
@@ -105,7 +106,7 @@ fn forged(world: &World, case: &Case, other: &Draws) -> Delivery {
     let draws = case.draws();
     world.generate(world.decoder("one core"), case, &mut |n, candidates| {
         let wanted = picked(n, &candidates, other);
-        Step { token: wanted, candidates: bent(n, candidates, wanted, &draws).0 }
+        Step { token: wanted, candidates: bent(n, candidates, wanted, &draws) }
     })
 }
 
@@ -118,7 +119,7 @@ fn ended(world: &World, mut delivery: Delivery, draws: &Draws) -> Delivery {
     let n = delivery.steps.len() - 1;
     let eos = world.tokenizer.eos().unwrap();
     let candidates = std::mem::take(&mut delivery.steps[n].candidates);
-    delivery.steps[n] = Step { token: eos, candidates: bent(n, candidates, eos, draws).0 };
+    delivery.steps[n] = Step { token: eos, candidates: bent(n, candidates, eos, draws) };
     delivery.stop = StopReason::Eos;
     delivery
 }
@@ -133,22 +134,54 @@ fn rescored(world: &World, case: &Case, weights: &str) -> Delivery {
     delivery
 }
 
-/// A cheap model proposes, the right one is asked, and a proposal that takes more than `most` to be made to look right
-/// is replaced by the right token.
-fn speculated(world: &World, case: &Case, weights: &str, most: u32) -> Delivery {
+/// A step as it would be signed, and what the right model offers there.
+type Proposed<'a> = (&'a Step, &'a [Candidate]);
+
+/// A cheap model proposes, the right one is asked, and a proposal that `accepts` does not like is replaced by the right
+/// token.
+fn speculated(
+    world: &World,
+    case: &Case,
+    weights: &str,
+    accepts: &mut dyn FnMut(Proposed<'_>) -> bool,
+) -> Delivery {
     let (cheap, draws) = (world.decoder(weights), case.draws());
     let (mut sequence, mut seen) = (Sequence::default(), case.prompt.clone());
     world.generate(world.decoder("one core"), case, &mut |n, candidates| {
         let logits = cheap.forward(&mut sequence, &std::mem::take(&mut seen), Interrupt::default()).unwrap();
         let proposed = swarm_inference::candidates(&logits, world.top_k).unwrap();
         let proposed: Vec<_> = proposed.iter().map(|c| Candidate { token: c.token, cost: c.cost }).collect();
-        let wanted = picked(n, &proposed, &draws);
-        let step = match bent(n, candidates.clone(), wanted, &draws) {
-            (candidates, bend) if bend <= most => Step { token: wanted, candidates },
-            _ => sampled(n, candidates, &draws),
-        };
+        let token = picked(n, &proposed, &draws);
+        let mut step = Step { token, candidates: bent(n, candidates.clone(), token, &draws) };
+        if !accepts((&step, &candidates)) {
+            step = sampled(n, candidates, &draws);
+        }
         seen.push(step.token);
         step
+    })
+}
+
+fn sly(world: &World, case: &Case, weights: &str) -> Delivery {
+    let (draws, limit) = (case.draws(), Tolerance::BUILT_IN);
+    let (mut steps, mut own) = (Vec::<Step>::new(), Vec::<Recomputed>::new());
+    speculated(world, case, weights, &mut |(step, right)| {
+        let cost = |candidate: &Candidate| {
+            let known = right.iter().find(|right| right.token == candidate.token);
+            known.map_or(candidate.cost, |right| right.cost)
+        };
+        own.push(Recomputed { costs: step.candidates.iter().map(cost).collect(), top: right.to_vec() });
+        steps.push(step.clone());
+        let found = measure(&steps, &own, Some(&draws)).unwrap();
+        let share = found.strays * SHARE / found.positions.len() as u32;
+        let last = found.positions[steps.len() - 1];
+        let goes =
+            found.mean <= limit.mean / 2 && last.distance <= limit.worst / 2 && share <= limit.strays / 2;
+        if !goes {
+            let n = steps.len() - 1;
+            steps[n] = sampled(n, right.to_vec(), &draws);
+            own[n].costs = right.iter().map(|right| right.cost).collect();
+        }
+        goes
     })
 }
 
@@ -161,13 +194,13 @@ fn with(candidates: &mut [Candidate], token: u32) {
     }
 }
 
-/// Candidates from which the draw picks `wanted`, and by how much the costs of others had to be raised for that, in
-/// 1/4096 bit: those before it, those after it, or, where neither will do, all.
-pub fn bent(n: usize, mut candidates: Vec<Candidate>, wanted: u32, draws: &Draws) -> (Vec<Candidate>, u32) {
+/// Candidates from which the draw picks `wanted`, the costs of others raised as little as will do for that: of those before
+/// it, of those after it, or, where neither will do, of all.
+pub fn bent(n: usize, mut candidates: Vec<Candidate>, wanted: u32, draws: &Draws) -> Vec<Candidate> {
     with(&mut candidates, wanted);
     let first = picked(n, &candidates, draws);
     if first == wanted {
-        return (candidates, 0);
+        return candidates;
     }
     let place = |token: u32| candidates.iter().position(|candidate| candidate.token == token).unwrap();
     let (at, before) = (place(wanted), place(first) < place(wanted));
@@ -181,7 +214,7 @@ pub fn bent(n: usize, mut candidates: Vec<Candidate>, wanted: u32, draws: &Draws
             let middle = low + (high - low) / 2;
             if picks(&raise(middle)) { high = middle } else { low = middle }
         }
-        return (raise(high), high);
+        return raise(high);
     }
     unreachable!("a token that is certain is picked")
 }

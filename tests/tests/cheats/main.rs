@@ -1,7 +1,7 @@
 //! Cheats against an honest auditor: what is caught by which check, in what share of jobs, and how often an honest miner
 //! is taken for a cheat. `docs/audits.md` says what the columns are.
 //!
-//! `CHEAT_JOBS` says how many jobs each cheat and each honest pair of kernels gets.
+//! `CHEAT_JOBS` says how many jobs each cheat gets, `HONEST_JOBS` how many each honest pair of kernels.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,7 @@ use swarm_protocol::statement::Assurance;
 
 use cheat::Cheat;
 use tally::{Fate, Tally};
-use world::{Case, Delivery, World};
+use world::{Case, Delivery, World, picked};
 
 const TOLERANCE: Tolerance = Tolerance::BUILT_IN;
 /// Who runs jobs honestly, and who checks them.
@@ -53,10 +53,11 @@ const SEEN: [Cheat; 19] = [
     Cheat::Bent("Q5_0"),
 ];
 /// What is not, or not always; where only some jobs are meant, which.
-const UNSEEN: [(Cheat, Jobs); 6] = [
+const UNSEEN: [(Cheat, Jobs); 7] = [
     (Cheat::Copied, Jobs::Greedy),
-    (Cheat::BentWithin("Q4_0", 64), Jobs::Sampled),
-    (Cheat::BentWithin("Q4_0", 512), Jobs::Sampled),
+    (Cheat::Sly("Q4_0"), Jobs::Sampled),
+    (Cheat::Sly("3 of 6 blocks"), Jobs::Sampled),
+    (Cheat::Rescored("Q4_0"), Jobs::Distance),
     (Cheat::Rescored("3 of 6 blocks"), Jobs::Distance),
     (Cheat::Temperature, Jobs::Distance),
     (Cheat::Seed, Jobs::Distance),
@@ -82,8 +83,8 @@ impl Jobs {
     }
 }
 
-fn jobs() -> usize {
-    std::env::var("CHEAT_JOBS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+fn jobs(variable: &str) -> usize {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(6)
 }
 
 fn fate(world: &World, auditor: &str, case: &Case, delivery: &Delivery) -> Fate {
@@ -92,7 +93,7 @@ fn fate(world: &World, auditor: &str, case: &Case, delivery: &Delivery) -> Fate 
 }
 
 fn cheated(world: &World, cheat: Cheat, which: Jobs) -> Tally {
-    let cases = (0..).map(|n| world.case(n)).filter(|case| which.takes(case)).take(jobs());
+    let cases = (0..).map(|n| world.case(n)).filter(|case| which.takes(case)).take(jobs("CHEAT_JOBS"));
     let fates: Vec<Fate> = cases
         .map(|mut case| {
             if which == Jobs::Distance {
@@ -104,9 +105,22 @@ fn cheated(world: &World, cheat: Cheat, which: Jobs) -> Tally {
     Tally::of(&fates, &TOLERANCE)
 }
 
+/// The share of tokens, in percent, that the right model would not have given there.
+fn altered(world: &World, cheat: Cheat, which: Jobs) -> f64 {
+    let (mut altered, mut tokens) = (0, 0);
+    for case in (0..).map(|n| world.case(n)).filter(|case| which.takes(case)).take(jobs("CHEAT_JOBS")) {
+        let (delivery, draws) = (cheat.deliver(world, &case), case.draws());
+        let scored = world.scored("one core", &case, &delivery);
+        let right = scored.iter().enumerate().map(|(n, candidates)| picked(n, candidates, &draws));
+        altered += delivery.steps.iter().zip(right).filter(|(step, right)| step.token != *right).count();
+        tokens += delivery.steps.len();
+    }
+    100.0 * altered as f64 / tokens as f64
+}
+
 fn honest(world: &World, (made, checked): (&str, &str)) -> Tally {
     let (mut making, mut checking, mut fates) = (Duration::ZERO, Duration::ZERO, Vec::new());
-    for case in (0..jobs() as u64).map(|n| world.case(n)) {
+    for case in (0..jobs("HONEST_JOBS") as u64).map(|n| world.case(n)) {
         let begun = Instant::now();
         let delivery = world.honest(made, &case);
         making += begun.elapsed();
@@ -121,7 +135,7 @@ fn honest(world: &World, (made, checked): (&str, &str)) -> Tally {
 }
 
 fn honest_together(world: &World) -> Tally {
-    let cases: Vec<Case> = (0..jobs() as u64).map(|n| world.case(n)).collect();
+    let cases: Vec<Case> = (0..jobs("HONEST_JOBS") as u64).map(|n| world.case(n)).collect();
     let (made, checked) = TOGETHER;
     let deliveries = cases.chunks(8).flat_map(|cases| world.honest_together(made, cases));
     let fates: Vec<Fate> =
@@ -139,12 +153,17 @@ fn assert_honest(tally: &Tally) {
 }
 
 #[test]
-fn cheats_are_caught_within_twenty_jobs_and_honest_miners_are_left_alone() {
+fn honest_miners_are_left_alone_whatever_their_kernels() {
     let world = World::new();
     for pair in HONEST {
         assert_honest(&honest(&world, pair));
     }
     assert_honest(&honest_together(&world));
+}
+
+#[test]
+fn cheats_are_caught_within_twenty_jobs() {
+    let world = World::new();
     for cheat in SEEN {
         let which = if cheat.needs_sampling() { Jobs::Sampled } else { Jobs::All };
         let tally = cheated(&world, cheat, which);
@@ -152,6 +171,7 @@ fn cheats_are_caught_within_twenty_jobs_and_honest_miners_are_left_alone() {
         assert!(tally.together >= 0.99, "{}: {tally}", cheat.name());
     }
     for (cheat, which) in UNSEEN {
-        println!("not seen: {}, {which:?} jobs: {}", cheat.name(), cheated(&world, cheat, which));
+        let (tally, altered) = (cheated(&world, cheat, which), altered(&world, cheat, which));
+        println!("not seen: {}, {which:?} jobs, {altered:.2} % of tokens altered: {tally}", cheat.name());
     }
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
 use swarm_crypto::address::Address;
-use swarm_inference::{CancelToken, Registry};
+use swarm_inference::{CancelToken, Hardware, Registry};
 use swarm_protocol::acceptance::{self, Opened};
 use swarm_protocol::distance::{Distances, Draws, Excess, measure};
 use swarm_protocol::statement::{Assurance, Intake, Job, Proof, Signed, Statement, lease_id};
@@ -243,10 +243,11 @@ async fn compare(
     let (request, stop) = (rescore_request(opened.transcript(), model.manifest().top_k), cancel.clone());
     let work = tokio::task::spawn_blocking(move || {
         let registry = Registry::standard();
+        let provider = registry.find(&Hardware::probe(), model.manifest())?.name();
         let mut engine = model.start(&registry)?;
-        Ok::<_, anyhow::Error>(engine.rescore(&request, &stop)?)
+        Ok::<_, anyhow::Error>((provider.to_owned(), engine.rescore(&request, &stop)?))
     });
-    let rescored = tokio::select! {
+    let (provider, rescored) = tokio::select! {
         done = work => done??,
         () = session.stop.cancelled() => {
             cancel.cancel();
@@ -257,7 +258,7 @@ async fn compare(
     let draws = Draws::of(&opened.proof().lease, &job.params);
     let draws = (job.assurance == Assurance::Seeded).then_some(&draws);
     let distances = measure(&opened.transcript().steps, &own, draws).map_err(|error| anyhow!("{error}"))?;
-    Ok(("candle".to_owned(), distances))
+    Ok((provider, distances))
 }
 
 fn evidence_of(subject: &Subject, model: &KnownModel, found: &Found) -> Result<Evidence> {
