@@ -90,11 +90,11 @@ fn throughput() -> Result<()> {
     let candle = Candle::default();
     let mut engines = (0..JOBS).map(|_| candle.start(&config)).collect::<Result<Vec<_>, _>>()?;
     run(engines[0].as_mut(), 0)?;
+    figure("batch/audit-over-generation", audit_share(engines[0].as_mut())?);
     let mut rates = Vec::new();
     for _ in 0..ROUNDS {
         rates.push((together(&mut engines)?, one_by_one(&mut engines)?));
     }
-    figure("batch/audit-over-generation", audit_share(engines[0].as_mut())?);
     let [batch, single] = [median(rates.iter().map(|r| r.0)), median(rates.iter().map(|r| r.1))];
     println!("{JOBS} jobs at once {batch:.1} tokens/s, one by one {single:.1} tokens/s");
     ratio("batch", median(rates.iter().map(|(batch, single)| batch / single)), Target::AtLeast(2.5));

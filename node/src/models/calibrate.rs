@@ -282,7 +282,7 @@ fn tolerance_of<'a>(jobs: impl Iterator<Item = &'a Distances> + Clone, pairs: &[
             let hits = u64::from(hits);
             // What chance may have hidden: two standard deviations and a little for none at all.
             let most = hits + (4 * hits).isqrt() + 3;
-            count((most * u64::from(SHARE)).div_ceil(u64::from(of.max(1))) as usize).min(SHARE)
+            spare(count((most * u64::from(SHARE)).div_ceil(u64::from(of.max(1))) as usize)).min(SHARE)
         });
         shares.max().unwrap_or(SHARE)
     };

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 /// How one wallet's audited jobs look together: how far its misses and strays are beyond what honest ones come to.
 ///
-/// Two cumulative sums of likelihood ratios in 1/4096 bit, <https://doi.org/10.1093/biomet/41.1-2.100>, each against
-/// [`MISS_FACTOR`] or [`STRAY_FACTOR`] times the honest rate, never below 0. The sum of an honest wallet passes
-/// [`SCORE_LIMIT`] once in 2^17 jobs on average or more rarely, however long it lasts.
+/// Two cumulative sums of likelihood ratios in 1/4096 bit, <https://doi.org/10.1093/biomet/41.1-2.100>, of misses
+/// against 64 times the honest rate, of strays against 4 times, never below 0. Each of an honest wallet passes [`SCORE_LIMIT`]
+/// once in 2^17 jobs on average or more rarely, however long it lasts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Score {
