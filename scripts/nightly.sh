@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The long runs: the simulation, histories of the money, gossip among 10,000 nodes, every decoder fuzzed, blindly and
 # guided by coverage, power cuts of the ledger, the operator's crashes, the churn, the soak, large files over lossy and over slow links (as root,
-# after scripts/interop.sh), the services on Debian itself (as root), llama.cpp's server behind an engine; arguments name some of them, none means all.
+# after scripts/interop.sh), the services on Debian itself (as root), llama.cpp's server behind an engine, cheats against an honest auditor; arguments name some of them, none means all.
 # Each leaves a report in docs/nightly, to be committed. SIM_SEEDS, HISTORIES, FUZZ_EXECUTIONS, LEDGER_SEEDS, OPERATOR_KILLS,
-# CHURN_SECONDS and SOAK_SECONDS say how much; the tests print the seeds that repeat a run. A million seeds take an hour
+# CHURN_SECONDS, SOAK_SECONDS, CHEAT_JOBS and HONEST_JOBS say how much; the tests print the seeds that repeat a run. A million seeds take an hour
 # on two cores: scribbles stand for signatures there (SIM_VOUCH), and nowhere else.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,9 +17,11 @@ export LEDGER_SEEDS=${LEDGER_SEEDS:-3334}
 export HISTORIES=${HISTORIES:-200000}
 export CHURN_SECONDS=${CHURN_SECONDS:-1800}
 export SOAK_SECONDS=${SOAK_SECONDS:-14400}
+export CHEAT_JOBS=${CHEAT_JOBS:-1000}
+export HONEST_JOBS=${HONEST_JOBS:-3000}
 
 parts=("$@")
-[ $# -gt 0 ] || parts=(simulation histories gossip fuzz coverage power crashes engines churn soak lossy slow install llama-server)
+[ $# -gt 0 ] || parts=(simulation histories gossip fuzz coverage power crashes engines churn soak lossy slow install llama-server cheats)
 
 scripts/setup.sh
 cargo build --locked --workspace --bins --tests --examples
@@ -36,7 +38,7 @@ report() {
     report=docs/nightly/$(date -u +%Y-%m-%d)-$name.txt
     {
         echo "commit $commit"
-        echo "simulation seeds $SIM_SEEDS, histories $HISTORIES, fuzz executions $FUZZ_EXECUTIONS, power cuts in $LEDGER_SEEDS histories of a ledger, operator kills $OPERATOR_KILLS, churn of $CHURN_SECONDS s, soak of $SOAK_SECONDS s"
+        echo "simulation seeds $SIM_SEEDS, histories $HISTORIES, fuzz executions $FUZZ_EXECUTIONS, power cuts in $LEDGER_SEEDS histories of a ledger, operator kills $OPERATOR_KILLS, churn of $CHURN_SECONDS s, soak of $SOAK_SECONDS s, jobs of each cheat $CHEAT_JOBS and of each honest pair $HONEST_JOBS"
         echo "begun $(date -u +%FT%TZ)"
     } >"$report"
     local status=0
@@ -67,10 +69,11 @@ for part in "${parts[@]}"; do
         lossy) run lossy e2e helia::lossy_links || failed=1 ;;
         install) report install scripts/test-install.sh whole || failed=1 ;;
         llama-server) report llama-server scripts/llama-server.sh || failed=1 ;;
+        cheats) report cheats cargo test --locked --workspace --test cheats -- --nocapture --test-threads 1 || failed=1 ;;
         slow) run slow e2e slow_and_lossy || failed=1 ;;
         *)
             echo "error: there is no part named $part" >&2
-            echo "  → name simulation, histories, gossip, fuzz, coverage, power, crashes, engines, churn, soak, lossy, slow, install or llama-server" >&2
+            echo "  → name simulation, histories, gossip, fuzz, coverage, power, crashes, engines, churn, soak, lossy, slow, install, llama-server or cheats" >&2
             exit 2
             ;;
     esac

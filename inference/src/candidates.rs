@@ -23,25 +23,55 @@ pub struct Candidate {
 ///
 /// The softmax is taken in f64 with the maximum subtracted; logits that are not numbers are an error.
 pub fn candidates(logits: &[f32], top_k: usize) -> Result<Vec<Candidate>, EngineError> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if !max.is_finite() || logits.iter().any(|logit| logit.is_nan()) {
-        return Err(EngineError::NotFinite);
+    Ok(Softmax::of(logits)?.top(top_k))
+}
+
+/// The distribution that logits stand for.
+pub(crate) struct Softmax<'a> {
+    logits: &'a [f32],
+    max: f64,
+    log_sum: f64,
+}
+
+impl<'a> Softmax<'a> {
+    pub(crate) fn of(logits: &'a [f32]) -> Result<Self, EngineError> {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if !max.is_finite() || logits.iter().any(|logit| logit.is_nan()) {
+            return Err(EngineError::NotFinite);
+        }
+        let max = f64::from(max);
+        let log_sum = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum::<f64>().ln();
+        Ok(Self { logits, max, log_sum })
     }
-    let max = f64::from(max);
-    let log_sum = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum::<f64>().ln();
-    let mut all: Vec<Candidate> = (0u32..)
-        .zip(logits)
-        .map(|(token, &logit)| Candidate { token, cost: cost(log_sum - (f64::from(logit) - max)) })
-        .collect();
-    if top_k == 0 {
-        return Ok(Vec::new());
+
+    /// The natural log-probability of a token that the model has.
+    pub(crate) fn log_probability(&self, token: u32) -> Option<f64> {
+        self.logits.get(token as usize).map(|&logit| f64::from(logit) - self.max - self.log_sum)
     }
-    if top_k < all.len() {
-        all.select_nth_unstable(top_k - 1);
-        all.truncate(top_k);
+
+    fn cost(&self, logit: f32) -> u32 {
+        cost(self.log_sum - (f64::from(logit) - self.max))
     }
-    all.sort_unstable();
-    Ok(all)
+
+    pub(crate) fn cost_of(&self, token: u32) -> Option<u32> {
+        self.logits.get(token as usize).map(|&logit| self.cost(logit))
+    }
+
+    pub(crate) fn top(&self, top_k: usize) -> Vec<Candidate> {
+        if top_k == 0 {
+            return Vec::new();
+        }
+        let mut all: Vec<Candidate> = (0u32..)
+            .zip(self.logits)
+            .map(|(token, &logit)| Candidate { token, cost: self.cost(logit) })
+            .collect();
+        if top_k < all.len() {
+            all.select_nth_unstable(top_k - 1);
+            all.truncate(top_k);
+        }
+        all.sort_unstable();
+        all
+    }
 }
 
 fn cost(nats: f64) -> u32 {

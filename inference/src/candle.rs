@@ -14,8 +14,8 @@ use crate::generate::{Predictor, generate};
 use crate::gguf::Gguf;
 use crate::{
     Architecture, CancelToken, Candidate, Compute, Decoder, Engine, EngineConfig, EngineError, Flow,
-    GenerateRequest, Generation, Hardware, Interrupt, LoadError, Manifest, PREFILL_CHUNK, Provider, Sequence,
-    Stats, Step, Support, TokenSampler, Tokenizer, Workload, candidates,
+    GenerateRequest, Generation, Hardware, Interrupt, LoadError, Manifest, PREFILL_CHUNK, Provider,
+    RescoreRequest, Rescored, Sequence, Stats, Step, Support, TokenSampler, Tokenizer, Workload, candidates,
 };
 
 /// Runs Llama, Qwen2 and Qwen3 models from GGUF files, BERT models from safetensors, and the benchmark `matmul`, on the
@@ -233,6 +233,17 @@ impl Engine for CandleEngine {
         lock(&self.place.state).stats.count(request, &result);
         result
     }
+
+    fn rescore(
+        &mut self,
+        request: &RescoreRequest,
+        cancel: &CancelToken,
+    ) -> Result<Vec<Rescored>, EngineError> {
+        let decoder = &self.loaded.decoder;
+        self.check_memory(decoder.rescore_bytes(request), request.max_memory_bytes)?;
+        let cancels = [cancel, &self.place.stopped];
+        decoder.rescore(request, Interrupt::new(&cancels, request.deadline))
+    }
 }
 
 impl CandleEngine {
@@ -243,7 +254,8 @@ impl CandleEngine {
         cancel: &CancelToken,
         sink: &mut dyn FnMut(&Step) -> Flow,
     ) -> Result<Generation, EngineError> {
-        self.check_memory(request)?;
+        let tokens = request.prompt_ids.len().saturating_add(request.max_tokens as usize);
+        self.check_memory(self.loaded.decoder.sequence_bytes(tokens), request.max_memory_bytes)?;
         let cancels = [cancel, &self.place.stopped];
         let interrupt = Interrupt::new(&cancels, request.deadline);
         let Loaded { manifest, tokenizer, decoder, worker } = self.loaded.as_ref();
@@ -256,17 +268,13 @@ impl CandleEngine {
         generate(predictor.as_mut(), tokenizer, context, request, interrupt, sampler, sink)
     }
 
-    fn check_memory(&self, request: &GenerateRequest) -> Result<(), EngineError> {
-        let Some(allowed) = request.max_memory_bytes else {
-            return Ok(());
-        };
-        let tokens = request.prompt_ids.len().saturating_add(request.max_tokens as usize);
-        let decoder = &self.loaded.decoder;
-        let needed = decoder.weight_bytes() + decoder.sequence_bytes(tokens);
-        if needed <= allowed {
-            return Ok(());
+    /// Refuses a request that takes `more` beside the weights, if that is over what is allowed.
+    fn check_memory(&self, more: u64, allowed: Option<u64>) -> Result<(), EngineError> {
+        let needed = self.loaded.decoder.weight_bytes() + more;
+        match allowed {
+            Some(allowed) if needed > allowed => Err(EngineError::Memory { needed, allowed }),
+            _ => Ok(()),
         }
-        Err(EngineError::Memory { needed, allowed })
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::{
-    BenchRequest, CancelToken, Candidate, GgufError, Lap, Manifest, ManifestError, SafetensorsError,
-    ServerError, StopReason, Tokenizer, TokenizerError, Workload,
+    BenchRequest, CancelToken, Candidate, GgufError, Lap, Manifest, ManifestError, RescoreRequest, Rescored,
+    SafetensorsError, ServerError, StopReason, Tokenizer, TokenizerError, Workload,
 };
 
 /// The most stop sequences of a request.
@@ -47,6 +47,19 @@ pub trait Engine: Send {
     ) -> Result<Generation, EngineError> {
         let _ = (request, sampler, cancel, sink);
         Err(EngineError::Unsupported(Workload::LlmGen))
+    }
+
+    /// What each token of a finished output was to be chosen from, computed again in one pass over prompt and output.
+    ///
+    /// `cancel` and the deadline are obeyed within a chunk. An engine that cannot do it says
+    /// [`EngineError::CannotRescore`], as this does.
+    fn rescore(
+        &mut self,
+        request: &RescoreRequest,
+        cancel: &CancelToken,
+    ) -> Result<Vec<Rescored>, EngineError> {
+        let _ = (request, cancel);
+        Err(EngineError::CannotRescore)
     }
 
     /// Embeds texts one after the other, passing the vector of each to `sink`: the manifest's `dimensions` of numbers, of
@@ -223,6 +236,9 @@ pub enum EngineError {
     /// The deadline passed.
     #[error("the deadline passed")]
     Deadline,
+    /// The engine computes no log-probabilities of finished texts.
+    #[error("this engine cannot rescore")]
+    CannotRescore,
     /// The sampler chose a token that was not offered.
     #[error("the sampler chose token {0}, which was not a candidate")]
     Sampler(u32),

@@ -27,6 +27,7 @@ mod output;
 mod pipe;
 mod provider;
 mod queenbee;
+mod rescore;
 mod safetensors;
 mod sidecar;
 pub mod testing;
@@ -56,15 +57,16 @@ pub use gguf::{
 pub use manifest::{
     MAX_CONTEXT_LENGTH, MAX_DIMENSIONS, MAX_EMBED_TOKENS, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES,
     MAX_MODEL_FILE_BYTES, MAX_MODEL_FILES, MAX_TOP_K, MAX_VOCAB_SIZE, Manifest, ManifestError, Model,
-    ModelFile, ModelReader, ReadSeek, Weights, Workload,
+    ModelFile, ModelReader, ReadSeek, Tolerance, Weights, Workload,
 };
 pub use openai::{MAX_EVENT_BYTES, OpenAi, ServerAt, ServerConfig, ServerError, ServerTimes};
 pub use output::{StopReason, StopRule, finish_output, stop_reason};
 pub use pipe::{Isolated, MAX_FRAME_BYTES, PIPE_VERSION, Program, ServeError, serve};
 pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats, Support};
 pub use queenbee::queenbee;
+pub use rescore::{Asked, MAX_ASKED, RescoreRequest, Rescored};
 pub use safetensors::{MAX_SAFETENSORS_FILES, MAX_SAFETENSORS_HEADER_BYTES, SafetensorsError};
 pub use sidecar::{MAX_SIDECAR_BYTES, RunningProvider, SidecarError, read_sidecar, write_sidecar};
 pub use text_tokenizer::TextTokenizer;
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, TokenizerError};
-pub use validate::{COST_TOLERANCE, Item, KERNEL_TOLERANCE, ValidateError, Validation, validate};
+pub use validate::{COST_TOLERANCE, Item, KERNEL_TOLERANCE, ValidateError, Validation, both_ways, validate};

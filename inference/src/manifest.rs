@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{LoadError, TextTokenizer, Tokenizer};
+use crate::{LoadError, MAX_COST, TextTokenizer, Tokenizer};
 
 /// The largest manifest that is read, in bytes.
 pub const MAX_MANIFEST_BYTES: u64 = 64 * 1024;
@@ -109,6 +109,30 @@ pub struct Manifest {
     pub weight_out: u32,
     /// SPDX expression of the weights' licence.
     pub licence: String,
+    /// How far apart honest runs of these weights may be; without it, as far as those of the built-in model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<Tolerance>,
+}
+
+/// How far apart honest runs of a model are, as audits compare them: costs in [`crate::Candidate::cost`]'s unit, shares in
+/// 1/10000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tolerance {
+    /// Of the mean distance of a long run.
+    pub mean: u32,
+    /// Of the distance of one position.
+    pub worst: u32,
+    /// Share of candidates that another run does not offer at all.
+    pub strangers: u32,
+    /// Share of tokens that the sampler picks otherwise from what another run offers.
+    pub strays: u32,
+}
+
+impl Tolerance {
+    fn is_valid(&self) -> bool {
+        self.mean.max(self.worst) <= MAX_COST && self.strangers.max(self.strays) <= 10_000
+    }
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -204,6 +228,11 @@ impl Manifest {
             ("size", (1..=MAX_MODEL_BYTES).contains(&self.size), "must be 1 to 2^40 bytes"),
             ("blake3", is_digest(&self.blake3), "must be 64 lower-case hex digits"),
             ("files", self.has_good_files(), "must be at most 16 of at most 64 MiB, each once, with digests"),
+            (
+                "tolerance",
+                self.tolerance.is_none_or(|t| t.is_valid()),
+                "has a share over 10000 or a cost over 2^20",
+            ),
         ];
         let of_workload: &[_] = match self.workload {
             Workload::LlmGen => &[

@@ -13,8 +13,8 @@ use candle_core::{Device, Tensor};
 use crate::generate::{Predictor, generate};
 use crate::tokenizer::{Vocabulary, chars_of_bytes};
 use crate::{
-    CancelToken, Candidate, Engine, EngineError, Flow, GenerateRequest, Generation, Interrupt, Manifest,
-    Model, Step, TokenSampler, Tokenizer, Weights, Workload,
+    CancelToken, Candidate, Engine, EngineError, Flow, GenerateRequest, Generation, Interrupt, LoadError,
+    Manifest, Model, Step, TokenSampler, Tokenizer, Weights, Workload,
 };
 
 const END: &str = "<|endoftext|>";
@@ -32,6 +32,10 @@ pub enum Storage {
     F16,
     /// Blocks of 32 8-bit integers with a 16-bit scale.
     Q8_0,
+    /// Blocks of 32 5-bit integers with a 16-bit scale.
+    Q5_0,
+    /// Blocks of 32 4-bit integers with a 16-bit scale.
+    Q4_0,
     /// Blocks of 256 4-bit integers with 6-bit scales; needs widths that are multiples of 256.
     Q4K,
     /// Blocks of 256 6-bit integers with 8-bit scales; needs widths that are multiples of 256.
@@ -88,6 +92,81 @@ pub fn model(name: &str, shape: Shape) -> Result<Model, candle_core::Error> {
     Ok(Model { manifest, weights: Weights::Memory(bytes.into()) })
 }
 
+/// What a model is turned into, to be told from what it was.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Change {
+    /// Its matrices stored otherwise.
+    Stored(Storage),
+    /// Only its first blocks.
+    Shortened(u32),
+    /// Each weight of its matrices multiplied by one plus up to this much, up or down, drawn from the seed.
+    Blurred {
+        /// The most that is added to one.
+        share: f32,
+        /// What the factors are drawn from.
+        seed: u64,
+    },
+}
+
+/// A model's own weights changed; its manifest has the new file's size and digest.
+pub fn changed(model: &Model, change: Change) -> Result<Model, LoadError> {
+    let mut reader = model.open()?;
+    let content = gguf_file::Content::read(&mut reader)?;
+    let mut random = Random(0);
+    let mut tensors = Vec::new();
+    let mut names: Vec<&String> = content.tensor_infos.keys().collect();
+    names.sort_unstable();
+    for name in names.into_iter().filter(|name| is_kept(name, change)) {
+        let tensor = content.tensor(&mut reader, name, &Device::Cpu)?;
+        tensors.push((name.as_str(), changed_tensor(tensor, change, &mut random)?));
+    }
+    let mut metadata = content.metadata.clone();
+    if let Change::Shortened(blocks) = change {
+        metadata.insert(format!("{}.block_count", model.manifest.architecture), Value::U32(blocks));
+    }
+    let mut metadata: Vec<(&str, &Value)> =
+        metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    metadata.sort_unstable_by_key(|(key, _)| *key);
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    let mut file = Cursor::new(Vec::new());
+    gguf_file::write(&mut file, &metadata, &tensors)?;
+    let bytes = file.into_inner();
+    let manifest = Manifest {
+        size: bytes.len() as u64,
+        blake3: blake3::hash(&bytes).to_hex().to_string(),
+        ..model.manifest.clone()
+    };
+    Ok(Model { manifest, weights: Weights::Memory(bytes.into()) })
+}
+
+fn is_kept(name: &str, change: Change) -> bool {
+    let block = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+    match (change, block) {
+        (Change::Shortened(blocks), Some(block)) => block < blocks,
+        _ => true,
+    }
+}
+
+fn changed_tensor(
+    tensor: QTensor,
+    change: Change,
+    random: &mut Random,
+) -> Result<QTensor, candle_core::Error> {
+    if tensor.shape().rank() < 2 {
+        return Ok(tensor);
+    }
+    match change {
+        Change::Shortened(_) => Ok(tensor),
+        Change::Stored(storage) => QTensor::quantize(&tensor.dequantize(&Device::Cpu)?, storage.into()),
+        Change::Blurred { share, seed } => {
+            random.0 ^= seed;
+            let factors = (0..tensor.shape().elem_count()).map(|_| 1.0 + share * random.next()).collect();
+            let factors = Tensor::from_vec(factors, tensor.shape().clone(), &Device::Cpu)?;
+            QTensor::quantize(&(tensor.dequantize(&Device::Cpu)? * factors)?, GgmlDType::F32)
+        }
+    }
+}
+
 /// A manifest for engines without weights; its digest is that of the name.
 pub fn manifest(name: &str) -> Manifest {
     Manifest {
@@ -105,6 +184,7 @@ pub fn manifest(name: &str) -> Manifest {
         weight_in: 1,
         weight_out: 4,
         licence: "Apache-2.0".to_owned(),
+        tolerance: None,
     }
 }
 
@@ -212,6 +292,8 @@ impl From<Storage> for GgmlDType {
             Storage::F32 => Self::F32,
             Storage::F16 => Self::F16,
             Storage::Q8_0 => Self::Q8_0,
+            Storage::Q5_0 => Self::Q5_0,
+            Storage::Q4_0 => Self::Q4_0,
             Storage::Q4K => Self::Q4K,
             Storage::Q6K => Self::Q6K,
         }

@@ -98,7 +98,7 @@ pub fn validate(registry: &Registry, model: &Model, text: &str) -> Result<Valida
         return Err(ValidateError::Workload(manifest.workload));
     }
     let provider = registry.find(&Hardware::probe(), manifest)?;
-    let [decoder, other] = decoders(model)?;
+    let [decoder, other] = both_ways(model)?;
     let tokenizer = model.tokenizer()?;
     let tokens = tokenizer.encode(text)?;
     if tokens.len() < 2 * RUNS {
@@ -133,8 +133,8 @@ pub fn validate(registry: &Registry, model: &Model, text: &str) -> Result<Valida
     })
 }
 
-/// The weights once more, for what engines do not show: computed as engines do here, and the other way.
-fn decoders(model: &Model) -> Result<[Decoder; 2], LoadError> {
+/// A model's weights twice, for what engines do not show: computed as engines do here, and the other way.
+pub fn both_ways(model: &Model) -> Result<[Decoder; 2], LoadError> {
     let own = Compute::for_parameters(Gguf::open(model.open()?)?.parameters());
     let other = match own {
         Compute::OneCore => Compute::AllCores,

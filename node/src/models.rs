@@ -1,5 +1,8 @@
 //! The models that a node here would know, seen one by one before they are offered.
 
+mod calibrate;
+
+use self::calibrate::{Calibration, Pair, calibrate};
 use crate::cli::{Exit, ModelsCommand, NodeArgs, UserError};
 use crate::storage::disk::write_atomic;
 use crate::tables::{Column, column, table};
@@ -16,6 +19,15 @@ const LIST: [Column; 5] = [
     column("context", 8, 1),
     column("licence", 20, 2),
     column("runs on", 80, 0),
+];
+const PAIRS: [Column; 7] = [
+    column("run", 24, 0),
+    column("checked", 24, 0),
+    column("mean", 10, 0),
+    column("largest", 10, 0),
+    column("worst", 10, 0),
+    column("strangers", 10, 1),
+    column("strays", 16, 0),
 ];
 const CHECKS: [Column; 3] = [column("check", 12, 0), column("", 4, 0), column("found", 100, 0)];
 /// The longest text that is scored; more is not read.
@@ -36,6 +48,9 @@ pub async fn run(args: &NodeArgs, command: &ModelsCommand) -> Result<Exit> {
         ModelsCommand::Inspect { model } => inspect(&find(&manifests, &model)?.manifest),
         ModelsCommand::Validate { model, text, out, json } => {
             check(&find(&manifests, &model)?, text.as_deref(), out.as_deref(), json)
+        }
+        ModelsCommand::Calibrate { model, text, jobs, out, json } => {
+            spread(&find(&manifests, &model)?, text.as_deref(), jobs, out.as_deref(), json)
         }
     })
     .await?
@@ -117,6 +132,44 @@ fn check(model: &Model, text: Option<&Path>, out: Option<&Path>, json: bool) -> 
     }
     print(&if json { format!("{artifact}\n") } else { page(&found) });
     Ok(if found.passed { Exit::Done } else { Exit::Failed })
+}
+
+fn spread(model: &Model, text: Option<&Path>, jobs: u32, out: Option<&Path>, json: bool) -> Result<Exit> {
+    let text = text.map_or_else(|| Ok(TEXT.to_owned()), read_text)?;
+    let found = calibrate(model, &text, jobs, &mut |stage| tracing::info!("{stage}")).map_err(|error| {
+        UserError::input(format!("{} cannot be calibrated: {error}", model.manifest.name))
+            .hint("swarm-node models validate says whether it can be run; --text names a longer text")
+    })?;
+    let artifact = serde_json::to_string_pretty(&found)?;
+    if let Some(out) = out {
+        write_atomic(out, format!("{artifact}\n").as_bytes())?;
+    }
+    print(&if json { format!("{artifact}\n") } else { calibration(&found) });
+    Ok(Exit::Done)
+}
+
+fn calibration(found: &Calibration) -> String {
+    let row = |pair: &Pair| {
+        vec![
+            pair.run.to_owned(),
+            pair.checked.to_owned(),
+            pair.median.to_string(),
+            pair.largest.to_string(),
+            pair.worst.to_string(),
+            pair.strangers.to_string(),
+            format!("{} of {}", pair.strays, pair.tokens),
+        ]
+    };
+    let text = table(&PAIRS, &found.pairs.iter().map(row).collect::<Vec<_>>());
+    let tolerance = json!({ "tolerance": found.tolerance });
+    format!(
+        "{text}  costs in 1/4096 bit; {} false alarms in {} jobs that did not make the tolerance, below {:.2} % for sure\n  \
+         a check takes {:.0} % of the time of the run\n  {tolerance}\n",
+        found.false_alarms,
+        found.tried,
+        100.0 * found.false_alarms_below,
+        100.0 * found.audit_share,
+    )
 }
 
 fn read_text(path: &Path) -> Result<String> {

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use swarm_crypto::digest::Digest;
 use swarm_inference::{
-    self as inference, BenchRequest, EngineConfig, Hardware, Model, Registry, TextTokenizer, TokenSampler,
-    Tokenizer, Workload,
+    self as inference, BenchRequest, EngineConfig, Hardware, Model, Registry, RescoreRequest, TextTokenizer,
+    TokenSampler, Tokenizer, Workload,
 };
 use swarm_protocol::acceptance::{self, AcceptanceFault, ModelFacts, Opened};
+use swarm_protocol::distance::{RECOMPUTED_PER_CANDIDATE, Recomputed, Tolerance};
 use swarm_protocol::sampler::{self, Candidate};
 use swarm_protocol::statement::{Input, Job, JobType, Proof};
-use swarm_protocol::transcript::{Step, StopReason};
+use swarm_protocol::transcript::{Step, StopReason, Transcript};
 use swarm_protocol::workload::{bench, embed};
 
 /// A model that this node knows, ready to check proofs or to be run.
@@ -107,6 +108,17 @@ impl KnownModel {
             Workload::Embed => JobType::Embed,
             Workload::TorchBench => JobType::TorchBench,
         }
+    }
+
+    /// How far apart honest runs of it are.
+    pub fn tolerance(&self) -> Tolerance {
+        let stated = |t: inference::Tolerance| Tolerance {
+            mean: t.mean,
+            worst: t.worst,
+            strangers: t.strangers,
+            strays: t.strays,
+        };
+        self.model.manifest.tolerance.map_or(Tolerance::BUILT_IN, stated)
     }
 
     /// Loads it for running.
@@ -242,8 +254,28 @@ impl TokenSampler for NormativeSampler {
     }
 }
 
-fn candidate(c: &inference::Candidate) -> Candidate {
+/// A candidate as the rules have it.
+pub fn candidate(c: &inference::Candidate) -> Candidate {
     Candidate { token: c.token, cost: c.cost }
+}
+
+/// What an engine is asked, to check what a transcript was signed with.
+pub fn rescore_request(transcript: &Transcript, top_k: u32) -> RescoreRequest {
+    let asked = |step: &Step| inference::Asked {
+        token: step.token,
+        tokens: step.candidates.iter().map(|candidate| candidate.token).collect(),
+    };
+    RescoreRequest {
+        prompt_ids: transcript.prompt.clone(),
+        output: transcript.steps.iter().map(asked).collect(),
+        top_k: top_k * RECOMPUTED_PER_CANDIDATE,
+        ..RescoreRequest::default()
+    }
+}
+
+/// What the engine answered, as the rule wants it.
+pub fn recomputed(rescored: inference::Rescored) -> Recomputed {
+    Recomputed { costs: rescored.costs, top: rescored.top.iter().map(candidate).collect() }
 }
 
 /// One engine step as the transcript writes it.

@@ -8,6 +8,7 @@ pub mod acceptance;
 pub mod allowance;
 mod clock;
 pub mod codec;
+pub mod distance;
 pub mod evidence;
 mod machine;
 pub mod miner;

@@ -62,7 +62,18 @@ pub fn sample(temperature: u32, top_p: u32, draw: u64, candidates: &[Candidate])
     if temperature == 0 {
         return Some(first.token);
     }
-    let weights = || candidates.iter().map(|c| tempered(c.cost.saturating_sub(first.cost), temperature));
+    pick(temperature, top_p, draw, first.cost, candidates)
+}
+
+/// The same for a temperature over 0 and candidates in any order, `least` being the lowest of their costs.
+pub(crate) fn pick(
+    temperature: u32,
+    top_p: u32,
+    draw: u64,
+    least: u32,
+    candidates: &[Candidate],
+) -> Option<u32> {
+    let weights = || candidates.iter().map(|c| tempered(c.cost.saturating_sub(least), temperature));
     let total: u64 = weights().sum();
     let wanted = share(total, top_p);
     let kept = prefix_sums(weights()).find(|sum| *sum >= wanted).unwrap_or(total);

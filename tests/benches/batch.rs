@@ -1,5 +1,5 @@
 //! Tokens per second of eight jobs in one engine against the same jobs one by one, on a generated model of 106 M
-//! parameters; and, with GGUF files as arguments, of candle by itself, for scripts/llama-cpp.sh.
+//! parameters; what an audit of one costs; and, with GGUF files as arguments, of candle by itself, for scripts/llama-cpp.sh.
 
 mod support;
 
@@ -8,11 +8,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use support::{Target, median, ratio};
+use support::{Target, figure, median, ratio};
 use swarm_inference::testing::{Shape, Storage, gguf, model};
 use swarm_inference::{
-    Batch, BatchLimits, CancelToken, Candle, Compute, Decoder, Engine, EngineConfig, Flow, GenerateRequest,
-    Greedy, Interrupt, Provider, candidates,
+    Asked, Batch, BatchLimits, CancelToken, Candle, Compute, Decoder, Engine, EngineConfig, Flow,
+    GenerateRequest, Greedy, Interrupt, Provider, RescoreRequest, candidates,
 };
 
 const JOBS: usize = 8;
@@ -60,11 +60,37 @@ fn together(engines: &mut [Box<dyn Engine>]) -> Result<f64> {
     Ok(made.iter().sum::<usize>() as f64 / start.elapsed().as_secs_f64())
 }
 
+/// Time to score a finished job in one pass, over the time that it took alone.
+fn audit_share(engine: &mut dyn Engine) -> Result<f64> {
+    let mut shares = Vec::new();
+    for job in 0..ROUNDS {
+        let request = GenerateRequest {
+            prompt_ids: prompt(job, PROMPT),
+            max_tokens: TOKENS,
+            ..GenerateRequest::default()
+        };
+        let (mut output, start) = (Vec::new(), Instant::now());
+        engine.generate(&request, &mut Greedy, &CancelToken::new(), &mut |step| {
+            let tokens = step.candidates.iter().map(|candidate| candidate.token).collect();
+            output.push(Asked { token: step.token, tokens });
+            Flow::Continue
+        })?;
+        let (made, start) = (start.elapsed(), Instant::now());
+        let top_k = 2 * engine.manifest().top_k;
+        let scored =
+            RescoreRequest { prompt_ids: request.prompt_ids, output, top_k, ..RescoreRequest::default() };
+        engine.rescore(&scored, &CancelToken::new())?;
+        shares.push(start.elapsed().as_secs_f64() / made.as_secs_f64());
+    }
+    Ok(median(shares))
+}
+
 fn throughput() -> Result<()> {
     let config = EngineConfig { model: model("big", SHAPE)?, max_memory_bytes: None };
     let candle = Candle::default();
     let mut engines = (0..JOBS).map(|_| candle.start(&config)).collect::<Result<Vec<_>, _>>()?;
     run(engines[0].as_mut(), 0)?;
+    figure("batch/audit-over-generation", audit_share(engines[0].as_mut())?);
     let mut rates = Vec::new();
     for _ in 0..ROUNDS {
         rates.push((together(&mut engines)?, one_by_one(&mut engines)?));

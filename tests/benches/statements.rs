@@ -1,4 +1,5 @@
-//! What a node pays for a statement beyond its signature: decode, strict check, digests, memory of what was seen.
+//! What a node pays for a statement beyond its signature: decode, strict check, digests, memory of what was seen; and
+//! what checking a transcript costs, token by token.
 
 mod support;
 
@@ -10,14 +11,19 @@ use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::{Digest, blake3};
 use swarm_crypto::eip712::statement_hash;
 use swarm_crypto::key::{PublicKey, SecretKey, Signature, verify};
+use swarm_protocol::acceptance::{self, ModelFacts, Opened};
 use swarm_protocol::codec::{Link, raw_cid};
+use swarm_protocol::distance::{Draws, Recomputed, measure};
 use swarm_protocol::money::MicroUsdc;
+use swarm_protocol::sampler::{self, Candidate};
 use swarm_protocol::statement::*;
+use swarm_protocol::transcript::{Step, StopReason, Transcript};
 use swarm_protocol::{Millis, Timestamp};
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
 const PER_KIND: u64 = 300;
 const ROUNDS: usize = 15;
+const TOKENS: u32 = 4000;
 
 /// Signed statements as they travel, and what is left of them for a bare verification.
 struct Corpus {
@@ -148,8 +154,96 @@ fn share(name: &str, corpus: &Corpus) -> f64 {
     share
 }
 
+/// A run of [`TOKENS`] tokens with 16 candidates each, and all that its acceptance looks at.
+struct Run {
+    job: Job,
+    proof: Proof,
+    transcript: Vec<u8>,
+    output: Vec<u8>,
+    facts: ModelFacts,
+}
+
+impl Run {
+    fn new() -> Self {
+        let Body::Job(job) = job(1) else { unreachable!("a job was made") };
+        let job = Job { params: Params { max_tokens: TOKENS, temperature: 9_000, ..job.params }, ..job };
+        let (lease, prompt) = (digest(7), (0..256).collect::<Vec<u32>>());
+        let draws = Draws::of(&lease, &job.params);
+        let step = |n: u32| {
+            let token = |i: u32| (n * 7919 + i * 104_729) % 151_936;
+            let candidates: Vec<_> =
+                (0..16).map(|i| Candidate { token: token(i), cost: 12_000 + 900 * i }).collect();
+            let draw = sampler::draw(&draws.seed, n.into());
+            let token = sampler::sample(draws.temperature, draws.top_p, draw, &candidates);
+            Step { token: token.expect("there are candidates"), candidates }
+        };
+        let transcript = Transcript {
+            model: job.model.clone(),
+            model_digest: digest(3),
+            prompt: prompt.clone(),
+            steps: (0..TOKENS).map(step).collect(),
+            stop: StopReason::MaxTokens,
+        };
+        let pieces = vec![b"word ".to_vec(); TOKENS as usize];
+        let (output, transcript) = (pieces.concat(), transcript.encode());
+        let proof = Proof {
+            job: link(1),
+            lease,
+            transcript: Link::of(&transcript),
+            transcript_bytes: transcript.len() as u64,
+            output: raw_cid(&output),
+            output_bytes: output.len() as u64,
+        };
+        let facts = ModelFacts {
+            name: job.model.clone(),
+            digest: digest(3),
+            top_k: 16,
+            context_length: 8192,
+            eos: None,
+            weight_in: 1,
+            weight_out: 4,
+            prompt,
+            pieces,
+        };
+        Self { job, proof, transcript, output, facts }
+    }
+
+    /// As an operator does before it pays.
+    fn accept(&self) -> Opened {
+        let opened = acceptance::open(black_box(&self.proof), &self.transcript).expect("it is one");
+        acceptance::check(&self.job, &[], &opened, &self.output, &self.facts).expect("it is acceptable");
+        opened
+    }
+}
+
+/// Prints what the acceptance rule with check A, and the arithmetic of check B, cost for each token.
+fn checks() {
+    let run = Run::new();
+    let opened = run.accept();
+    let steps = &opened.transcript().steps;
+    let recomputed = |step: &Step| Recomputed {
+        costs: step.candidates.iter().map(|c| c.cost + 40).collect(),
+        top: [&step.candidates[..], &step.candidates[..]].concat(),
+    };
+    let (own, draws) =
+        (steps.iter().map(recomputed).collect::<Vec<_>>(), Draws::of(&run.proof.lease, &run.job.params));
+    let mut costs = Vec::new();
+    for _ in 0..ROUNDS {
+        let (_, a) = timed(|| black_box(run.accept()));
+        let (_, b) = timed(|| black_box(measure(steps, &own, Some(&draws))));
+        costs.push([a, b].map(|time| time.as_secs_f64() * 1e6 / f64::from(TOKENS)));
+    }
+    for (which, name) in ["check-a/us-per-token", "check-b/us-per-token-without-the-model"].iter().enumerate()
+    {
+        let mut each: Vec<f64> = costs.iter().map(|cost| cost[which]).collect();
+        each.sort_unstable_by(f64::total_cmp);
+        support::figure(name, each[each.len() / 2]);
+    }
+}
+
 fn main() {
     support::machine();
+    checks();
     let mixed = Corpus::of(KINDS.iter().flat_map(|(_, make)| (0..PER_KIND).map(make)));
     let mut criterion =
         Criterion::default().sample_size(10).measurement_time(Duration::from_secs(3)).configure_from_args();

@@ -1,5 +1,6 @@
 //! One pass over a text that is there already: log-probabilities of all its positions, and hidden states.
 
+use crate::candidates::Softmax;
 use crate::{Candidate, Decoder, EngineError, Interrupt, PREFILL_CHUNK, Sequence, candidates};
 
 use super::Run;
@@ -8,22 +9,28 @@ use super::Run;
 pub type Show<'a> = dyn FnMut(usize, &[f32]) -> Result<(), EngineError> + 'a;
 
 impl Decoder {
-    /// Takes `tokens` in one prefill and shows the logits after each of them, by index, in order.
+    /// Takes `tokens` in one prefill and shows the logits after each of them from index `from` on, by index, in order.
     ///
     /// Prompt and output together show what an engine was offered at every position of the output. No more than
     /// [`PREFILL_CHUNK`] positions' logits are in memory at a time.
     pub fn each_position(
         &self,
         tokens: &[u32],
+        from: usize,
         interrupt: Interrupt<'_>,
         show: &mut Show<'_>,
     ) -> Result<(), EngineError> {
         self.check(tokens, 0)?;
         let mut sequence = Sequence::default();
         for chunk in tokens.chunks(PREFILL_CHUNK) {
-            let position = sequence.len();
-            let logits = self.forward_all(&mut sequence, chunk, interrupt)?;
-            (position..).zip(&logits).try_for_each(|(position, logits)| show(position, logits))?;
+            let begun = sequence.len();
+            let hidden = self.advance(&mut [Run { sequence: &mut sequence, tokens: chunk }], interrupt)?;
+            let skipped = from.saturating_sub(begun).min(chunk.len());
+            if skipped == chunk.len() {
+                continue;
+            }
+            let logits = self.logits(&hidden.narrow(0, skipped, chunk.len() - skipped)?)?;
+            (begun + skipped..).zip(&logits).try_for_each(|(position, logits)| show(position, logits))?;
         }
         Ok(())
     }
@@ -37,10 +44,8 @@ impl Decoder {
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Vec<Candidate>>, EngineError> {
         let mut found = Vec::new();
-        self.each_position(tokens, interrupt, &mut |position, logits| {
-            if position >= from {
-                found.push(candidates(logits, top_k)?);
-            }
+        self.each_position(tokens, from, interrupt, &mut |_, logits| {
+            found.push(candidates(logits, top_k)?);
             Ok(())
         })?;
         Ok(found)
@@ -53,9 +58,10 @@ impl Decoder {
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<f64>, EngineError> {
         let mut found = Vec::new();
-        self.each_position(tokens, interrupt, &mut |position, logits| {
+        self.each_position(tokens, 0, interrupt, &mut |position, logits| {
             if let Some(&next) = tokens.get(position + 1) {
-                found.push(log_probability(logits, next)?);
+                let found_at = Softmax::of(logits)?.log_probability(next);
+                found.push(found_at.ok_or(EngineError::UnknownToken(next))?);
             }
             Ok(())
         })?;
@@ -89,15 +95,4 @@ impl Decoder {
         }
         Ok(found)
     }
-}
-
-fn log_probability(logits: &[f32], token: u32) -> Result<f64, EngineError> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if !max.is_finite() || logits.iter().any(|logit| logit.is_nan()) {
-        return Err(EngineError::NotFinite);
-    }
-    let max = f64::from(max);
-    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum();
-    let own = logits.get(token as usize).ok_or(EngineError::UnknownToken(token))?;
-    Ok(f64::from(*own) - max - sum.ln())
 }

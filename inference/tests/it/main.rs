@@ -15,6 +15,7 @@ mod output;
 mod processes;
 mod provider;
 mod queenbee;
+mod rescore;
 mod tokenizer;
 mod validate;
 mod workloads;

@@ -28,6 +28,8 @@ fn fields_out_of_range_are_named() {
         ("context_length", serde_json::json!(0)),
         ("vocab_size", serde_json::json!(1 << 20)),
         ("top_k", serde_json::json!(257)),
+        ("tolerance", serde_json::json!({ "mean": 1 << 21, "worst": 1, "strangers": 1, "strays": 1 })),
+        ("tolerance", serde_json::json!({ "mean": 1, "worst": 1, "strangers": 1, "strays": 10_001 })),
     ];
     for (name, value) in cases {
         let mut json = json.clone();

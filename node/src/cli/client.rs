@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, builder::BoolishValueParser};
 use swarm_protocol::Millis;
-use swarm_protocol::codec::JobId;
+use swarm_protocol::codec::{JobId, Link};
 
 use super::shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
-use super::values::{ContentPath, Earner, Subject, job_id, positive_duration};
+use super::values::{ContentPath, Earner, Subject, job_id, positive_duration, proof_id};
 
 const HELP: &str = "\
 {about}
@@ -54,10 +54,21 @@ pub struct ClientArgs {
 impl ClientArgs {
     /// `swarm-node earnings`, which goes the client's way.
     pub fn earnings(node: super::NodeArgs, earnings: EarningsArgs) -> Self {
+        let json = earnings.json;
+        Self::visiting(node, json, ClientCommand::Earnings(Box::new(earnings)))
+    }
+
+    /// `swarm-node audit`, which does too.
+    pub fn audit(mut node: super::NodeArgs, audit: AuditArgs) -> Self {
+        let (json, models) = (audit.json, std::mem::take(&mut node.models));
+        Self::visiting(node, json, ClientCommand::Audit(Box::new(AuditArgs { models, ..audit })))
+    }
+
+    fn visiting(node: super::NodeArgs, json: bool, command: ClientCommand) -> Self {
         let connect_timeout = Millis::from_secs(30);
         Self {
-            output: OutputArgs { json: earnings.json, quiet: false, connect_timeout },
-            command: ClientCommand::Earnings(Box::new(earnings)),
+            output: OutputArgs { json, quiet: false, connect_timeout },
+            command,
             pool: node.pool,
             network: node.network,
             files: node.files,
@@ -116,6 +127,9 @@ pub enum ClientCommand {
     /// What a wallet has earned: `swarm-node earnings`
     #[command(skip)]
     Earnings(Box<EarningsArgs>),
+    /// Check an accepted proof again with the model itself: `swarm-node audit`
+    #[command(skip)]
+    Audit(Box<AuditArgs>),
     /// Fetch content by its CID: an answer, an input, the pool's tree
     Get(GetArgs),
     /// Take back a job that no miner holds yet
@@ -203,6 +217,33 @@ pub struct EarningsArgs {
 
     #[command(flatten)]
     pub sealed: SealedArgs,
+}
+
+/// What `audit` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct AuditArgs {
+    /// The proof's id, as a receipt and the pool's tree have it
+    #[arg(value_name = "PROOF", value_parser = proof_id, required_unless_present = "from")]
+    pub proof: Option<Link>,
+
+    /// Repeat an audit from its evidence alone, and ask nobody
+    #[arg(long, env = "SWARMPOOL_FROM", value_name = "FILE", conflicts_with_all = ["proof", "car", "save"])]
+    pub from: Option<PathBuf>,
+
+    /// Write the evidence to this file: the statements, what they name, the tolerance, and every position's distance
+    #[arg(long, env = "SWARMPOOL_OUT", value_name = "FILE")]
+    pub out: Option<PathBuf>,
+
+    /// Print one JSON object to stdout
+    #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub sealed: SealedArgs,
+
+    /// The models of --model.
+    #[arg(skip)]
+    pub models: Vec<PathBuf>,
 }
 
 /// Where what a pool has sealed is read from.

@@ -30,6 +30,9 @@ pub(super) fn node(args: NodeArgs) -> Result<Exit> {
             Some(NodeCommand::Earnings(earnings)) => {
                 return client::run(ClientArgs::earnings(args, earnings), stop).await;
             }
+            Some(NodeCommand::Audit(audit)) => {
+                return client::run(ClientArgs::audit(args, audit), stop).await;
+            }
             None => {}
         }
         match args.role.context("a role is required unless a command is given; see swarm-node --help")? {

@@ -18,8 +18,8 @@ mod tests;
 mod values;
 
 pub use client::{
-    ClientArgs, ClientCommand, EarningsArgs, GetArgs, HistoryArgs, OutputArgs, SealedArgs, SubmitArgs,
-    VerifyArgs,
+    AuditArgs, ClientArgs, ClientCommand, EarningsArgs, GetArgs, HistoryArgs, OutputArgs, SealedArgs,
+    SubmitArgs, VerifyArgs,
 };
 pub(crate) use error::clap_message;
 pub use error::{Exit, UserError, report};

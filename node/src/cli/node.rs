@@ -27,7 +27,7 @@ Examples:
   swarm-node --role miner --ens alice.eth   run its jobs and earn
   swarm-node --role miner --bootstrap ADDR  the same for a pool somewhere else
   swarm-node doctor                         whether this machine is ready, and what to do if not
-  swarm-node status, earnings               what the nodes here are doing, and what they have earned
+  swarm-node status, earnings, audit        what nodes here do, and earned; check any answer again
   swarm-node explain, pause, resume, models why jobs went elsewhere; take none; what can be run
 
 {all-args}{after-help}";
@@ -153,6 +153,9 @@ pub enum NodeCommand {
     /// Show what a miner has earned, job by job, recomputed from what the pool has sealed
     #[command(hide = true)]
     Earnings(super::client::EarningsArgs),
+    /// Check an accepted proof again: its statements, its lease, its tokens, and with the model itself its probabilities
+    #[command(hide = true)]
+    Audit(super::client::AuditArgs),
 }
 
 /// What can be asked of models.
@@ -179,6 +182,29 @@ pub enum ModelsCommand {
         /// A text of the kind that the model knows, which it scores and continues [default: the opening of a novel]
         #[arg(long, env = "SWARMPOOL_TEXT", value_name = "FILE")]
         text: Option<PathBuf>,
+
+        /// Write what was found as JSON to this file too
+        #[arg(long, env = "SWARMPOOL_OUT", value_name = "FILE")]
+        out: Option<PathBuf>,
+
+        /// Print one JSON object to stdout
+        #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
+        json: bool,
+    },
+    /// Measure how far apart honest runs of one are on this machine, and print the tolerance for its manifest
+    Calibrate {
+        /// Its name, or its manifest.json
+        #[arg(value_name = "MODEL")]
+        model: String,
+
+        /// A text of the kind that the model knows, pieces of which it continues [default: the opening of a novel]
+        #[arg(long, env = "SWARMPOOL_TEXT", value_name = "FILE")]
+        text: Option<PathBuf>,
+
+        /// Jobs for each way to run it; the more, the surer it is that false alarms are rare
+        #[arg(long, env = "SWARMPOOL_CALIBRATION_JOBS", default_value = "400", value_name = "N",
+              value_parser = clap::value_parser!(u32).range(2..=100_000))]
+        jobs: u32,
 
         /// Write what was found as JSON to this file too
         #[arg(long, env = "SWARMPOOL_OUT", value_name = "FILE")]

@@ -165,6 +165,11 @@ pub(super) fn job_id(text: &str) -> Result<JobId, String> {
     text.parse().map_err(|_| "a job's id begins with bafyrei; submit prints it".to_owned())
 }
 
+/// The id of a proof.
+pub(super) fn proof_id(text: &str) -> Result<Link, String> {
+    text.parse().map_err(|_| "a proof's id begins with bafyrei; its job's receipt has it".to_owned())
+}
+
 /// What names content: a CID with a sha2-256 digest, and a path below it, as in `/ipfs/bafy…/jobs/pending`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContentPath {

@@ -3,6 +3,7 @@
 mod account;
 mod along;
 mod answer;
+mod audit;
 mod checks;
 mod earnings;
 mod get;
@@ -81,6 +82,7 @@ pub async fn run(args: ClientArgs, stop: CancellationToken) -> Result<Exit> {
         ClientCommand::Balance => account::balance(session).await,
         ClientCommand::History(history) => history::history(session, &history).await,
         ClientCommand::Earnings(earnings) => earnings::earnings(session, &earnings).await,
+        ClientCommand::Audit(args) => audit::audit(session, &args).await,
         ClientCommand::Verify(verify) => verify::verify(session, &verify).await,
     }
 }

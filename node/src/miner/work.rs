@@ -73,6 +73,8 @@ fn generate(
         std::thread::sleep(token_pause());
         Flow::Continue
     };
+    let mut other = other_weights()?;
+    let engine = other.as_deref_mut().unwrap_or(engine);
     let generation = engine.generate(&request, &mut sampler, cancel, &mut sink)?;
     let transcript = Transcript {
         model: run.job.model.clone(),
@@ -151,4 +153,20 @@ fn token_pause() -> Duration {
 #[cfg(not(debug_assertions))]
 fn token_pause() -> Duration {
     Duration::ZERO
+}
+
+/// `SWARMPOOL_CHEAT_MODEL` names the manifest of a model that a debug build runs in place of the one that it offers, for
+/// tests of audits.
+#[cfg(debug_assertions)]
+fn other_weights() -> Result<Option<Box<dyn Engine>>> {
+    let Some(path) = std::env::var_os("SWARMPOOL_CHEAT_MODEL") else { return Ok(None) };
+    let model = swarm_inference::Model::from_manifest_file(std::path::Path::new(&path))?;
+    let registry = swarm_inference::Registry::standard();
+    let provider = registry.find(&swarm_inference::Hardware::probe(), &model.manifest)?;
+    Ok(Some(provider.start(&swarm_inference::EngineConfig { model, max_memory_bytes: None })?))
+}
+
+#[cfg(not(debug_assertions))]
+fn other_weights() -> Result<Option<Box<dyn Engine>>> {
+    Ok(None)
 }

@@ -170,70 +170,180 @@ impl Dice {
     }
 }
 
-const MUTATIONS: usize = 14;
+/// What is changed, and by which faults that is refused.
+type Mutation = (&'static str, fn(&mut Delivery, &mut Dice) -> bool, fn(&Fault) -> bool);
 
-/// Changes one thing; false if it changed nothing that matters.
-fn mutate(d: &mut Delivery, which: usize, dice: &mut Dice) -> bool {
+/// One thing each; they say false if they changed nothing that matters.
+const MUTATIONS: [Mutation; 17] = [
+    ("token", token, |fault| matches!(fault, Fault::NotSampled(_))),
+    ("token of a candidate", candidate_token, |fault| {
+        matches!(fault, Fault::NotSampled(_) | Fault::CandidateRepeated(_) | Fault::Progress(_))
+    }),
+    ("log-prob", cost, |fault| {
+        matches!(
+            fault,
+            Fault::NotSampled(_)
+                | Fault::CandidateOrder(_)
+                | Fault::Mass(_)
+                | Fault::CostTooHigh(_)
+                | Fault::Progress(_)
+        )
+    }),
+    ("order", order, |fault| matches!(fault, Fault::CandidateOrder(_))),
+    ("token that the model has not", unknown, |fault| {
+        matches!(fault, Fault::NotSampled(_) | Fault::Progress(_))
+    }),
+    ("number of candidates", fewer, |fault| matches!(fault, Fault::CandidateCount { .. })),
+    ("lease", lease, |fault| matches!(fault, Fault::NotSampled(_) | Fault::Progress(_))),
+    ("seed", seed, |fault| matches!(fault, Fault::NotSampled(_))),
+    ("temperature", temperature, |fault| matches!(fault, Fault::NotSampled(_))),
+    ("prefix", prefix, |fault| matches!(fault, Fault::Progress(_))),
+    ("length: a step less", shorter, is_of_length),
+    ("length: a step twice", longer, is_of_length),
+    ("length: half", halved, |fault| matches!(fault, Fault::Unfinished)),
+    ("stop reason", stop, |fault| matches!(fault, Fault::StopReason { .. })),
+    ("weights", weights, |fault| matches!(fault, Fault::ModelDigest)),
+    ("prompt", prompt, |fault| matches!(fault, Fault::Prompt)),
+    ("output", output, |fault| matches!(fault, Fault::Output)),
+];
+
+fn is_of_length(fault: &Fault) -> bool {
+    // Draws count positions: all that follows is drawn by others. The likeliest tokens are not drawn, but end elsewhere,
+    // and a text that ends all the same is another.
+    matches!(
+        fault,
+        Fault::NotSampled(_)
+            | Fault::Unfinished
+            | Fault::WentOn(_)
+            | Fault::StopReason { .. }
+            | Fault::Output
+    )
+}
+
+fn token(d: &mut Delivery, dice: &mut Dice) -> bool {
+    let step = dice.roll(d.transcript.steps.len());
+    let step = &mut d.transcript.steps[step];
+    let token = step.candidates[dice.roll(step.candidates.len())].token;
+    std::mem::replace(&mut step.token, token) != token
+}
+
+fn any_candidate<'a>(d: &'a mut Delivery, dice: &mut Dice) -> &'a mut Candidate {
     let n = dice.roll(d.transcript.steps.len());
-    let steps = &mut d.transcript.steps;
-    let candidates = &mut steps[n].candidates;
+    let candidates = &mut d.transcript.steps[n].candidates;
+    let i = dice.roll(candidates.len());
+    &mut candidates[i]
+}
+
+fn candidate_token(d: &mut Delivery, dice: &mut Dice) -> bool {
+    any_candidate(d, dice).token ^= 1 << dice.roll(20);
+    true
+}
+
+fn cost(d: &mut Delivery, dice: &mut Dice) -> bool {
+    any_candidate(d, dice).cost ^= 1 << dice.roll(20);
+    true
+}
+
+fn order(d: &mut Delivery, dice: &mut Dice) -> bool {
+    let n = dice.roll(d.transcript.steps.len());
+    let candidates = &mut d.transcript.steps[n].candidates;
     let (i, j) = (dice.roll(candidates.len()), dice.roll(candidates.len()));
-    match which {
-        0 => {
-            let token = candidates[i].token;
-            return std::mem::replace(&mut steps[n].token, token) != token;
-        }
-        1 => candidates[i].token ^= 1 << dice.roll(20),
-        2 => candidates[i].cost ^= 1 << dice.roll(20),
-        3 => {
-            candidates.swap(i, j);
-            return i != j;
-        }
-        4 => candidates[i] = Candidate { token: VOCABULARY + 1, ..candidates[i] },
-        5 => _ = candidates.remove(i),
-        6 => d.lease.0[dice.roll(32)] ^= 1 << dice.roll(8),
-        7 => {
-            let n = dice.roll(d.progress.len());
-            d.progress[n].1.0[dice.roll(32)] ^= 1 << dice.roll(8);
-        }
-        8 => _ = steps.remove(n),
-        9 => {
-            let again = steps[n].clone();
-            steps.insert(n, again);
-        }
-        10 => {
-            let all = [StopReason::Eos, StopReason::StopSequence, StopReason::MaxTokens, StopReason::Context];
-            let stop = all[dice.roll(4)];
-            return std::mem::replace(&mut d.transcript.stop, stop) != stop;
-        }
-        11 => d.transcript.model_digest.0[dice.roll(32)] ^= 1 << dice.roll(8),
-        12 => d.transcript.prompt[dice.roll(4)] ^= 1 << dice.roll(17),
-        MUTATIONS.. => unreachable!(),
-        _ => {
-            if d.output.is_empty() {
-                return false;
-            }
-            let at = dice.roll(d.output.len());
-            d.output[at] ^= 1 << dice.roll(8);
-        }
+    candidates.swap(i, j);
+    i != j
+}
+
+fn unknown(d: &mut Delivery, dice: &mut Dice) -> bool {
+    any_candidate(d, dice).token = VOCABULARY + 1;
+    true
+}
+
+fn fewer(d: &mut Delivery, dice: &mut Dice) -> bool {
+    let n = dice.roll(d.transcript.steps.len());
+    let candidates = &mut d.transcript.steps[n].candidates;
+    candidates.remove(dice.roll(candidates.len()));
+    true
+}
+
+fn lease(d: &mut Delivery, dice: &mut Dice) -> bool {
+    d.lease.0[dice.roll(32)] ^= 1 << dice.roll(8);
+    true
+}
+
+fn seed(d: &mut Delivery, dice: &mut Dice) -> bool {
+    d.job.params.seed = Some(12 + dice.roll(1000) as u64);
+    d.job.params.temperature > 0
+}
+
+fn temperature(d: &mut Delivery, _: &mut Dice) -> bool {
+    let params = &mut d.job.params;
+    params.temperature = if params.temperature == 0 { 20_000 } else { 1 };
+    true
+}
+
+fn prefix(d: &mut Delivery, dice: &mut Dice) -> bool {
+    let n = dice.roll(d.progress.len());
+    d.progress[n].1.0[dice.roll(32)] ^= 1 << dice.roll(8);
+    true
+}
+
+fn shorter(d: &mut Delivery, dice: &mut Dice) -> bool {
+    d.transcript.steps.remove(dice.roll(d.transcript.steps.len()));
+    true
+}
+
+fn longer(d: &mut Delivery, dice: &mut Dice) -> bool {
+    let n = dice.roll(d.transcript.steps.len());
+    let again = d.transcript.steps[n].clone();
+    d.transcript.steps.insert(n, again);
+    true
+}
+
+fn halved(d: &mut Delivery, _: &mut Dice) -> bool {
+    let steps = &mut d.transcript.steps;
+    steps.truncate(steps.len() / 2);
+    true
+}
+
+fn stop(d: &mut Delivery, dice: &mut Dice) -> bool {
+    let all = [StopReason::Eos, StopReason::StopSequence, StopReason::MaxTokens, StopReason::Context];
+    let stop = all[dice.roll(4)];
+    std::mem::replace(&mut d.transcript.stop, stop) != stop
+}
+
+fn weights(d: &mut Delivery, dice: &mut Dice) -> bool {
+    d.transcript.model_digest.0[dice.roll(32)] ^= 1 << dice.roll(8);
+    true
+}
+
+fn prompt(d: &mut Delivery, dice: &mut Dice) -> bool {
+    d.transcript.prompt[dice.roll(4)] ^= 1 << dice.roll(17);
+    true
+}
+
+fn output(d: &mut Delivery, dice: &mut Dice) -> bool {
+    if d.output.is_empty() {
+        return false;
     }
+    let at = dice.roll(d.output.len());
+    d.output[at] ^= 1 << dice.roll(8);
     true
 }
 
 #[test]
-fn no_mutation_of_an_honest_delivery_is_accepted() {
+fn no_mutation_of_an_honest_delivery_is_accepted_and_each_is_refused_for_its_reason() {
     let honest = honest();
     let mut dice = Dice(0);
-    let mut refused = [0; MUTATIONS];
-    for round in 0..3000 {
-        let (which, mut delivery) = (round % MUTATIONS, honest[dice.roll(honest.len())].clone());
-        if mutate(&mut delivery, which, &mut dice) {
+    let mut refused = [0; MUTATIONS.len()];
+    for round in 0..5000 {
+        let (which, mut delivery) = (round % MUTATIONS.len(), honest[dice.roll(honest.len())].clone());
+        let (name, mutate, expected) = MUTATIONS[which];
+        if mutate(&mut delivery, &mut dice) {
             let verdict = judge(&delivery);
-            assert!(verdict.is_err(), "round {round}, mutation {which}");
+            assert!(verdict.as_ref().is_err_and(expected), "round {round}, {name}: {verdict:?}");
             refused[which] += 1;
         }
     }
-    assert!(refused.iter().sum::<i32>() >= 2500 && refused.iter().all(|n| *n >= 100), "{refused:?}");
+    assert!(refused.iter().sum::<i32>() >= 4000 && refused.iter().all(|n| *n >= 100), "{refused:?}");
 }
 
 #[test]

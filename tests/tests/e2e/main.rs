@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod along;
+mod audits;
 mod backup;
 mod churn;
 mod compaction;

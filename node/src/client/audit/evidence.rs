@@ -1,0 +1,118 @@
+//! An audit as a file: everything that it rests on, so that anybody can repeat it with nothing but the model.
+
+use super::Subject;
+use crate::cli::UserError;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::path::Path;
+use swarm_crypto::address::Address;
+use swarm_crypto::digest::Digest;
+use swarm_protocol::distance::{Distances, Tolerance};
+use swarm_protocol::statement::Signed;
+
+/// The longest file that is read: a transcript, an output and an input of the greatest length, in hexadecimal.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// What is written, and read again by `--from`. `docs/audits.md` describes it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Evidence {
+    /// In words.
+    pub audit: String,
+    /// `holds`, `contradicts` or `differs`.
+    pub finding: String,
+    /// What is wrong, if something is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    pub proof: String,
+    pub job: String,
+    pub lease: LeaseText,
+    pub model: String,
+    /// blake3 of its weights.
+    pub model_digest: String,
+    /// What computed again.
+    pub provider: String,
+    pub tolerance: Tolerance,
+    /// None where the rules were broken already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distances: Option<Distances>,
+    /// Snapshots and blocks, in hexadecimal.
+    pub content: Content,
+}
+
+/// What a lease's id is made of, beside pool and job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LeaseTerms {
+    pub term: u32,
+    pub wallet: Address,
+    pub seed: Digest,
+}
+
+/// The same as text.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct LeaseText {
+    term: u32,
+    wallet: String,
+    seed: String,
+}
+
+impl From<&LeaseTerms> for LeaseText {
+    fn from(terms: &LeaseTerms) -> Self {
+        Self { term: terms.term, wallet: terms.wallet.to_string(), seed: terms.seed.to_string() }
+    }
+}
+
+impl LeaseText {
+    fn read(&self) -> Option<LeaseTerms> {
+        Some(LeaseTerms { term: self.term, wallet: self.wallet.parse().ok()?, seed: self.seed.parse().ok()? })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Content {
+    pub job: String,
+    pub proof: String,
+    pub transcript: String,
+    pub output: String,
+    /// The text behind a linked input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+}
+
+impl Content {
+    pub fn of(subject: &Subject) -> Self {
+        Self {
+            job: hex::encode(subject.job.encode()),
+            proof: hex::encode(subject.proof.encode()),
+            transcript: hex::encode(&subject.transcript),
+            output: hex::encode(&subject.output),
+            input: subject.linked.clone(),
+        }
+    }
+}
+
+/// What a file says was audited.
+pub(super) fn read(path: &Path) -> Result<Subject> {
+    let no_evidence = |error: &dyn std::fmt::Display| {
+        UserError::input(format!("{} is no evidence of an audit: {error}", path.display()))
+            .hint("name a file that swarm-node audit --out has written")
+    };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| no_evidence(&error))?;
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(|error| no_evidence(&error))?;
+    let file: Evidence = serde_json::from_str(&text).map_err(|error| no_evidence(&error))?;
+    let bytes = |text: &str| hex::decode(text).map_err(|error| no_evidence(&error));
+    let signed = |text: &str| -> Result<Signed> {
+        Ok(Signed::decode(&bytes(text)?).map_err(|error| no_evidence(&error))?)
+    };
+    let lease = file.lease.read().ok_or_else(|| no_evidence(&"its lease is none"))?;
+    Ok(Subject {
+        job: signed(&file.content.job)?,
+        proof: signed(&file.content.proof)?,
+        lease,
+        transcript: bytes(&file.content.transcript)?,
+        output: bytes(&file.content.output)?,
+        linked: file.content.input,
+        recorded: None,
+    })
+}

@@ -1,0 +1,113 @@
+//! `swarm-node audit`: an honest proof holds, also from files alone, and a miner that runs other weights is found out.
+
+use crate::harness::{Finished, Process, Site, job_of, text};
+use crate::recompute::good;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use swarm_inference::testing::{Change, Storage, changed};
+use swarm_inference::{Weights, queenbee};
+use swarm_protocol::codec::Link;
+
+const CHECKS: [&str; 4] = ["signatures", "lease", "check A", "check B"];
+
+fn audit(site: &Site, args: &[&str]) -> Finished {
+    let mut command = site.command("swarm-node");
+    command.arg("audit").args(args);
+    Process::start("audit", command).finish()
+}
+
+/// A pool whose one miner did one job of 60 tokens: the proof's id, once its epoch is sealed.
+fn proven(site: &Site, variables: &[(&str, &str)]) -> (Vec<Process>, String) {
+    let operator = site.operator(&["--epoch", "6s", "--heartbeat", "1s"]);
+    let mut command = site.command("swarm-node");
+    command.args(["--role", "miner", "--ens", "alice.eth"]).envs(variables.iter().copied());
+    let miner = Process::start("alice.eth", command);
+    miner.expect("joined swarmpool.eth");
+    let mut job = job_of("The carriage was at the door", 60);
+    job["params"]["temperature"] = json!(0.9);
+    let answer = site.submit(&site.job("job", &job)).good().json();
+    operator.expect(&format!("epoch {} sealed", answer["receipt"]["epoch"]));
+    (vec![operator, miner], answer["receipt"]["proof"].as_str().unwrap().to_owned())
+}
+
+/// The built-in model with 4-bit weights, as a folder that a manifest describes.
+fn coarse(site: &Site) -> PathBuf {
+    let model = changed(&queenbee(), Change::Stored(Storage::Q4_0)).unwrap();
+    let Weights::Memory(bytes) = &model.weights else { panic!("changed models are in memory") };
+    let path = site.home().join("coarse.json");
+    std::fs::write(path.with_file_name(&model.manifest.file), bytes).unwrap();
+    std::fs::write(&path, serde_json::to_string(&model.manifest).unwrap()).unwrap();
+    path
+}
+
+fn evidence(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn audit_of_an_honest_proof_holds_and_can_be_repeated_from_files_alone() {
+    let site = Site::new();
+    let (processes, proof) = proven(&site, &[]);
+    let (file, archive) = (site.home().join("evidence.json"), site.home().join("audit.car"));
+    let told =
+        audit(&site, &[&proof, "--json", "--out", &text(&file), "--save", &text(&archive)]).good().json();
+    good(&told, &CHECKS);
+    assert_eq!((&told["proof"]["id"], &told["proof"]["finding"]), (&json!(proof), &json!("holds")));
+    let kept = evidence(&file);
+    assert_eq!(kept["distances"]["positions"].as_array().unwrap().len(), 60);
+    assert_eq!(kept["finding"], "holds");
+    let shown = audit(&site, &[&proof]).good().stdout;
+    assert!(
+        shown.contains("ok     check B") && shown.contains("60 tokens are what its seed picks"),
+        "{shown}"
+    );
+    let nobody = audit(&site, &[&Link([7; 32]).to_string()]);
+    assert!(nobody.code() == Some(1) && nobody.stderr.contains("no sealed epoch has accepted"), "{nobody:?}");
+    processes.into_iter().for_each(|process| _ = process.terminate().good());
+
+    good(&audit(&site, &[&proof, "--json", "--car", &text(&archive)]).good().json(), &CHECKS);
+    let elsewhere = Site::new();
+    let again = audit(&elsewhere, &["--json", "--from", &text(&file)]).good().json();
+    assert_eq!(again["proof"]["distances"], told["proof"]["distances"]);
+
+    // Whoever changes what is in it is told so: another job, another lease, another transcript.
+    for (field, place) in [("job", 200), ("proof", 150), ("transcript", 300), ("output", 9)] {
+        let mut bad = kept.clone();
+        let mut bytes = hex::decode(bad["content"][field].as_str().unwrap()).unwrap();
+        bytes[place] ^= 1;
+        bad["content"][field] = hex::encode(bytes).into();
+        std::fs::write(&file, bad.to_string()).unwrap();
+        let told = audit(&elsewhere, &["--from", &text(&file)]);
+        assert!(
+            matches!(told.code(), Some(1 | 2)) && !told.stdout.contains("ok     check B"),
+            "{field}: {told:?}"
+        );
+    }
+    let mut bad = kept;
+    bad["lease"]["term"] = json!(2);
+    std::fs::write(&file, bad.to_string()).unwrap();
+    let told = audit(&elsewhere, &["--json", "--from", &text(&file)]);
+    assert_eq!((told.code(), &told.json()["proof"]["finding"]), (Some(1), &json!("contradicts")), "{told:?}");
+}
+
+#[test]
+fn audit_finds_a_miner_that_runs_coarser_weights_under_the_models_name() {
+    let site = Site::new();
+    let coarse = coarse(&site);
+    let (processes, proof) = proven(&site, &[("SWARMPOOL_CHEAT_MODEL", &text(&coarse))]);
+    let file = site.home().join("evidence.json");
+    let told = audit(&site, &[&proof, "--json", "--out", &text(&file)]);
+    assert_eq!(told.code(), Some(1), "{told:?}");
+    assert!(told.stderr.contains("the proof is not good") && told.stderr.contains("4096 bit"), "{told:?}");
+    let found = told.json();
+    assert_eq!(found["proof"]["finding"], "differs", "{found}");
+    let result = |what: &str| {
+        let checks = found["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["check"] == what).unwrap()["result"].clone()
+    };
+    assert_eq!(CHECKS.map(result), [json!("ok"), json!("ok"), json!("ok"), json!("false")], "{found}");
+    assert_eq!(evidence(&file)["finding"], "differs");
+    processes.into_iter().for_each(|process| _ = process.terminate().good());
+    let elsewhere = Site::new();
+    assert_eq!(audit(&elsewhere, &["--from", &text(&file)]).code(), Some(1));
+}
