@@ -1,6 +1,6 @@
 //! Sending a job and waiting for it.
 
-use super::answer::Rendered;
+use super::answer::{Rendered, steps};
 use super::output::{receipt_json, receipt_of, stage_text};
 use super::{Connection, Session};
 use crate::cli::{Exit, SubmitArgs, UserError};
@@ -114,6 +114,8 @@ struct ClientShell {
     link: Link,
     inbox: Inbox,
     printer: super::output::Printer,
+    /// What the job's workload counts.
+    steps: &'static str,
     outcome: Option<Outcome>,
 }
 
@@ -157,7 +159,7 @@ impl Shell<Submission> for ClientShell {
                 Effect::Hand(signed) => self.ask(Query::Hand(signed)),
                 Effect::Ask(query) => self.ask(query),
                 Effect::Fetch { cid, bytes } => self.fetch(cid, bytes),
-                Effect::Stage(stage) => self.printer.stage(stage_text(&stage)),
+                Effect::Stage(stage) => self.printer.stage(stage_text(&stage, self.steps)),
                 Effect::NoMiner { model } => self.printer.note(&format!(
                     "warning: no live miner serves {model}; waiting until the job expires (Ctrl-C to stop waiting)"
                 )),
@@ -184,8 +186,9 @@ async fn follow(
     inbox.send(Input::Event(Event::Connected)).await?;
     inbox.send(Input::Event(Event::Heard(Box::new(beacon)))).await?;
     let listener = tokio::spawn(listen(link.clone(), events, inbox.clone()));
-    let mut shell =
-        ClientShell { link: link.clone(), inbox, printer: session.printer.clone(), outcome: None };
+    let steps = steps(session.saved.job(&id)?.as_ref());
+    let printer = session.printer.clone();
+    let mut shell = ClientShell { link: link.clone(), inbox, printer, steps, outcome: None };
     let run = driver::run(&mut submission, &mut shell, &mut inputs, session.clock, &session.stop).await;
     listener.abort();
     session.printer.finish();
@@ -258,7 +261,8 @@ fn conclude(session: &Session, id: JobId, outcome: Outcome) -> Result<Exit> {
         }
         Outcome::Unknown => failed(format!("the pool knows no job {id}"), UNKNOWN.to_owned()),
         Outcome::GaveUp { stage } => {
-            let stage = stage.map_or("never announced".to_owned(), |stage| stage_text(&stage));
+            let steps = steps(session.saved.job(&id)?.as_ref());
+            let stage = stage.map_or("never announced".to_owned(), |stage| stage_text(&stage, steps));
             let hint = format!("ask again later: swarm-client wait {id}");
             failed(format!("no verdict came in time; last seen {stage}"), hint)
         }
