@@ -19,14 +19,33 @@ pub(super) enum Rendered {
     Figures(Figures),
 }
 
+/// A job's statement, if it was sent from here, and the text that it links to.
+type Kept = (Signed, Option<Vec<u8>>);
+
+fn job_of((signed, _): &Kept) -> Option<Job> {
+    match Statement::decode(&signed.payload).ok()?.body {
+        Body::Job(job) => Some(job),
+        _ => None,
+    }
+}
+
+/// What the job's workload counts as it goes on.
+pub(super) fn steps(kept: Option<&Kept>) -> &'static str {
+    match kept.and_then(job_of).map(|job| job.job_type) {
+        Some(JobType::Embed) => "texts",
+        Some(JobType::TorchBench) => "products",
+        Some(JobType::LlmGen | JobType::SdInfer) | None => "tokens",
+    }
+}
+
 impl Rendered {
-    /// Reads the output of a job; `kept` is its statement, if it was sent from here, and the text that it links to.
-    pub fn read(output: &[u8], kept: Option<&(Signed, Option<Vec<u8>>)>) -> Self {
-        let read = kept.and_then(|(signed, linked)| {
-            let Body::Job(job) = Statement::decode(&signed.payload).ok()?.body else { return None };
+    /// Reads the output of a job, as text if it is not known which.
+    pub fn read(output: &[u8], kept: Option<&Kept>) -> Self {
+        let read = kept.and_then(|kept| {
+            let job = job_of(kept)?;
             match job.job_type {
                 JobType::LlmGen | JobType::SdInfer => None,
-                JobType::Embed => vectors(output, &job, linked.as_deref()),
+                JobType::Embed => vectors(output, &job, kept.1.as_deref()),
                 JobType::TorchBench => Figures::decode(output).ok().map(Self::Figures),
             }
         });

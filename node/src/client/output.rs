@@ -107,8 +107,8 @@ impl Printer {
     }
 }
 
-/// A stage in words.
-pub(crate) fn stage_text(stage: &Stage) -> String {
+/// A stage in words; `steps` is what the job's workload counts.
+pub(crate) fn stage_text(stage: &Stage, steps: &str) -> String {
     let again = |attempt: &u32| if *attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
     match stage {
         Stage::Announced => "announced, waiting for the operator".to_owned(),
@@ -121,7 +121,7 @@ pub(crate) fn stage_text(stage: &Stage) -> String {
             format!("leased to {}{}", who(to, name.as_deref()), again(attempt))
         }
         Stage::Running { to, name, units, attempt } => {
-            format!("running at {}: {units} tokens{}", who(to, name.as_deref()), again(attempt))
+            format!("running at {}: {units} {steps}{}", who(to, name.as_deref()), again(attempt))
         }
         Stage::Proven { .. } => "proven, the operator checks the proof".to_owned(),
         Stage::Receipted { by, epoch } => format!("receipted: {} earned it in epoch {epoch}", who(by, None)),

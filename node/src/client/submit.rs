@@ -1,7 +1,7 @@
 //! Sending a job and waiting for it.
 
 use super::along::Along;
-use super::answer::Rendered;
+use super::answer::{Rendered, steps};
 use super::output::{receipt_json, receipt_of, stage_text};
 use super::{Connection, Session};
 use crate::cli::{Exit, SubmitArgs, UserError};
@@ -129,6 +129,8 @@ struct ClientShell {
     inbox: Inbox,
     printer: super::output::Printer,
     along: Option<Along>,
+    /// What the job's workload counts.
+    steps: &'static str,
     outcome: Option<Outcome>,
 }
 
@@ -178,7 +180,7 @@ impl Shell<Submission> for ClientShell {
                     {
                         along.follow(*attempt);
                     }
-                    self.printer.stage(stage_text(&stage));
+                    self.printer.stage(stage_text(&stage, self.steps));
                 }
                 Effect::NoMiner { model } => self.printer.note(&format!(
                     "warning: no live miner serves {model}; waiting until the job expires (Ctrl-C to stop waiting)"
@@ -207,9 +209,10 @@ async fn follow(
     inbox.send(Input::Event(Event::Connected)).await?;
     inbox.send(Input::Event(Event::Heard(Box::new(beacon)))).await?;
     let listener = tokio::spawn(listen(link.clone(), events, inbox.clone()));
+    let steps = steps(session.saved.job(&id)?.as_ref());
     let printer = session.printer.clone();
     let along = stream.then(|| Along::new(link.clone(), printer.clone(), id));
-    let mut shell = ClientShell { link: link.clone(), inbox, printer, along, outcome: None };
+    let mut shell = ClientShell { link: link.clone(), inbox, printer, along, steps, outcome: None };
     let run = driver::run(&mut submission, &mut shell, &mut inputs, session.clock, &session.stop).await;
     listener.abort();
     session.printer.finish();
@@ -282,7 +285,8 @@ fn conclude(session: &Session, id: JobId, outcome: Outcome, read: Option<Streame
         }
         Outcome::Unknown => failed(format!("the pool knows no job {id}"), UNKNOWN.to_owned()),
         Outcome::GaveUp { stage } => {
-            let stage = stage.map_or("never announced".to_owned(), |stage| stage_text(&stage));
+            let steps = steps(session.saved.job(&id)?.as_ref());
+            let stage = stage.map_or("never announced".to_owned(), |stage| stage_text(&stage, steps));
             let hint = format!("ask again later: swarm-client wait {id}");
             failed(format!("no verdict came in time; last seen {stage}"), hint)
         }

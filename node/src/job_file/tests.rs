@@ -233,7 +233,7 @@ fn texts_are_the_lines_of_an_embedding_job() {
     for (input, told) in [
         (r#"{"texts":[]}"#, "input.texts must not be empty"),
         (r#"{"texts":["a"," \n"]}"#, "input.texts[1] must not be blank"),
-        (r#"{"texts":["a"],"text":"b"}"#, "input.text is not a field of input, which has: texts"),
+        (r#"{"texts":["a"],"text":"b"}"#, "input.text is not a field of input; did you mean \"texts\"?"),
         (
             r#"{"messages":[{"role":"user","content":"hi"}]}"#,
             "input must be texts, text, file, or cid with bytes for job_type embed",

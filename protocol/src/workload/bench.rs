@@ -404,7 +404,9 @@ mod tests {
             let seed = swarm_crypto::digest::blake3(text.as_bytes());
             let (spec, other) = (spec(text), swarm_crypto::digest::blake3(b"other"));
             assert_eq!(checksums(&spec, &seed), multiplied(&spec, &seed), "{text}");
-            assert_ne!(checksums(&spec, &seed), checksums(&spec, &other), "{text}");
+            // A single product is often 0.
+            let differs = checksums(&spec, &seed) != checksums(&spec, &other);
+            assert!(differs || spec.operations() == 2, "{text}");
         }
     }
 
@@ -450,9 +452,11 @@ mod tests {
     }
 
     #[test]
-    fn cells_are_of_three_kinds_and_sums_stay_exact() {
+    fn cells_are_of_three_kinds_in_their_shares() {
         let cells = cells(&swarm_crypto::digest::blake3(b"cells"), 1, 100_001);
-        let share = |cell| cells.iter().filter(|c| **c == cell).count() / 1000;
-        assert_eq!((share(-1), share(0), share(1)), (24, 50, 25));
+        let share = |cell| cells.iter().filter(|c| **c == cell).count();
+        // A quarter, a half, a quarter: five hundred are more than three standard deviations.
+        let near = |share: usize, due: usize| share.abs_diff(due) < 500;
+        assert!(near(share(-1), 25_000) && near(share(0), 50_000) && near(share(1), 25_000));
     }
 }
