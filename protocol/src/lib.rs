@@ -6,9 +6,11 @@
 
 pub mod acceptance;
 pub mod allowance;
+pub mod audit;
 mod clock;
 pub mod codec;
 pub mod evidence;
+pub mod finding;
 mod machine;
 pub mod miner;
 pub mod money;
