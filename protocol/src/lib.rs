@@ -6,10 +6,12 @@
 
 pub mod acceptance;
 pub mod allowance;
+pub mod audit;
 mod clock;
 pub mod codec;
 pub mod distance;
 pub mod evidence;
+pub mod finding;
 mod machine;
 pub mod miner;
 pub mod money;

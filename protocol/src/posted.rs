@@ -34,7 +34,7 @@ pub struct Posted {
     pub max_open_jobs: u32,
     /// The PPS rate's share of the average, in percent.
     pub pps_percent: u32,
-    /// Share of accepted proofs audited, in 1/10000; 0 until audits are built.
+    /// Share of accepted proofs audited, in 1/10000.
     pub audit_rate: u32,
 }
 
@@ -55,7 +55,7 @@ impl Default for Posted {
             test_credit: MicroUsdc(100_000_000),
             max_open_jobs: 10_000,
             pps_percent: 95,
-            audit_rate: 0,
+            audit_rate: 500,
         }
     }
 }

@@ -182,6 +182,9 @@ impl View {
             | Body::LeaseEnded(_)
             | Body::Progress(_)
             | Body::Proof(_)
+            | Body::AuditPicked(_)
+            | Body::Attestation(_)
+            | Body::Challenge(_)
             | Body::Beacon(_)
             | Body::EpochOpened(_) => {}
         }

@@ -5,7 +5,7 @@
 
 Each archive is a CARv1 file whose root is a pool's newest epoch header; it holds all earlier headers and all record
 pages. Of every row this program computes the transfers, of every epoch the PPS credits, rates, releases and roster
-weights, and then the whole header, which must have the link of the published one. Signatures are not checked, nor is
+weights, the course of its audits, and then the whole header, which must have the link of the published one. Signatures are not checked, nor is
 what sections 6 and 7 say about races and deadlines.
 
 An archive is read up to its first difference, which is printed; in the summary it counts as one that differs. Sections
@@ -36,7 +36,12 @@ FEE_EPOCHS = 168
 LOSS_EPOCHS = 24
 MOST_WEIGHT = 16
 MOST_RATE = 2**64 - 1
-SETTLEMENT = 2
+SETTLEMENT = 3
+AUDIT_EPOCHS = 4
+SEAT_EPOCHS = 1
+MOST_AUDITORS = 7
+SCORE_AUDITS = 20
+SCORE_MISSES = 3
 PAGE_BYTES = 524_288
 LEAVES_PER_PAGE = 16_384
 
@@ -333,9 +338,38 @@ class Job:
 
 
 @dataclass(slots=True)
-class Challenge:
-    amount: int
+class Seat:
+    auditor: bytes
+    since: int
+    said: object = None
+    challenger: bytes | None = None
+    paid_in: object = None
+    returned: bool = False
+
+    @property
+    def live(self):
+        return self.said is None or isinstance(self.said, bytes)
+
+
+@dataclass(slots=True)
+class Audit:
+    order: list
+    seats: list = field(default_factory=list)
     open: bool = True
+    end: str | None = None
+
+    @property
+    def waits(self):
+        return any(seat.live for seat in self.seats)
+
+    def findings(self):
+        return [choice(seat.said)[0] for seat in self.seats if not seat.live and seat.said != "late"]
+
+    def debtor(self, challenger):
+        """The last of a challenger's seats whose money has not come back."""
+        seats = [seat for seat in self.seats if seat.challenger == challenger and not seat.returned]
+        require(seats, "no such challenge")
+        return seats[-1]
 
 
 @dataclass(slots=True)
@@ -348,9 +382,12 @@ class Acceptance:
     mode: str
     miner_part: int
     operator_part: int
+    lease: bytes
+    job: bytes
     stands: bool = True
     credited: int = 0
-    challenges: dict = field(default_factory=dict)
+    released: bool = False
+    audit: Audit | None = None
 
     @property
     def earned(self):
@@ -361,6 +398,10 @@ class Acceptance:
     def at_most(self):
         """The most that it can be credited."""
         return 5 * self.miner_part // 4
+
+    @property
+    def waits(self):
+        return self.audit is not None and self.audit.open
 
     @property
     def audit_price(self):
@@ -375,6 +416,8 @@ class Epoch:
     secret_hash: bytes | None = None
     posted: dict = field(default_factory=dict)
     modes: dict = field(default_factory=dict)
+    roster: list = field(default_factory=list)
+    secret: bytes | None = None
     rates: dict = field(default_factory=dict)
     scaled: bool = False
     rows: list = field(default_factory=list)
@@ -383,7 +426,9 @@ class Epoch:
     leaves: list = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
     acceptances: list = field(default_factory=list)
-    challenges: list = field(default_factory=list)
+    audits: list = field(default_factory=list)
+    unserved: int = 0
+    challenge_debits: Counter = field(default_factory=Counter)
     audit_pay: Counter = field(default_factory=Counter)
     fees: Counter = field(default_factory=Counter)
     half_losses: Counter = field(default_factory=Counter)
@@ -394,6 +439,20 @@ class Epoch:
 
     def standing_pps(self):
         return [each for each in self.acceptances if each.stands and each.mode == "pps"]
+
+
+# Audits, section 8.1
+
+
+def outcome(findings):
+    """How an audit ends, or how many more are asked."""
+    said = Counter(findings)
+    for end in said:
+        if said[end] >= 2 and all(said[end] > said[other] for other in said if other != end):
+            return end
+    if len(findings) == 1:
+        return "holds" if findings[0] == "holds" else 2
+    return 1
 
 
 # Pay per share, section 9.2
@@ -457,9 +516,12 @@ class Pool:
         self.deposits = {}
         self.jobs = {}
         self.pots = {}
+        self.due = deque()
+        self.scores = {}
         self.open = Epoch(0, 0, ZERO)
         self.epochs = [self.open]
         self.header = self.header_link = None
+        self.fixed = -1
 
     def take(self, raw):
         """Adds a row and compares its transfers with those that follow from it."""
@@ -472,6 +534,15 @@ class Pool:
         require((name == "Genesis") == (self.seq == 0), f"{name} out of place")
         require(name in RECORDS, f"unknown record {name}")
         self.moved = []
+        if name in AUDITS:
+            self.open.audits.append(derive("leaf", raw))
+        if self.due:
+            due = self.due.popleft()
+            require((name, content) == due, f"{name} where {due[0]} is due")
+        else:
+            require(name not in DUE, f"{name}, which is not due")
+            if name == "AuditClosed":
+                self.check_late(**content)
         RECORDS[name](self, **content)
         published = [(choice(each["from"]), choice(each["to"]), each["amount"]) for each in row["transfers"]]
         if published != self.moved:
@@ -584,7 +655,9 @@ class Pool:
         part = proven.price * MINER_SHARE // SHARES
         rest = proven.price - part
         mode = self.open.modes.get(wallet, "solo")
-        accepted = Acceptance(proven.client, wallet, proven.model, proven.price, units, mode, part, rest)
+        accepted = Acceptance(
+            proven.client, wallet, proven.model, proven.price, units, mode, part, rest, lease, job
+        )
         self.open.acceptances.append(accepted)
         self.open.leaves.append(leaf_hash(job, link_of(proof["payload"]), accepted))
         self.open.counts["accepted"] += 1
@@ -603,29 +676,97 @@ class Pool:
                 epoch.half_losses[wallet] -= half_losses
         self.move(("ClientReserved", closed.client), ("ClientFree", closed.client), closed.price)
 
-    def pay_audit(self, leaf, auditor, amount):
-        require(amount == self.standing_acceptance(leaf).audit_price, f"{amount} for an audit")
-        self.open.audit_pay[auditor] += amount
-        self.move_covered(self.operator_held, ("MinerHeld", auditor), amount)
+    def pick(self, leaf, auditor):
+        self.seat(leaf, Seat(auditor, self.open.number))
 
-    def challenge(self, leaf, challenger, auditor, amount):
-        challenged = self.standing_acceptance(leaf)
-        require(amount == challenged.audit_price, f"{amount} for a challenge")
-        require(challenger not in challenged.challenges, "challenged twice at a time")
-        challenge = challenged.challenges[challenger] = Challenge(amount)
-        self.open.challenges.append((challenger, challenge))
+    def seat(self, leaf, seat):
+        acceptance = self.acceptance(leaf)
+        if acceptance.audit is None:
+            acceptance.audit = Audit(self.auditors(leaf))
+        acceptance.audit.open = True
+        acceptance.audit.seats.append(seat)
+
+    def attest(self, leaf, attestation):
+        statement = cbor2.loads(attestation["payload"])
+        acceptance = self.acceptance(leaf)
+        same = statement["epoch"] == leaf["epoch"] and statement["index"] == leaf["index"]
+        require(same and statement["lease"] == acceptance.lease, "attested of another acceptance")
+        audit, auditor = acceptance.audit, statement["by"]
+        require(audit is not None, "attested without an audit")
+        seat = next((seat for seat in audit.seats if seat.auditor == auditor), None)
+        require(seat is not None and seat.live, "attested by somebody who is not asked")
+        word, content = choice(statement["word"])
+        if word == "sealed":
+            require(seat.said is None, "sealed twice")
+            seat.said = content
+            return
+        require(all(each.said is not None for each in audit.seats), "opened before all have sealed")
+        finding = content["finding"]
+        seal = keyed(content["salt"], self.id, acceptance.lease, auditor, finding)
+        require(seat.said == seal, "opened what was not sealed")
+        seat.said = finding
+        self.make_due("AuditPaid", leaf, auditor=auditor, amount=acceptance.audit_price)
+        if not audit.waits:
+            self.conclude(leaf)
+
+    def pay_audit(self, leaf, auditor, amount):
+        audit = self.acceptance(leaf).audit
+        seat = next(seat for seat in audit.seats if seat.auditor == auditor)
         self.open.audit_pay[auditor] += amount
-        self.move(("ClientFree", challenger), ("MinerHeld", auditor), amount)
+        if seat.challenger is None:
+            return self.move_covered(self.operator_held, ("MinerHeld", auditor), amount)
+        seat.paid_in = self.open
+        self.open.challenge_debits[seat.challenger] += amount
+        self.move(("ClientReserved", seat.challenger), ("MinerHeld", auditor), amount)
+
+    def close_audit(self, leaf, end):
+        acceptance = self.acceptance(leaf)
+        audit = acceptance.audit
+        if audit is None:
+            self.open.unserved += 1
+            return
+        self.silence(leaf, lambda seat: True)
+        before, audit.open = audit.end, False
+        if end == "unserved":
+            self.open.unserved += 1
+            return
+        audit.end = end
+        condemned = before != end and self.score(acceptance.wallet, end == "differs")
+        if acceptance.stands and (end == "contradicts" or condemned):
+            self.make_due("Overturned", leaf)
+        if end != "holds":
+            for seat in audit.seats:
+                if seat.paid_in is not None and not seat.returned:
+                    self.return_due(leaf, seat)
+
+    def challenge(self, leaf, challenge, challenger, auditor, amount):
+        statement = cbor2.loads(challenge["payload"])
+        challenged = self.acceptance(leaf)
+        same = statement["epoch"] == leaf["epoch"] and statement["index"] == leaf["index"]
+        same = same and target(statement["job"]) == challenged.job
+        require(same and statement["by"] == challenger, "challenged by another, or for something else")
+        require(self.header and leaf["epoch"] <= self.fixed, "challenged before its epoch was sealed")
+        require(leaf["epoch"] + HOLD_EPOCHS >= self.open.number, "challenged too late")
+        require(challenged.stands and not challenged.waits, "challenged while it is audited, or after it was overturned")
+        order = self.auditors(leaf)
+        asked = len(challenged.audit.seats) if challenged.audit else 0
+        require(order[asked : asked + 1] == [auditor] and auditor != challenger, "another auditor is the next")
+        require(amount == challenged.audit_price, f"{amount} for a challenge")
+        self.seat(leaf, Seat(auditor, self.open.number, challenger=challenger))
+        self.move(("ClientFree", challenger), ("ClientReserved", challenger), amount)
 
     def return_challenge(self, leaf, challenger, amount):
-        challenge = self.held_acceptance(leaf).challenges.pop(challenger, None)
-        require(challenge and challenge.open, "no such open challenge")
-        require(amount == challenge.amount, f"{amount} returned of a challenge for {challenge.amount}")
-        challenge.open = False
-        self.move_covered(self.operator_held, ("ClientFree", challenger), amount)
+        seat = self.acceptance(leaf).audit.debtor(challenger)
+        seat.returned = True
+        free = "ClientFree", challenger
+        if seat.paid_in is None:
+            return self.move(("ClientReserved", challenger), free, amount)
+        if seat.paid_in.number + HOLD_EPOCHS >= self.open.number:
+            seat.paid_in.challenge_debits[challenger] -= amount
+        self.move_covered(self.operator_held, free, amount)
 
     def overturn(self, leaf):
-        overturned = self.standing_acceptance(leaf)
+        overturned = self.acceptance(leaf)
         overturned.stands = False
         self.epochs[leaf["epoch"]].fees[overturned.wallet] -= overturned.operator_part
         held, free = ("MinerHeld", overturned.wallet), ("ClientFree", overturned.client)
@@ -643,6 +784,9 @@ class Pool:
         require(derive("epoch secret", encode([secret])) == self.open.secret_hash, "not the secret committed to")
         for job, attempt, seed in self.open.seeds:
             require(keyed(secret, job, attempt) == seed, f"draw seed of attempt {attempt} at {job.hex()}")
+        late = self.epochs[: max(0, epoch - AUDIT_EPOCHS + 1)][-AUDIT_EPOCHS:]
+        require(not any(each.waits for old in late for each in old.acceptances), "an audit is open too long")
+        self.open.secret = secret
         self.pay_credits()
         self.release_miners()
         self.release_operator()
@@ -650,6 +794,78 @@ class Pool:
     def fix_header(self, epoch, header):
         require(self.header and epoch == self.header["epoch"], f"the header of epoch {epoch} is not the last")
         require(header == self.header_link, f"fixes {header.hex()}, not {self.header_link.hex()}")
+        self.fixed = epoch
+        self.ask_auditors(epoch)
+
+    # Audits
+
+    def make_due(self, name, leaf, **content):
+        self.due.append((name, {"leaf": leaf} | content))
+
+    def return_due(self, leaf, seat):
+        amount = self.acceptance(leaf).audit_price
+        self.make_due("ChallengeReturned", leaf, challenger=seat.challenger, amount=amount)
+
+    def auditors(self, leaf):
+        acceptance, epoch = self.acceptance(leaf), self.epochs[leaf["epoch"]]
+        barred = acceptance.wallet, acceptance.client, self.operator
+        able = (entry["wallet"] for entry in epoch.roster if acceptance.model in entry["models"])
+        drawn = sorted((keyed(epoch.secret, acceptance.lease, each), each) for each in able if each not in barred)
+        return [wallet for _, wallet in drawn[:MOST_AUDITORS]]
+
+    def ask_auditors(self, number):
+        """What the header of an epoch makes due."""
+        for epoch in self.epochs[max(0, number - AUDIT_EPOCHS) :]:
+            for index, each in enumerate(epoch.acceptances):
+                late = lambda seat: seat.since + SEAT_EPOCHS < self.open.number
+                if each.audit and any(seat.live and late(seat) for seat in each.audit.seats):
+                    leaf = {"epoch": epoch.number, "index": index}
+                    self.silence(leaf, late)
+                    if not each.audit.waits:
+                        self.conclude(leaf)
+        picked = self.epochs[number]
+        for index, each in enumerate(picked.acceptances):
+            draw = int.from_bytes(keyed(picked.secret, each.lease))
+            if draw * 10_000 < picked.posted["audit_rate"] << 256:
+                leaf = {"epoch": number, "index": index}
+                first = self.auditors(leaf)[:1]
+                if first:
+                    self.make_due("AuditPicked", leaf, auditor=first[0])
+                else:
+                    self.make_due("AuditClosed", leaf, end="unserved")
+
+    def silence(self, leaf, is_late):
+        for seat in self.acceptance(leaf).audit.seats:
+            if seat.live and is_late(seat):
+                seat.said = "late"
+                if seat.challenger is not None:
+                    self.return_due(leaf, seat)
+
+    def conclude(self, leaf):
+        audit = self.acceptance(leaf).audit
+        findings = audit.findings()
+        end, left = outcome(findings), audit.order[len(audit.seats) :]
+        only_challenged = not findings and all(seat.challenger is not None for seat in audit.seats)
+        if isinstance(end, str):
+            self.make_due("AuditClosed", leaf, end=end)
+        elif not left or only_challenged:
+            self.make_due("AuditClosed", leaf, end="unserved")
+        else:
+            for auditor in left[:end]:
+                self.make_due("AuditPicked", leaf, auditor=auditor)
+
+    def score(self, wallet, differs):
+        """Whether this miss condemns the wallet."""
+        score = self.scores.setdefault(wallet, deque(maxlen=SCORE_AUDITS))
+        score.append(differs)
+        return differs and self.is_condemned(wallet)
+
+    def is_condemned(self, wallet):
+        return sum(self.scores.get(wallet, ())) >= SCORE_MISSES
+
+    def check_late(self, leaf, end):
+        late = leaf["epoch"] + AUDIT_EPOCHS == self.open.number and self.acceptance(leaf).waits
+        require(late and end == "unserved", "an audit is closed before its time")
 
     # What records name
 
@@ -660,15 +876,6 @@ class Pool:
 
     def acceptance(self, leaf):
         return self.epochs[leaf["epoch"]].acceptances[leaf["index"]]
-
-    def held_acceptance(self, leaf):
-        require(leaf["epoch"] + HOLD_EPOCHS >= self.open.number, "an acceptance whose money is no longer held")
-        return self.acceptance(leaf)
-
-    def standing_acceptance(self, leaf):
-        acceptance = self.held_acceptance(leaf)
-        require(acceptance.stands, "an acceptance that was overturned")
-        return acceptance
 
     # Boundaries
 
@@ -687,19 +894,22 @@ class Pool:
             return
         due = self.epochs[-1 - HOLD_EPOCHS]
         by_wallet = Counter(due.audit_pay)
-        for each in due.acceptances:
-            if each.stands:
-                self.debits.add(each.client, each.price)
-                by_wallet[each.wallet] += each.earned
-        for challenger, challenge in due.challenges:
-            if challenge.open:
-                self.debits.add(challenger, challenge.amount)
+        for epoch in self.epochs[-1 - AUDIT_EPOCHS : -HOLD_EPOCHS]:
+            for each in epoch.standing():
+                if not each.released and not each.waits:
+                    each.released = True
+                    self.debits.add(each.client, each.price)
+                    by_wallet[each.wallet] += each.earned
+        for challenger, amount in due.challenge_debits.items():
+            if amount:
+                self.debits.add(challenger, amount)
         for wallet, amount in sorted(by_wallet.items()):
             self.pay_out(("MinerHeld", wallet), ("MinerPayable", wallet), amount)
 
     def release_operator(self):
         """Section 9.1."""
-        waiting = sum(each.operator_part for epoch in self.epochs[-HOLD_EPOCHS:] for each in epoch.standing())
+        standing = (each for epoch in self.epochs[-1 - AUDIT_EPOCHS :] for each in epoch.standing())
+        waiting = sum(each.operator_part for each in standing if not each.released)
         due = max(0, self.balances[self.operator_held] - waiting)
         good = min(due, -self.balances[SHORTFALL])
         self.move(self.operator_held, SHORTFALL, good)
@@ -721,7 +931,8 @@ class Pool:
         for used in (self.open.rows, self.open.hashes, self.open.seeds, self.open.leaves):
             used.clear()
         modes = {entry["wallet"]: entry["mode"] for entry in roster}
-        self.open = Epoch(epoch + 1, end_seq + 1, self.hash, next_secret_hash, posted, modes, rates)
+        self.open = Epoch(epoch + 1, end_seq + 1, self.hash, next_secret_hash, posted, modes, roster)
+        self.open.rates = rates
         self.epochs.append(self.open)
 
     def add_pots(self):
@@ -752,11 +963,12 @@ class Pool:
             wallet = entry["wallet"]
             fees = sum(epoch.fees[wallet] for epoch in self.epochs[-FEE_EPOCHS:])
             half_losses = sum(epoch.half_losses[wallet] for epoch in self.epochs[-LOSS_EPOCHS:])
+            condemned = self.is_condemned(wallet)
             own = {
-                "w": weight(fees, half_losses, posted["fee_unit"]),
+                "w": 1 if condemned else weight(fees, half_losses, posted["fee_unit"]),
                 "fee168": fees,
                 "loss24": half_losses,
-                "established": fees >= posted["established"],
+                "established": fees >= posted["established"] and not condemned,
             }
             for name, value in own.items():
                 require(entry[name] == value, f"roster: {name} of {wallet.hex()} is {entry[name]}, not {value}")
@@ -778,12 +990,12 @@ class Pool:
             "record_pages": [link_of(encode(page)) for page in pages],
             "payouts_root": self.payouts.root(),
             "debits_root": self.debits.root(),
-            "audits_root": ZERO,
+            "audits_root": proofs_root(epoch.audits),
             "totals": self.totals(),
             "secret": secret,
             "settlement": SETTLEMENT,
             "pps_scaled": epoch.scaled,
-            "audits_unserved": 0,
+            "audits_unserved": epoch.unserved,
         }
         if self.header_link is not None:
             header["previous"] = self.header_link
@@ -821,13 +1033,19 @@ RECORDS = {
     "LeaseEnded": Pool.end_lease,
     "Accepted": Pool.accept,
     "Closed": Pool.close,
+    "AuditPicked": Pool.pick,
+    "Attested": Pool.attest,
     "AuditPaid": Pool.pay_audit,
+    "AuditClosed": Pool.close_audit,
     "Challenged": Pool.challenge,
     "ChallengeReturned": Pool.return_challenge,
     "Overturned": Pool.overturn,
     "Boundary": Pool.settle,
     "HeaderFixed": Pool.fix_header,
 }
+
+DUE = {"AuditPicked", "AuditPaid", "ChallengeReturned", "Overturned"}
+AUDITS = DUE | {"Attested", "AuditClosed", "Challenged"}
 
 
 def leaf_hash(job, proof, accepted):

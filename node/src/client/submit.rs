@@ -313,7 +313,8 @@ fn remedy(reason: Reason) -> &'static str {
         | Reason::StaleLease
         | Reason::ContentUnavailable
         | Reason::Unacceptable
-        | Reason::NotEligible => "send it again with swarm-client submit",
+        | Reason::NotEligible
+        | Reason::NotAuditable => "send it again with swarm-client submit",
     }
 }
 

@@ -255,6 +255,7 @@ fn reason_name(reason: Reason) -> &'static str {
         Reason::ContentUnavailable => "content_unavailable",
         Reason::Unacceptable => "unacceptable",
         Reason::NotEligible => "not_eligible",
+        Reason::NotAuditable => "not_auditable",
         Reason::JobExpired => "job_expired",
         Reason::JobCancelled => "job_cancelled",
         Reason::JobUnrunnable => "job_unrunnable",

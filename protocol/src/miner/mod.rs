@@ -100,6 +100,9 @@ impl Miner {
             | Body::Admitted(_)
             | Body::Release(_)
             | Body::Proof(_)
+            | Body::AuditPicked(_)
+            | Body::Attestation(_)
+            | Body::Challenge(_)
             | Body::Heartbeat(_)
             | Body::EpochSealed(_)
             | Body::Progress(_) => {}

@@ -1,4 +1,5 @@
 use super::header::{MAX_PAGE_LEAVES, leaf_pages};
+use super::held::Sums;
 use super::live::{LiveMiner, MAX_LIVE_MINERS, MISSED_HEARTBEATS, Timer};
 use super::state::Sealing;
 use super::{Boundary, HELD_EPOCHS, Pool, PoolEffect, PoolStory, Record, SETTLEMENT_VERSION, Stage, State};
@@ -44,6 +45,7 @@ impl Pool {
     pub(super) fn start(&mut self, now: Timestamp) {
         self.live.now = now;
         self.live.started_at = now;
+        self.settle_audits(now);
         self.fund_reserve(now);
         self.open_epoch(now);
         self.beacon_due(now);
@@ -73,6 +75,7 @@ impl Pool {
 
     pub(super) fn cross_boundary(&mut self, now: Timestamp) {
         self.fix_header(now);
+        self.close_late_audits(now);
         let epoch = self.state.epoch.number;
         let secret = race::epoch_secret(&self.config.secret, &self.state.pool, epoch);
         let next = race::epoch_secret(&self.config.secret, &self.state.pool, epoch + 1);
@@ -109,9 +112,12 @@ impl Pool {
 
     fn tell_settlement(&mut self, epoch: u64) {
         let Some(due) = epoch.checked_sub(HELD_EPOCHS) else { return };
-        let Some(held) = self.state.held.get(&due) else { return };
-        let miner_total = MicroUsdc(held.miners.values().map(|amount| amount.0).sum());
-        let (miners, operator) = (held.miners.len() as u64, held.operator);
+        let free = self.state.released(epoch);
+        if free == Sums::default() {
+            return;
+        }
+        let miner_total = MicroUsdc(free.miners.values().map(|amount| amount.0).sum());
+        let (miners, operator) = (free.miners.len() as u64, free.operator);
         self.tell(PoolStory::Settled { epoch: due, miners, miner_total, operator });
     }
 
@@ -185,6 +191,7 @@ impl Pool {
         let Some(header) = self.state.sealing.as_ref().map(|sealing| sealing.header.clone()) else { return };
         let (epoch, link) = (header.epoch, header.link());
         self.record(now, Record::HeaderFixed { epoch, header: link });
+        self.live.seat(&self.state);
         self.store_sealed();
         self.say(Topic::Epochs, now, EpochSealed { epoch, header: link });
         let (accepted, volume) = (header.counts.accepted, header.volume);
@@ -218,6 +225,7 @@ impl Pool {
         let models = heartbeat.models.iter().map(|offer| offer.model.clone()).collect();
         let miner = LiveMiner { seen_at: now, heartbeat, signed, name: name.clone() };
         self.live.heard(wallet, miner, self.patience());
+        self.remind_auditor(&wallet, now);
         if joined {
             self.tell(PoolStory::MinerJoined { wallet, name: name.map(|(name, _)| name), models });
         }

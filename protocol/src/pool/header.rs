@@ -8,7 +8,10 @@ use swarm_crypto::digest::Digest;
 use swarm_crypto::standard_tree::StandardTree;
 
 /// Version of the settlement rules that this crate follows.
-pub const SETTLEMENT_VERSION: u32 = 2;
+pub const SETTLEMENT_VERSION: u32 = 3;
+
+/// The same without audits.
+pub const SETTLEMENT_BEFORE: u32 = 2;
 
 /// Leaf hashes of one page block.
 pub const MAX_PAGE_LEAVES: usize = 16_384;
@@ -115,7 +118,7 @@ pub struct EpochHeader {
     pub payouts_root: Digest,
     /// Root over lifetime debits of clients.
     pub debits_root: Digest,
-    /// Root over the audit records; empty until audits are built.
+    /// Root over the audit records of the range.
     pub audits_root: Digest,
     /// Every account class.
     pub totals: Totals,

@@ -1,5 +1,6 @@
 //! Money that is earned and can still be overturned, and what becomes of it at boundaries.
 
+use super::audit::{Audit, Subject};
 use super::record::{LeafAt, Record};
 use super::state::{Pps, State, add};
 use crate::codec::JobId;
@@ -33,8 +34,12 @@ pub struct Held {
     pub debits: BTreeMap<Address, MicroUsdc>,
     /// Whether its PPS credits were scaled down.
     pub scaled: bool,
-    /// Challenges of its acceptances that were not returned, by leaf and challenger: made in which epoch, for how much.
-    pub challenges: BTreeMap<(u64, Address), (u64, MicroUsdc)>,
+    /// Its epoch's secret, once the boundary has revealed it.
+    pub secret: Option<Digest>,
+    /// Acceptances that it picks, until their auditors are asked.
+    pub picked: BTreeMap<u64, Subject>,
+    /// Audits of its acceptances, by leaf.
+    pub audits: BTreeMap<u64, Audit>,
 }
 
 /// An acceptance whose money is held.
@@ -69,6 +74,14 @@ pub struct Shared {
     miner: u32,
     /// What it counts as; nothing once it is overturned.
     share: Share,
+}
+
+/// Money of one epoch's acceptances: by wallet, the operator's, and by client.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Sums {
+    pub(super) miners: BTreeMap<Address, MicroUsdc>,
+    pub(super) operator: MicroUsdc,
+    pub(super) debits: BTreeMap<Address, MicroUsdc>,
 }
 
 /// What an epoch's end makes of its acceptances in mode PPS.
@@ -110,6 +123,42 @@ impl Held {
     /// Where an acceptance in mode PPS stands among those.
     fn place(&self, index: usize) -> usize {
         self.shared.partition_point(|shared| (shared.leaf as usize) < index)
+    }
+
+    /// Acceptances whose audit is open: their money waits.
+    pub(super) fn open_audits(&self) -> impl Iterator<Item = u64> {
+        self.audits.iter().filter(|(_, audit)| audit.open).map(|(index, _)| *index)
+    }
+
+    /// The money that waits for audits, of what stands.
+    pub(super) fn waiting(&self) -> Sums {
+        let mut sums = Sums::default();
+        for index in self.open_audits().map(|index| usize::try_from(index).expect("an index in memory")) {
+            let leaf = &self.leaves[index];
+            if !leaf.overturned {
+                add(sums.miners.entry(leaf.wallet).or_default(), self.earned(index));
+                add(&mut sums.operator, FeeSplit::of(leaf.price).operator);
+                add(sums.debits.entry(leaf.client).or_default(), leaf.price);
+            }
+        }
+        sums
+    }
+
+    /// The rest: what a boundary releases.
+    pub(super) fn free(&self) -> Sums {
+        let waiting = self.waiting();
+        let rest = |all: &BTreeMap<Address, MicroUsdc>, waiting: &BTreeMap<Address, MicroUsdc>| {
+            let left = |wallet, amount: MicroUsdc| {
+                amount.saturating_sub(waiting.get(wallet).copied().unwrap_or_default())
+            };
+            let left = all.iter().map(|(wallet, amount)| (*wallet, left(wallet, *amount)));
+            left.filter(|(_, amount)| amount.0 > 0).collect()
+        };
+        Sums {
+            miners: rest(&self.miners, &waiting.miners),
+            operator: self.operator.saturating_sub(waiting.operator),
+            debits: rest(&self.debits, &waiting.debits),
+        }
     }
 
     fn overturn(&mut self, index: usize) -> HeldLeaf {
@@ -199,11 +248,16 @@ impl State {
                 add(held.miners.entry(wallet).or_default(), amount);
             }
         }
-        if let Some(held) = epoch.checked_sub(HELD_EPOCHS).and_then(|due| self.held.remove(&due)) {
-            for (client, amount) in held.debits.into_iter().filter(|(_, amount)| amount.0 > 0) {
-                *self.debits.entry(client).or_default() += u128::from(amount.0);
-            }
+        for (client, amount) in self.released(epoch).debits {
+            *self.debits.entry(client).or_default() += u128::from(amount.0);
         }
+        for (_, held) in self.held.iter_mut().filter(|(held, _)| **held + HELD_EPOCHS <= epoch) {
+            let Sums { miners, operator, debits } = held.waiting();
+            (held.miners, held.operator, held.debits) = (miners, operator, debits);
+        }
+        let is_held =
+            |held: u64, audits: &Held| held + HELD_EPOCHS > epoch || audits.open_audits().next().is_some();
+        self.held.retain(|at, held| is_held(*at, held));
         self.deposits.retain(|_, (made, _, _)| *made + DEPOSIT_EPOCHS > epoch);
     }
 
@@ -213,29 +267,39 @@ impl State {
         entry.map_or(PayoutMode::Solo, |entry| entry.mode)
     }
 
-    pub(super) fn hold_for_auditor(&mut self, auditor: Address, amount: MicroUsdc) {
-        let held = self.held.entry(self.epoch.number).or_default();
-        add(held.miners.entry(auditor).or_default(), amount);
+    /// What the boundary of an epoch releases: all of what was held since two epochs before it or longer, but what waits
+    /// for audits.
+    pub(super) fn released(&self, epoch: u64) -> Sums {
+        let due = self.held.iter().filter(|(held, _)| **held + HELD_EPOCHS <= epoch);
+        due.map(|(_, held)| held.free()).fold(Sums::default(), |mut sums, free| {
+            let into = |to: &mut BTreeMap<Address, MicroUsdc>, from: BTreeMap<Address, MicroUsdc>| {
+                from.into_iter().for_each(|(wallet, amount)| add(to.entry(wallet).or_default(), amount));
+            };
+            into(&mut sums.miners, free.miners);
+            into(&mut sums.debits, free.debits);
+            add(&mut sums.operator, free.operator);
+            sums
+        })
     }
 
     /// A challenger pays its auditor as a client pays its miner, so this becomes its debit when that is released.
-    pub(super) fn challenge(&mut self, at: LeafAt, challenger: Address, amount: MicroUsdc) {
-        let epoch = self.epoch.number;
-        add(self.held.entry(epoch).or_default().debits.entry(challenger).or_default(), amount);
-        let held = self.held.get_mut(&at.epoch).expect("a held acceptance is challenged");
-        held.challenges.insert((at.index, challenger), (epoch, amount));
+    pub(super) fn hold_for_auditor(
+        &mut self,
+        auditor: Address,
+        challenger: Option<Address>,
+        amount: MicroUsdc,
+    ) {
+        let held = self.held.entry(self.epoch.number).or_default();
+        add(held.miners.entry(auditor).or_default(), amount);
+        if let Some(challenger) = challenger {
+            add(held.debits.entry(challenger).or_default(), amount);
+        }
     }
 
-    pub(super) fn return_challenge(&mut self, at: LeafAt, challenger: Address) {
-        let held = self.held.get_mut(&at.epoch).expect("a held acceptance was challenged");
-        let (epoch, amount) = held.challenges.remove(&(at.index, challenger)).expect("it was challenged");
-        let held = self.held.get_mut(&epoch).expect("a challenge is held longer than what it challenges");
-        take(held.debits.entry(challenger).or_default(), amount);
-    }
-
-    /// What an open challenge cost.
-    pub(super) fn challenged(&self, at: LeafAt, challenger: Address) -> Option<MicroUsdc> {
-        self.held.get(&at.epoch)?.challenges.get(&(at.index, challenger)).map(|(_, amount)| *amount)
+    /// What was held since `epoch` as a wallet's debit is none.
+    pub(super) fn undo_debit(&mut self, epoch: u64, wallet: Address, amount: MicroUsdc) {
+        let held = self.held.get_mut(&epoch).expect("what was paid is held");
+        take(held.debits.entry(wallet).or_default(), amount);
     }
 
     pub(super) fn overturn(&mut self, at: LeafAt) {

@@ -1,5 +1,6 @@
 //! What a restart may forget: who is alive, claims in hand, deadlines, proofs being checked.
 
+use super::record::LeafAt;
 use super::{JobEntry, Stage, State};
 use crate::codec::{JobId, Link};
 use crate::planted::{self, Bug};
@@ -100,6 +101,8 @@ pub struct Holdings {
     pub to_list: usize,
     /// Everything else that is due at a time.
     pub timers: usize,
+    /// Audits that wait for an auditor's word.
+    pub seats: usize,
 }
 
 #[derive(Debug, Default)]
@@ -131,6 +134,8 @@ pub(super) struct Live {
     pub leased: u64,
     /// Root of the last tree that was published.
     pub tree: Option<cid::Cid>,
+    /// What auditors are to speak of.
+    pub seats: BTreeMap<Address, BTreeSet<LeafAt>>,
 }
 
 impl Live {
@@ -144,7 +149,16 @@ impl Live {
                 Stage::Accepted(_) | Stage::Expired | Stage::Cancelled | Stage::Unrunnable => {}
             }
         }
+        live.seat(state);
         live
+    }
+
+    /// What auditors are to speak of now.
+    pub fn seat(&mut self, state: &State) {
+        self.seats.clear();
+        for (auditor, at) in state.live_seats() {
+            self.seats.entry(auditor).or_default().insert(at);
+        }
     }
 
     pub fn holdings(&self) -> Holdings {
@@ -159,6 +173,7 @@ impl Live {
             expiries: self.expiries.len(),
             to_list: self.to_list.len(),
             timers: self.timers.len(),
+            seats: self.seats.values().map(BTreeSet::len).sum(),
         }
     }
 

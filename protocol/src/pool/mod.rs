@@ -22,11 +22,12 @@ pub mod verify;
 mod wallet;
 
 pub use arbitration::expected_lease;
-pub use audit::AuditEvent;
+pub use audit::{AUDIT_EPOCHS, Audit, Paying, Said, Seat, Subject};
 pub use chain::ChainEvent;
 pub use fate::JobFate;
 pub use header::{
-    Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root,
+    Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_BEFORE, SETTLEMENT_VERSION, Totals, leaf_pages,
+    standard_root,
 };
 pub use held::{HELD_EPOCHS, Held, HeldLeaf, Shared};
 pub use live::{Holdings, LiveMiner};
@@ -103,8 +104,6 @@ pub enum PoolEvent {
     },
     /// Money came in, or turned out not to have.
     Chain(ChainEvent),
-    /// What auditors say.
-    Audit(AuditEvent),
     /// A tree of the pool is published: its blocks are durable.
     TreePublished {
         /// Its root; none if there will be no tree any more.
@@ -301,7 +300,13 @@ impl Pool {
         self.record_with(at, record, settlement);
     }
 
+    /// Audits come first: what a record makes due follows it at once.
     fn record_with(&mut self, at: Timestamp, record: Record, settlement: Option<Settlement>) {
+        self.write(at, record, settlement);
+        self.settle_audits(at);
+    }
+
+    fn write(&mut self, at: Timestamp, record: Record, settlement: Option<Settlement>) {
         let transfers = self.state.transfers_with(&record, settlement.as_ref());
         let entry = Entry { at, record, transfers };
         let row = entry.encode();
@@ -516,7 +521,6 @@ impl Machine for Pool {
             PoolEvent::InputFetched { job, outcome } => self.handle_input(job, outcome, now),
             PoolEvent::Examined { job, proof, outcome } => self.handle_examined(job, proof, outcome, now),
             PoolEvent::Chain(event) => self.handle_chain(event, now),
-            PoolEvent::Audit(event) => self.handle_audit(&event, now),
             PoolEvent::TreePublished { root } => self.live.tree = root,
         }
     }
@@ -557,6 +561,8 @@ impl Pool {
             Body::Release(release) => self.handle_release(verified, release, now),
             Body::Proof(proof) => self.handle_proof(verified, proof, now),
             Body::Progress(progress) => self.handle_progress(verified, progress, now),
+            Body::Attestation(attestation) => self.handle_attestation(verified, attestation, now),
+            Body::Challenge(challenge) => self.handle_challenge(verified, challenge, now),
             Body::Heartbeat(heartbeat) => self.handle_heartbeat(identified, heartbeat, now),
             Body::Admitted(_)
             | Body::Refusal(_)
@@ -564,6 +570,7 @@ impl Pool {
             | Body::Lease(_)
             | Body::LeaseEnded(_)
             | Body::Receipt(_)
+            | Body::AuditPicked(_)
             | Body::Beacon(_)
             | Body::EpochOpened(_)
             | Body::EpochSealed(_) => {}

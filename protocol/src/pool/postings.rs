@@ -1,5 +1,6 @@
 //! The postings of every record: section 9 of the specification, row by row.
 
+use super::audit::Paying;
 use super::held::{HELD_EPOCHS, HeldLeaf, Settlement};
 use super::record::{Close, LeafAt, Record};
 use super::state::{State, job_of};
@@ -93,14 +94,30 @@ impl State {
                 let (client, price) = (self.jobs[job].client, self.jobs[job].price);
                 postings.pay(Account::ClientReserved(client), Account::ClientFree(client), price);
             }
-            Record::AuditPaid { auditor, amount, .. } => {
-                postings.vouch(Account::OperatorHeld(operator), Account::MinerHeld(*auditor), *amount);
+            Record::AuditPaid { leaf, auditor, amount } => {
+                let seat = self.audit(*leaf).and_then(|audit| audit.seat(auditor));
+                let auditor = Account::MinerHeld(*auditor);
+                match seat.and_then(|seat| seat.challenge) {
+                    Some(Paying { challenger, .. }) => {
+                        postings.pay(Account::ClientReserved(challenger), auditor, *amount);
+                    }
+                    None => postings.vouch(Account::OperatorHeld(operator), auditor, *amount),
+                }
             }
-            Record::Challenged { challenger, auditor, amount, .. } => {
-                postings.pay(Account::ClientFree(*challenger), Account::MinerHeld(*auditor), *amount);
+            Record::Challenged { challenger, amount, .. } => {
+                let (free, reserved) =
+                    (Account::ClientFree(*challenger), Account::ClientReserved(*challenger));
+                postings.pay(free, reserved, *amount);
             }
-            Record::ChallengeReturned { challenger, amount, .. } => {
-                postings.vouch(Account::OperatorHeld(operator), Account::ClientFree(*challenger), *amount);
+            Record::ChallengeReturned { leaf, challenger, amount } => {
+                let paid = self.unreturned(*leaf, challenger).is_some_and(|paying| paying.paid.is_some());
+                let (reserved, free) =
+                    (Account::ClientReserved(*challenger), Account::ClientFree(*challenger));
+                if paid {
+                    postings.vouch(Account::OperatorHeld(operator), free, *amount);
+                } else {
+                    postings.pay(reserved, free, *amount);
+                }
             }
             Record::Overturned { leaf } => postings.overturn(self.leaf(*leaf), self.earned(*leaf)),
             Record::Boundary(boundary) => {
@@ -111,6 +128,9 @@ impl State {
             | Record::Bound { .. }
             | Record::Leased { .. }
             | Record::LeaseEnded { .. }
+            | Record::AuditPicked { .. }
+            | Record::Attested { .. }
+            | Record::AuditClosed { .. }
             | Record::HeaderFixed { .. } => {}
         }
         postings.made
@@ -146,28 +166,26 @@ impl Postings<'_> {
         }
     }
 
-    /// What was accepted two epochs ago becomes payable. The operator's money makes good a shortfall first; and it waits
+    /// What was accepted two epochs ago becomes payable, and what waited longer for an audit that has ended. The operator's money makes good a shortfall first; and it waits
     /// where more would become payable than clients have been debited, which happens once PPS credits have drawn on a
     /// pot that was overturned after.
     fn release(&mut self, epoch: u64) {
         let state = self.state;
-        let due = epoch.checked_sub(HELD_EPOCHS);
-        let held = due.and_then(|due| state.held.get(&due));
+        let free = state.released(epoch);
         let mut payouts: u128 = state.accounts.payouts().values().sum();
         let mut debits: u128 = state.debits.values().sum();
-        for (wallet, amount) in held.iter().flat_map(|held| &held.miners) {
+        for (wallet, amount) in &free.miners {
             self.pay(Account::MinerHeld(*wallet), Account::MinerPayable(*wallet), *amount);
             payouts += u128::from(amount.0);
         }
-        debits += held
-            .iter()
-            .flat_map(|held| held.debits.values())
-            .map(|amount| u128::from(amount.0))
-            .sum::<u128>();
+        debits += free.debits.values().map(|amount| u128::from(amount.0)).sum::<u128>();
 
         let operator = Account::OperatorHeld(state.genesis.operator);
-        let later = state.held.range(due.map_or(0, |due| due + 1)..);
-        let later = MicroUsdc(later.map(|(_, held)| held.operator.0).sum());
+        let later = state.held.iter().map(|(held, money)| match held + HELD_EPOCHS <= epoch {
+            true => money.waiting().operator.0,
+            false => money.operator.0,
+        });
+        let later = MicroUsdc(later.sum());
         let mut released = self.left(&operator).saturating_sub(later);
         let lacking = |postings: &Self| {
             let moved = postings.moved.get(&Account::Shortfall).copied().unwrap_or(0);

@@ -1,4 +1,5 @@
 use crate::codec::{JobId, Link};
+use crate::finding::AuditEnd;
 use crate::money::{MicroUsdc, Transfer};
 use crate::race::Roster;
 use crate::statement::{Asset, EndCause, Signed};
@@ -119,7 +120,28 @@ pub enum Record {
         /// Verified work units.
         units: u64,
     },
-    /// An auditor was paid for looking at an acceptance whose money is held.
+    /// A wallet was drawn to look at an acceptance whose money is held.
+    AuditPicked {
+        /// Which acceptance.
+        leaf: LeafAt,
+        /// Who looks.
+        auditor: Address,
+    },
+    /// An auditor sealed what it found, or opened it.
+    Attested {
+        /// Which acceptance.
+        leaf: LeafAt,
+        /// What it signed.
+        attestation: Signed,
+    },
+    /// Everybody asked has spoken, or is too late.
+    AuditClosed {
+        /// Which acceptance.
+        leaf: LeafAt,
+        /// What came of it.
+        end: AuditEnd,
+    },
+    /// An auditor was paid for what it opened in time.
     AuditPaid {
         /// Which acceptance.
         leaf: LeafAt,
@@ -128,10 +150,12 @@ pub enum Record {
         /// How much.
         amount: MicroUsdc,
     },
-    /// Somebody paid for an audit of an acceptance whose money is held.
+    /// Somebody pays for an audit of an acceptance whose money is held.
     Challenged {
         /// Which acceptance.
         leaf: LeafAt,
+        /// What it signed.
+        challenge: Signed,
         /// Who asked.
         challenger: Address,
         /// Who looks.
@@ -139,7 +163,7 @@ pub enum Record {
         /// How much.
         amount: MicroUsdc,
     },
-    /// A challenge was right: the challenger has its money back.
+    /// A challenge was right, or nobody looked: the challenger has its money back.
     ChallengeReturned {
         /// Which acceptance.
         leaf: LeafAt,
@@ -185,6 +209,9 @@ impl Record {
             Record::Leased { .. } => "leased",
             Record::LeaseEnded { .. } => "lease_ended",
             Record::Accepted { .. } => "accepted",
+            Record::AuditPicked { .. } => "audit_picked",
+            Record::Attested { .. } => "attested",
+            Record::AuditClosed { .. } => "audit_closed",
             Record::AuditPaid { .. } => "audit_paid",
             Record::Challenged { .. } => "challenged",
             Record::ChallengeReturned { .. } => "challenge_returned",
@@ -202,6 +229,8 @@ impl Record {
         let (one, several): (_, &[Signed]) = match self {
             Record::Admitted { job: signed, .. }
             | Record::Accepted { proof: signed, .. }
+            | Record::Attested { attestation: signed, .. }
+            | Record::Challenged { challenge: signed, .. }
             | Record::Closed { end: Close::Cancelled(signed), .. } => (Some(signed), &[]),
             Record::Leased { claims, .. } => (None, claims),
             Record::Genesis(_)
@@ -211,8 +240,9 @@ impl Record {
             | Record::ReserveFunded { .. }
             | Record::Bound { .. }
             | Record::LeaseEnded { .. }
+            | Record::AuditPicked { .. }
+            | Record::AuditClosed { .. }
             | Record::AuditPaid { .. }
-            | Record::Challenged { .. }
             | Record::ChallengeReturned { .. }
             | Record::Overturned { .. }
             | Record::Closed { end: Close::Expired | Close::Unrunnable, .. }
@@ -236,12 +266,41 @@ impl Record {
             | Record::DepositUndone { .. }
             | Record::ReserveFunded { .. }
             | Record::Bound { .. }
+            | Record::AuditPicked { .. }
+            | Record::Attested { .. }
+            | Record::AuditClosed { .. }
             | Record::AuditPaid { .. }
             | Record::Challenged { .. }
             | Record::ChallengeReturned { .. }
             | Record::Overturned { .. }
             | Record::Boundary(_)
             | Record::HeaderFixed { .. } => None,
+        }
+    }
+
+    /// Whether `audits_root` covers it.
+    pub fn is_audit(&self) -> bool {
+        match self {
+            Record::AuditPicked { .. }
+            | Record::Attested { .. }
+            | Record::AuditClosed { .. }
+            | Record::AuditPaid { .. }
+            | Record::Challenged { .. }
+            | Record::ChallengeReturned { .. }
+            | Record::Overturned { .. } => true,
+            Record::Genesis(_)
+            | Record::Credited { .. }
+            | Record::Deposited { .. }
+            | Record::DepositUndone { .. }
+            | Record::ReserveFunded { .. }
+            | Record::Admitted { .. }
+            | Record::Bound { .. }
+            | Record::Leased { .. }
+            | Record::LeaseEnded { .. }
+            | Record::Accepted { .. }
+            | Record::Closed { .. }
+            | Record::Boundary(_)
+            | Record::HeaderFixed { .. } => false,
         }
     }
 }

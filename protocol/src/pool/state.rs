@@ -15,10 +15,10 @@ use crate::statement::{
 };
 use crate::{Posted, Timestamp, codec};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
-use swarm_crypto::merkle::Tree;
+use swarm_crypto::merkle::{self, Tree};
 
 /// Finished jobs that one record forgets at most: more than it can finish, so that none pile up, and few enough that no
 /// record takes long.
@@ -47,6 +47,8 @@ pub struct State {
     pub(super) epoch: OpenEpoch,
     pub(super) rosters: BTreeMap<u64, (Roster, u64)>,
     pub(super) held: BTreeMap<u64, Held>,
+    /// What audits ask for: no other record comes before these.
+    pub(super) due: VecDeque<Record>,
     pub(super) pps: Pps,
     /// Deposits that can still be undone, by reference: in which epoch, whose, how much.
     pub(super) deposits: BTreeMap<Digest, (u64, Address, MicroUsdc)>,
@@ -73,6 +75,10 @@ pub struct OpenEpoch {
     pub leaves: Vec<Digest>,
     /// The links of the pages of them that are full.
     pub leaf_pages: Vec<Link>,
+    /// The tree of its audit records.
+    pub audits: Tree,
+    /// Audits that nobody served.
+    pub unserved: u64,
     /// What became of jobs.
     pub counts: Counts,
     /// Σ prices of accepted jobs.
@@ -184,6 +190,8 @@ pub struct Acceptance {
     pub index: u64,
     /// The leaf's hash.
     pub leaf: Digest,
+    /// The block of the client's snapshot of the job.
+    pub asked: Link,
     /// The proof's id.
     pub proof: Link,
     /// What it says.
@@ -242,6 +250,8 @@ impl State {
             tree: Tree::new(),
             leaves: Vec::new(),
             leaf_pages: Vec::new(),
+            audits: Tree::new(),
+            unserved: 0,
             counts: Counts::default(),
             volume: MicroUsdc(0),
             pages,
@@ -264,6 +274,7 @@ impl State {
             epoch,
             rosters: BTreeMap::from([(0, (Roster::default(), 0))]),
             held: BTreeMap::new(),
+            due: VecDeque::new(),
             pps: Pps::default(),
             deposits: BTreeMap::new(),
             sealing: None,
@@ -298,6 +309,12 @@ impl State {
         let before = self.head;
         self.head = chain_hash(&before, row);
         let mut pages = self.epoch.pages.push(row, seq, (before, self.head));
+        if entry.record.is_audit() {
+            self.epoch.audits.append(merkle::leaf(row));
+        }
+        if self.due.front() == Some(&entry.record) {
+            self.due.pop_front();
+        }
         match &entry.record {
             Record::Genesis(_) => panic!("a ledger has one genesis"),
             Record::Credited { client } => {
@@ -324,12 +341,16 @@ impl State {
                 pages.extend(self.accept(job, lease, proof, *units, entry.at));
             }
             Record::Closed { job, end } => self.close(job, end, entry.at),
-            Record::AuditPaid { auditor, amount, .. } => self.hold_for_auditor(*auditor, *amount),
-            Record::Challenged { leaf, challenger, auditor, amount } => {
-                self.hold_for_auditor(*auditor, *amount);
-                self.challenge(*leaf, *challenger, *amount);
+            Record::AuditPicked { leaf, auditor } => self.seat(*leaf, *auditor, None),
+            Record::Attested { leaf, attestation } => self.attest(*leaf, attestation),
+            Record::AuditClosed { leaf, end } => self.close_audit(*leaf, *end),
+            Record::AuditPaid { leaf, auditor, amount } => self.paid_auditor(*leaf, *auditor, *amount),
+            Record::Challenged { leaf, challenger, auditor, .. } => {
+                self.seat(*leaf, *auditor, Some(*challenger));
             }
-            Record::ChallengeReturned { leaf, challenger, .. } => self.return_challenge(*leaf, *challenger),
+            Record::ChallengeReturned { leaf, challenger, amount } => {
+                self.return_challenge(*leaf, *challenger, *amount);
+            }
             Record::Overturned { leaf } => self.overturn(*leaf),
             Record::Boundary(boundary) => {
                 pages.push(self.epoch.pages.finish());
@@ -338,6 +359,7 @@ impl State {
             Record::HeaderFixed { epoch, header } => {
                 self.sealed = self.sealing.take();
                 self.last_header = Some((*epoch, *header));
+                self.ask_auditors(*epoch);
             }
         }
         self.forget_finished();
@@ -420,7 +442,7 @@ impl State {
     fn unlist(&mut self, epoch: u64) {
         let roster = self.rosters.get_mut(&epoch).expect("a listing keeps its roster");
         roster.1 -= 1;
-        if roster.1 == 0 && epoch != self.epoch.number {
+        if roster.1 == 0 && epoch != self.epoch.number && !self.held.contains_key(&epoch) {
             self.rosters.remove(&epoch);
         }
     }
@@ -444,12 +466,15 @@ impl State {
         let index = self.epoch.tree.append(leaf);
         let full = self.epoch.push_leaf(leaf);
         let (client, price, model) = (entry.client, entry.price, entry.model);
+        let asked = entry.signed.as_ref().expect("an open job is kept whole");
+        let asked = Link::of(&asked.encode());
         let entry = self.jobs.get_mut(id).expect("leased jobs are known");
         entry.stage = Stage::Accepted(Box::new(Acceptance {
             at,
             epoch,
             index,
             leaf,
+            asked,
             proof: proof.id(),
             body,
             wallet,
@@ -520,6 +545,9 @@ impl State {
         assert!(self.sealing.is_none(), "a header is fixed before the next boundary");
         assert!(self.accounts.total() == 0, "money is conserved");
         self.settle(boundary.epoch, settlement);
+        if boundary.settlement >= SETTLEMENT_VERSION {
+            self.pick(boundary.epoch, boundary.secret, self.posted.audit_rate);
+        }
         let header = self.header(boundary);
         self.sealing = Some(Sealing { header, leaves: std::mem::take(&mut self.epoch.leaves) });
         let number = boundary.epoch + 1;
@@ -531,12 +559,14 @@ impl State {
             tree: Tree::new(),
             leaves: Vec::new(),
             leaf_pages: Vec::new(),
+            audits: Tree::new(),
+            unserved: 0,
             counts: Counts::default(),
             volume: MicroUsdc(0),
             pages: RecordPages::new(seq + 1, self.head),
         };
         self.posted = boundary.posted.clone();
-        self.rosters.retain(|_, (_, listed)| *listed > 0);
+        self.rosters.retain(|epoch, (_, listed)| *listed > 0 || self.held.contains_key(epoch));
         self.rosters.insert(number, (boundary.roster.clone(), 0));
         self.standings.retain(|_, standing| standing.age(number, at));
     }
@@ -557,12 +587,12 @@ impl State {
             record_pages: self.epoch.pages.links().to_vec(),
             payouts_root: standard_root(self.accounts.payouts()),
             debits_root: standard_root(&self.debits),
-            audits_root: Digest::ZERO,
+            audits_root: self.epoch.audits.root(),
             totals: Totals::of(&self.accounts),
             secret: boundary.secret,
-            settlement: SETTLEMENT_VERSION,
+            settlement: boundary.settlement,
             pps_scaled: self.held.get(&boundary.epoch).is_some_and(|held| held.scaled),
-            audits_unserved: 0,
+            audits_unserved: self.epoch.unserved,
         }
     }
 

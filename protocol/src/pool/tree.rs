@@ -32,11 +32,14 @@ impl Touched {
             | Record::DepositUndone { .. }
             | Record::ReserveFunded { .. }
             | Record::ChallengeReturned { .. }
+            | Record::Challenged { .. }
+            | Record::AuditPicked { .. }
+            | Record::Attested { .. }
             | Record::Bound { .. } => {}
-            Record::AuditPaid { auditor, .. } | Record::Challenged { auditor, .. } => {
-                self.miners.insert(*auditor);
+            Record::AuditPaid { auditor, .. } => _ = self.miners.insert(*auditor),
+            Record::AuditClosed { leaf, .. } | Record::Overturned { leaf } => {
+                _ = self.miners.insert(state.leaf(*leaf).wallet)
             }
-            Record::Overturned { leaf } => _ = self.miners.insert(state.leaf(*leaf).wallet),
             Record::Admitted { job, .. } => _ = self.jobs.insert(job.id()),
             Record::Leased { job, .. } => _ = self.jobs.insert(*job),
             Record::LeaseEnded { job, .. } => {

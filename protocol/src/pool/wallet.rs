@@ -1,5 +1,6 @@
 use super::{Stage, State};
 use crate::codec::JobId;
+use crate::finding::Score;
 use crate::money::MicroUsdc;
 use crate::race::{cooldown, weight};
 use crate::{Posted, Timestamp};
@@ -35,6 +36,7 @@ pub struct Standing {
     losses: BTreeMap<(u64, JobId), u32>,
     consecutive: u32,
     cooled_until: Timestamp,
+    score: Score,
 }
 
 impl Standing {
@@ -48,19 +50,31 @@ impl Standing {
         self.losses.values().fold(0, |sum, halves| sum.saturating_add(*halves))
     }
 
-    /// Its weight in the next roster.
+    /// Its weight in the next roster: the least once its score condemns it.
     pub fn weight(&self, posted: &Posted) -> u32 {
+        if self.is_condemned() {
+            return 1;
+        }
         weight(self.fee(), posted.fee_unit, self.loss_halves())
     }
 
     /// Whether it is established.
     pub fn is_established(&self, posted: &Posted) -> bool {
-        self.fee() >= posted.established
+        self.fee() >= posted.established && !self.is_condemned()
     }
 
     /// Until when it may not claim.
     pub fn cooled_until(&self) -> Timestamp {
         self.cooled_until
+    }
+
+    /// Whether too many of its audited proofs differed.
+    pub fn is_condemned(&self) -> bool {
+        self.score.is_condemned()
+    }
+
+    pub(super) fn audited(&mut self, differs: bool) {
+        self.score.note(differs);
     }
 
     pub(super) fn earn(&mut self, epoch: u64, fee: MicroUsdc) {
@@ -95,6 +109,7 @@ impl Standing {
     pub(super) fn age(&mut self, epoch: u64, now: Timestamp) -> bool {
         self.fees.retain(|e, _| e + REPUTATION_EPOCHS > epoch);
         self.losses.retain(|(e, _), _| e + LOSS_EPOCHS > epoch);
-        !self.fees.is_empty() || !self.losses.is_empty() || self.cooled_until > now
+        let counts = !self.fees.is_empty() || !self.losses.is_empty() || self.score.has_missed();
+        counts || self.cooled_until > now
     }
 }

@@ -1,5 +1,6 @@
 use super::wire::Kind;
 use crate::codec::{self, JobId, Link};
+use crate::finding::Finding;
 use crate::money::MicroUsdc;
 use crate::{Millis, Posted, Rejection, Timestamp};
 use cid::Cid;
@@ -135,7 +136,7 @@ pub struct Admitted {
 /// The operator will not do what a statement asks, or cannot do it any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// The statement refused: a job, a cancel, a claim or a proof.
+    /// The statement refused: a job, a cancel, a claim, a proof, an attestation or a challenge.
     pub subject: Link,
     /// The job it is about.
     pub job: JobId,
@@ -189,6 +190,8 @@ pub enum Reason {
     JobCancelled,
     /// No miner could run the job; it was refunded.
     JobUnrunnable,
+    /// The proof cannot be audited now, or not by this wallet.
+    NotAuditable,
 }
 
 /// Jobs open to claims.
@@ -334,6 +337,78 @@ pub struct Proof {
     pub output: Cid,
     /// Its length in bytes.
     pub output_bytes: u64,
+}
+
+/// A proof that is to be audited, all that an auditor needs to look at it, and what is wanted of it next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditPicked {
+    /// The epoch that accepted the proof.
+    pub epoch: u64,
+    /// Its index among the epoch's acceptances.
+    pub index: u64,
+    /// Who looks.
+    pub auditor: Address,
+    /// Which job.
+    pub job: JobId,
+    /// The block of the client's snapshot of it.
+    pub asked: Link,
+    /// Which proof.
+    pub proof: Link,
+    /// Who made it.
+    pub wallet: Address,
+    /// Under which lease.
+    pub lease: Digest,
+    /// The transcript's block.
+    pub transcript: Link,
+    /// Its length in bytes.
+    pub transcript_bytes: u64,
+    /// The output's raw block.
+    pub output: Cid,
+    /// Its length in bytes.
+    pub output_bytes: u64,
+    /// False while the finding is to be sealed; true once all are sealed and it is to be opened.
+    pub open: bool,
+    /// The boundary at which it is too late.
+    pub until: u64,
+}
+
+/// What an auditor found: first as a seal, then opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attestation {
+    /// The epoch that accepted the proof.
+    pub epoch: u64,
+    /// Its index among the epoch's acceptances.
+    pub index: u64,
+    /// Under which lease it was made.
+    pub lease: Digest,
+    /// The seal, or what opens it.
+    pub word: Word,
+}
+
+/// One of an auditor's two words about a proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Word {
+    /// [`Finding::seal`].
+    Sealed(Digest),
+    /// What was sealed.
+    Opened {
+        /// The finding.
+        finding: Finding,
+        /// 32 bytes that nobody could guess.
+        salt: Digest,
+    },
+}
+
+/// Somebody pays for an audit of a proof whose money is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenge {
+    /// The epoch that accepted the proof.
+    pub epoch: u64,
+    /// Its index among the epoch's acceptances.
+    pub index: u64,
+    /// Which job's.
+    pub job: JobId,
 }
 
 /// The operator's promise that a proof is in an epoch.
@@ -528,7 +603,7 @@ macro_rules! bodies {
             pub(super) fn read(kind: Kind, payload: &[u8]) -> Result<Self, Rejection> {
                 match kind {
                     $(Kind::$kind => Ok(Body::$kind(codec::read(payload)?)),)*
-                    Kind::Attestation | Kind::Challenge | Kind::AuditPicked | Kind::Revocation => Err(Rejection::Unbuilt(kind)),
+                    Kind::Revocation => Err(Rejection::Unbuilt(kind)),
                 }
             }
         }
@@ -552,7 +627,10 @@ bodies!(
     Lease,
     LeaseEnded,
     Proof,
+    Attestation,
+    Challenge,
     Receipt,
+    AuditPicked,
     Heartbeat,
     Beacon,
     EpochOpened,

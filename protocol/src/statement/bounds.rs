@@ -57,6 +57,10 @@ impl Body {
                 within("transcript_bytes", proof.transcript_bytes <= MAX_TRANSCRIPT_BYTES)?;
                 within("output_bytes", proof.output_bytes <= MAX_OUTPUT_BYTES)
             }
+            Body::AuditPicked(picked) => {
+                within("transcript_bytes", picked.transcript_bytes <= MAX_TRANSCRIPT_BYTES)?;
+                within("output_bytes", picked.output_bytes <= MAX_OUTPUT_BYTES)
+            }
             Body::Heartbeat(heartbeat) => heartbeat.check_bounds(),
             Body::Beacon(beacon) => {
                 name("name", &beacon.name)?;
@@ -71,6 +75,8 @@ impl Body {
             | Body::Release(_)
             | Body::LeaseEnded(_)
             | Body::Receipt(_)
+            | Body::Attestation(_)
+            | Body::Challenge(_)
             | Body::EpochOpened(_)
             | Body::EpochSealed(_)
             | Body::Progress(_) => Ok(()),

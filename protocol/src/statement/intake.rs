@@ -298,7 +298,10 @@ fn expiry(statement: &Statement) -> Timestamp {
         | Body::Release(_)
         | Body::Lease(_)
         | Body::LeaseEnded(_)
-        | Body::Proof(_) => at + MAX_JOB_LIFE.times(2),
+        | Body::Proof(_)
+        | Body::AuditPicked(_)
+        | Body::Attestation(_)
+        | Body::Challenge(_) => at + MAX_JOB_LIFE.times(2),
         Body::Receipt(_) | Body::EpochOpened(_) | Body::EpochSealed(_) => Timestamp(u64::MAX),
     }
 }

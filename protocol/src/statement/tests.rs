@@ -143,9 +143,9 @@ fn unbuilt_and_unknown_kinds_are_refused_by_name() {
         codec::encode(&map)
     };
     let refused = |bytes: &[u8]| Statement::decode(bytes).unwrap_err();
-    assert_eq!(refused(&renamed("challenge")), Rejection::Unbuilt(Kind::Challenge));
+    assert_eq!(refused(&renamed("revocation")), Rejection::Unbuilt(Kind::Revocation));
     assert_eq!(refused(&renamed("teapot")), Rejection::UnknownKind("teapot".into()));
-    for name in ["challenge", "teapot"] {
+    for name in ["revocation", "teapot"] {
         let mut long_integer = renamed(name);
         let v = long_integer.windows(3).position(|w| w == [0x61, b'v', 0x01]).unwrap();
         long_integer.splice(v + 2..v + 3, [0x18, 0x01]);

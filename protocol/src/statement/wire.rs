@@ -89,10 +89,10 @@ kinds! {
     Lease = "lease", &[Topic::Claims], Operator, true;
     LeaseEnded = "lease_ended", &[Topic::Claims], Operator, true;
     Proof = "proof", &[Topic::Proofs], Anyone, true;
-    Attestation = "attestation", &[Topic::Proofs], Anyone, false;
-    Challenge = "challenge", &[Topic::Proofs], Anyone, false;
+    Attestation = "attestation", &[Topic::Proofs], Anyone, true;
+    Challenge = "challenge", &[Topic::Proofs], Anyone, true;
     Receipt = "receipt", &[Topic::Proofs], Operator, true;
-    AuditPicked = "audit_picked", &[Topic::Proofs], Operator, false;
+    AuditPicked = "audit_picked", &[Topic::Proofs], Operator, true;
     Heartbeat = "heartbeat", &[Topic::Heartbeats], Anyone, true;
     Revocation = "revocation", &[Topic::Heartbeats], Anyone, false;
     Beacon = "beacon", &[Topic::Heartbeats], Operator, true;

@@ -37,7 +37,7 @@ impl Operator {
             operator: wallet(OPERATOR, 0),
             models: [(MODEL.to_owned(), JobType::LlmGen)].into(),
             // Whoever has earned anything is established.
-            posted: Posted { epoch, established: MicroUsdc(1), ..Posted::default() },
+            posted: Posted { epoch, audit_rate: 0, established: MicroUsdc(1), ..Posted::default() },
             secret: [7; 32],
         };
         let pool = Pool::create(config, now);

@@ -7,12 +7,14 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use std::collections::BTreeMap;
 use swarm_crypto::address::Address;
+use swarm_crypto::digest::{Digest, blake3};
 use swarm_crypto::key::SecretKey;
 use swarm_protocol::codec::{JobId, Link, raw_cid};
+use swarm_protocol::finding::{AuditEnd, Finding};
 use swarm_protocol::money::{Account, MicroUsdc};
 use swarm_protocol::pool::{
-    AuditEvent, ChainEvent, Close, Entry, Examination, ExamineFault, Pool, PoolConfig, PoolEffect, PoolEvent,
-    Record, Replay, Stage, State,
+    ChainEvent, Close, Entry, Examination, ExamineFault, LeafAt, Pool, PoolConfig, PoolEffect, PoolEvent,
+    Record, Replay, Said, Stage, State,
 };
 use swarm_protocol::statement::*;
 use swarm_protocol::tree::{Change, Changes, Place, Summary, Tree};
@@ -66,17 +68,18 @@ pub(crate) enum Step {
         client: u8,
         times: u8,
     },
-    Audit(Audit, Index),
+    /// One auditor that was asked says its next word.
+    Attest(Finding, Index),
+    /// All who are asked agree, and those asked after them.
+    Inquest(Finding),
+    Challenge(u8, Index),
+    /// Answers that are challenged once their epochs are sealed, and found to differ.
+    Cheat {
+        miner: u8,
+        times: u8,
+    },
     Deposit(u8, u64),
     Reorg(Index),
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Audit {
-    Served,
-    Challenged,
-    Upheld,
-    Overturned,
 }
 
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -90,7 +93,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         Err(ExamineFault::Unavailable("gone".into())),
         Err(ExamineFault::Unacceptable("false".into())),
     ];
-    let audits = vec![Audit::Served, Audit::Challenged, Audit::Upheld, Audit::Overturned, Audit::Overturned];
+    let findings = vec![Finding::Holds, Finding::Contradicts, Finding::Differs(700), Finding::Differs(9)];
     let job = any::<Index>();
     let step = prop_oneof![
         3 => (1..9_000u64).prop_map(Step::Wait),
@@ -107,7 +110,11 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (10..12u8, 2..6u8, prices(), prop_oneof![0..20u64, 1_000..2_000_000u64])
             .prop_map(|(client, miner, price, units)| Step::Answer { client, miner, price, units }),
         1 => (10..12u8, 1..4u8).prop_map(|(client, times)| Step::Fail { client, times }),
-        2 => (select(audits), any::<Index>()).prop_map(|(audit, job)| Step::Audit(audit, job)),
+        3 => (select(findings.clone()), any::<Index>())
+            .prop_map(|(finding, seat)| Step::Attest(finding, seat)),
+        2 => select(findings).prop_map(Step::Inquest),
+        3 => (10..12u8, any::<Index>()).prop_map(|(client, leaf)| Step::Challenge(client, leaf)),
+        1 => (2..6u8, 1..5u8).prop_map(|(miner, times)| Step::Cheat { miner, times }),
         1 => (10..12u8, prop_oneof![1..2_000u64, Just(u64::MAX / 2)])
             .prop_map(|(client, amount)| Step::Deposit(client, amount)),
         1 => any::<Index>().prop_map(Step::Reorg),
@@ -125,6 +132,11 @@ pub(crate) fn key(n: u8) -> SecretKey {
 }
 
 fn config() -> PoolConfig {
+    posting(4_000)
+}
+
+/// The same with another audit rate.
+fn posting(audit_rate: u32) -> PoolConfig {
     let posted = Posted {
         epoch: Millis(8_000),
         first_progress: Millis(3_000),
@@ -133,6 +145,7 @@ fn config() -> PoolConfig {
         established: MicroUsdc(150),
         fee_unit: MicroUsdc(40),
         test_credit: MicroUsdc(CREDIT),
+        audit_rate,
         ..Posted::default()
     };
     PoolConfig {
@@ -155,7 +168,11 @@ pub(crate) struct Table {
     jobs: Vec<JobId>,
     pub(crate) asked: Vec<Examination>,
     beats: u64,
-    deposits: Vec<swarm_crypto::digest::Digest>,
+    deposits: Vec<Digest>,
+    /// What each auditor has sealed.
+    sealed: BTreeMap<(LeafAt, Address), Finding>,
+    /// What auditors were told.
+    pub(crate) picked: Vec<AuditPicked>,
     published: Published,
     /// Blocks of headers and pages, and all others that the pool stores.
     pub(crate) blocks: BTreeMap<Link, Vec<u8>>,
@@ -198,12 +215,23 @@ impl Published {
 
 impl Table {
     pub(crate) fn new() -> Self {
-        let pool = Pool::create(config(), START);
+        Self::of(config())
+    }
+
+    /// A pool that audits at this rate.
+    pub(crate) fn posting(audit_rate: u32) -> Self {
+        Self::of(posting(audit_rate))
+    }
+
+    fn of(config: PoolConfig) -> Self {
+        let pool = Pool::create(config, START);
         let intake = Intake::new(pool.id(), key(1).address());
         let (rows, jobs, asked, deposits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let published = Published::of(&pool, &[]);
         let (now, beats, blocks) = (START, 0, BTreeMap::new());
-        let mut table = Self { pool, intake, now, rows, jobs, asked, beats, deposits, published, blocks };
+        let (sealed, picked) = (BTreeMap::new(), Vec::new());
+        let mut table =
+            Self { pool, intake, now, rows, jobs, asked, beats, deposits, sealed, picked, published, blocks };
         table.settle();
         table
     }
@@ -214,6 +242,9 @@ impl Table {
                 PoolEffect::Record(row) => self.rows.push(row),
                 PoolEffect::Examine(asked) => self.asked.push(*asked),
                 PoolEffect::Tree(changes) => self.published.take(&changes),
+                PoolEffect::Publish(_, Statement { body: Body::AuditPicked(picked), .. }) => {
+                    self.picked.push(picked);
+                }
                 PoolEffect::Store(block) => _ = self.blocks.insert(Link::of(&block), block),
                 _ => {}
             }
@@ -236,6 +267,56 @@ impl Table {
 
     fn job(&self, index: &Index) -> Option<JobId> {
         (!self.jobs.is_empty()).then(|| self.jobs[index.index(self.jobs.len())])
+    }
+
+    /// Who is to speak, and of what.
+    pub(crate) fn seats(&self) -> Vec<(LeafAt, Address, Said)> {
+        let held = self.pool.state().held().iter();
+        held.flat_map(|(epoch, held)| {
+            held.audits.iter().flat_map(move |(index, audit)| {
+                let live = audit.seats.iter().filter(|seat| seat.is_live());
+                let at = LeafAt { epoch: *epoch, index: *index };
+                live.map(move |seat| (at, seat.auditor, seat.said))
+            })
+        })
+        .collect()
+    }
+
+    /// An auditor's next word: the seal of its finding, or what it has sealed.
+    pub(crate) fn attest(&mut self, at: LeafAt, auditor: Address, said: Said, finding: Finding) {
+        let lease = self.pool.state().held()[&at.epoch].leaves[usize::try_from(at.index).unwrap()].lease;
+        let salt = blake3(&auditor.0);
+        let word = if said == Said::Nothing {
+            self.sealed.insert((at, auditor), finding);
+            Word::Sealed(finding.seal(&self.pool.id(), &lease, &auditor, &salt))
+        } else {
+            Word::Opened { finding: self.sealed[&(at, auditor)], salt }
+        };
+        let by = (1..20).find(|n| key(*n).address() == auditor).unwrap();
+        self.say(by, Attestation { epoch: at.epoch, index: at.index, lease, word });
+    }
+
+    /// All who are asked agree, and those asked after them.
+    pub(crate) fn inquest(&mut self, finding: Finding) {
+        for _ in 0..12 {
+            for (at, auditor, said) in self.seats() {
+                self.attest(at, auditor, said, finding);
+            }
+        }
+    }
+
+    /// The acceptances in the ledger whose money is held.
+    pub(crate) fn leaves(&self) -> Vec<(LeafAt, JobId)> {
+        let held = self.pool.state().held().iter();
+        held.flat_map(|(epoch, held)| {
+            let at = |index| LeafAt { epoch: *epoch, index };
+            held.leaves.iter().zip(0..).map(move |(leaf, index)| (at(index), leaf.job))
+        })
+        .collect()
+    }
+
+    pub(crate) fn challenge(&mut self, by: u8, at: LeafAt, job: JobId) {
+        self.say(by, Challenge { epoch: at.epoch, index: at.index, job });
     }
 
     /// The live lease of a job, or the one that could still be proven.
@@ -301,18 +382,31 @@ impl Table {
                     self.say(miner, Release { job, lease, cause: ReleaseCause::EngineFailure });
                 }
             }
-            Step::Audit(audit, job) => {
-                let Some(job) = self.job(job) else { return };
-                let (challenger, auditor) = (key(10).address(), key(5).address());
-                if matches!(audit, Audit::Upheld) {
-                    self.happen(PoolEvent::Audit(AuditEvent::Challenged { job, challenger, auditor }));
+            Step::Attest(finding, index) => {
+                let seats = self.seats();
+                if !seats.is_empty() {
+                    let (at, auditor, said) = seats[index.index(seats.len())];
+                    self.attest(at, auditor, said, *finding);
                 }
-                self.happen(PoolEvent::Audit(match audit {
-                    Audit::Served => AuditEvent::Served { job, auditor },
-                    Audit::Challenged => AuditEvent::Challenged { job, challenger, auditor },
-                    Audit::Upheld => AuditEvent::ChallengeUpheld { job, challenger },
-                    Audit::Overturned => AuditEvent::Overturned { job },
-                }));
+            }
+            Step::Inquest(finding) => self.inquest(*finding),
+            Step::Cheat { miner, times } => {
+                for _ in 0..*times {
+                    (2..6).for_each(|n| self.take(&Step::Beat(n)));
+                    self.take(&Step::Answer { client: 10, miner: *miner, price: 40, units: 9 });
+                    self.wait(9_000);
+                    if let Some((at, job)) = self.leaves().last().copied() {
+                        self.challenge(11, at, job);
+                    }
+                    self.inquest(Finding::Differs(9));
+                }
+            }
+            Step::Challenge(client, index) => {
+                let leaves = self.leaves();
+                if !leaves.is_empty() {
+                    let (at, job) = leaves[index.index(leaves.len())];
+                    self.challenge(*client, at, job);
+                }
             }
             Step::Deposit(client, amount) => {
                 let reference = swarm_crypto::digest::blake3(&self.deposits.len().to_be_bytes());
@@ -501,6 +595,10 @@ proptest! {
     }
 }
 
+fn opened(seat: &swarm_protocol::pool::Seat) -> bool {
+    matches!(seat.said, Said::Opened(_))
+}
+
 /// What a row shows of the money's rules, as far as it is not in every history.
 fn shown(entry: &Entry, state: &State, before: Option<&State>) -> Vec<&'static str> {
     let from = |wanted: fn(&Account) -> bool| entry.transfers.iter().any(|transfer| wanted(&transfer.from));
@@ -526,8 +624,12 @@ fn shown(entry: &Entry, state: &State, before: Option<&State>) -> Vec<&'static s
             };
             note("a change of mode", before.is_some_and(|before| modes(before) != modes(state)));
             note("an epoch without proofs", !state.held().contains_key(&boundary.epoch));
+            let late = boundary.epoch.checked_sub(2).is_some_and(|due| state.held().contains_key(&due));
+            note("money that waits for an audit", late);
         }
-        Record::Overturned { .. } => {
+        Record::Overturned { leaf } => {
+            let end = state.audit(*leaf).and_then(|audit| audit.end);
+            note("a proof overturned for its wallet's score", end == Some(AuditEnd::Differs));
             note("a share overturned", from(is_reserve));
             note("a share overturned after its credit", to(is_reserve));
             note(
@@ -539,9 +641,31 @@ fn shown(entry: &Entry, state: &State, before: Option<&State>) -> Vec<&'static s
             note("a deposit undone", true);
             note("a spent deposit undone", from(|account| matches!(account, Account::OperatorHeld(_))));
         }
-        Record::AuditPaid { .. } => note("an audit", true),
+        Record::AuditPaid { .. } => {
+            note("an audit", from(|account| matches!(account, Account::OperatorHeld(_))));
+            note("an audit for a challenger", from(|account| matches!(account, Account::ClientReserved(_))));
+        }
+        Record::AuditPicked { leaf, .. } => {
+            let audit = before.and_then(|before| before.audit(*leaf));
+            note("another opinion", audit.is_some_and(|audit| audit.seats.iter().any(opened)));
+            note(
+                "an auditor in place of a silent one",
+                audit.is_some_and(|audit| !audit.seats.iter().any(opened)),
+            );
+        }
+        Record::AuditClosed { leaf, end } => {
+            let asked = before.is_some_and(|before| before.audit(*leaf).is_some());
+            note("an audit that nobody could serve", *end == AuditEnd::Unserved && !asked);
+            note("an audit that nobody served", *end == AuditEnd::Unserved && asked);
+            note("a proof that holds", *end == AuditEnd::Holds);
+            note("a proof that differs", *end == AuditEnd::Differs);
+            note("a proof that contradicts", *end == AuditEnd::Contradicts);
+        }
         Record::Challenged { .. } => note("a challenge", true),
-        Record::ChallengeReturned { .. } => note("a challenge that was right", true),
+        Record::ChallengeReturned { .. } => {
+            note("a challenge that was right", from(|account| matches!(account, Account::OperatorHeld(_))));
+            note("a challenge unheard", from(|account| matches!(account, Account::ClientReserved(_))));
+        }
         Record::Closed { end, .. } => note(
             match end {
                 Close::Expired => "an expired job",
@@ -563,7 +687,18 @@ fn shown(entry: &Entry, state: &State, before: Option<&State>) -> Vec<&'static s
     shown
 }
 
-const SHOWN: [&str; 23] = [
+const SHOWN: [&str; 34] = [
+    "a challenge unheard",
+    "a proof overturned for its wallet's score",
+    "a proof that contradicts",
+    "a proof that differs",
+    "a proof that holds",
+    "an audit for a challenger",
+    "an audit that nobody could serve",
+    "an audit that nobody served",
+    "an auditor in place of a silent one",
+    "another opinion",
+    "money that waits for an audit",
     "a challenge",
     "a cancelled job",
     "a challenge that was right",

@@ -9,6 +9,7 @@ use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
 use swarm_protocol::allowance::{Allowance, Class, Meter};
 use swarm_protocol::codec::{Link, dag_pb_cid, raw_cid};
+use swarm_protocol::finding::Finding;
 use swarm_protocol::money::{Account, Accounts, FeeSplit, MicroUsdc, Transfer};
 use swarm_protocol::statement::*;
 use swarm_protocol::{Millis, Posted, Timestamp};
@@ -195,6 +196,42 @@ fn proof() -> impl Strategy<Value = Proof> {
     })
 }
 
+fn word() -> impl Strategy<Value = Word> {
+    let finding = prop_oneof![
+        Just(Finding::Holds),
+        Just(Finding::Contradicts),
+        any::<u32>().prop_map(Finding::Differs)
+    ];
+    prop_oneof![
+        digest().prop_map(Word::Sealed),
+        (finding, digest()).prop_map(|(finding, salt)| Word::Opened { finding, salt }),
+    ]
+}
+
+fn picked() -> impl Strategy<Value = AuditPicked> {
+    let head = (any::<u64>(), any::<u64>(), address(), address(), link());
+    (head, proof(), link(), any::<bool>(), any::<u64>()).prop_map(|(head, seen, proof, open, until)| {
+        let (epoch, index, auditor, wallet, asked) = head;
+        let Proof { job, lease, transcript, transcript_bytes, output, output_bytes } = seen;
+        AuditPicked {
+            epoch,
+            index,
+            auditor,
+            job,
+            asked,
+            proof,
+            wallet,
+            lease,
+            transcript,
+            transcript_bytes,
+            output,
+            output_bytes,
+            open,
+            until,
+        }
+    })
+}
+
 /// Anything of this kind that is within bounds.
 fn body(kind: Kind) -> BoxedStrategy<Body> {
     let releases = [ReleaseCause::Withdrawn, ReleaseCause::ContentUnavailable, ReleaseCause::EngineFailure];
@@ -232,9 +269,14 @@ fn body(kind: Kind) -> BoxedStrategy<Body> {
         Kind::Progress => (link(), digest(), any::<u64>(), digest())
             .prop_map(|(job, lease, units, prefix)| Progress { job, lease, units, prefix }.into())
             .boxed(),
-        Kind::Attestation | Kind::Challenge | Kind::AuditPicked | Kind::Revocation => {
-            unreachable!("not built")
-        }
+        Kind::Attestation => (any::<u64>(), any::<u64>(), digest(), word())
+            .prop_map(|(epoch, index, lease, word)| Attestation { epoch, index, lease, word }.into())
+            .boxed(),
+        Kind::Challenge => (any::<u64>(), any::<u64>(), link())
+            .prop_map(|(epoch, index, job)| Challenge { epoch, index, job }.into())
+            .boxed(),
+        Kind::AuditPicked => picked().prop_map(Body::from).boxed(),
+        Kind::Revocation => unreachable!("not built"),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod abuses;
 mod acceptance;
+mod audits;
 mod histories;
 mod laws;
 mod record_pages;

@@ -5,6 +5,7 @@ use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
 use swarm_protocol::codec::{JobId, Link, dag_pb_cid, raw_cid};
+use swarm_protocol::finding::Finding;
 use swarm_protocol::money::{FeeSplit, MicroUsdc};
 use swarm_protocol::race::draw_seed;
 use swarm_protocol::statement::*;
@@ -31,7 +32,7 @@ struct Vector {
     snapshot: String,
 }
 
-/// The operator, the client and the miner: the keys 1, 2 and 3 in every byte.
+/// The operator, the client, the miner and an auditor: the keys 1, 2, 3 and 4 in every byte.
 fn key(n: u8) -> SecretKey {
     SecretKey::from_bytes(&[n; 32]).unwrap()
 }
@@ -126,6 +127,7 @@ fn bodies() -> Vec<(u8, Body)> {
         vram_mb: 0,
         draining: false,
     };
+    let (found, salt, auditor) = (Finding::Differs(7_000), Digest([10; 32]), key(4).address());
     said.into_iter()
         .chain([
             (2, Cancel { job }.into()),
@@ -139,6 +141,10 @@ fn bodies() -> Vec<(u8, Body)> {
             (3, Progress { job, lease, units: 12, prefix: Digest([5; 32]) }.into()),
             (3, proof.clone().into()),
             (1, receipt(job, proof_id, &proof).into()),
+            (1, picked(proof_id, &proof).into()),
+            (4, attestation(lease, Word::Sealed(found.seal(&pool(), &lease, &auditor, &salt))).into()),
+            (4, attestation(lease, Word::Opened { finding: found, salt }).into()),
+            (2, Challenge { epoch: 3, index: 0, job }.into()),
             (3, beat.clone().into()),
             (3, Heartbeat { counter: 1, ens: None, draining: true, ..beat }.into()),
             (1, beacon().into()),
@@ -170,6 +176,29 @@ fn receipt(job: JobId, proof_id: Link, proof: &Proof) -> Receipt {
         output_bytes: proof.output_bytes,
         held_until: 5,
     }
+}
+
+fn picked(proof_id: Link, proof: &Proof) -> AuditPicked {
+    AuditPicked {
+        epoch: 3,
+        index: 0,
+        auditor: key(4).address(),
+        job: proof.job,
+        asked: Link::of(b"a client's snapshot"),
+        proof: proof_id,
+        wallet: key(3).address(),
+        lease: proof.lease,
+        transcript: proof.transcript,
+        transcript_bytes: proof.transcript_bytes,
+        output: proof.output,
+        output_bytes: proof.output_bytes,
+        open: false,
+        until: 5,
+    }
+}
+
+fn attestation(lease: Digest, word: Word) -> Attestation {
+    Attestation { epoch: 3, index: 0, lease, word }
 }
 
 fn beacon() -> Beacon {

@@ -5,6 +5,7 @@ use crate::verification::{Sealed, published, verify};
 use std::collections::BTreeMap;
 use swarm_crypto::digest::Digest;
 use swarm_protocol::codec::{self, Link};
+use swarm_protocol::finding::{AuditEnd, Finding};
 use swarm_protocol::money::{Account, MicroUsdc};
 use swarm_protocol::pool::verify::{Fault, Verifier, Wrong};
 use swarm_protocol::pool::{
@@ -16,7 +17,7 @@ use swarm_protocol::{Millis, Timestamp};
 const MINERS: std::ops::Range<u8> = 2..7;
 const CLIENTS: [u8; 2] = [10, 11];
 
-/// A pool with everything in it that can be forged: races of many, both modes, refunds, losses.
+/// A pool with everything in it that can be forged: races of many, both modes, refunds, losses, audits of all ends.
 fn busy_pool() -> (Table, Vec<Receipt>) {
     let mut table = Table::new();
     let mut receipts = Vec::new();
@@ -55,9 +56,24 @@ fn busy_pool() -> (Table, Vec<Receipt>) {
             table.happen(PoolEvent::Examined { job, proof: asked.proof_id, outcome: Ok(units) });
             receipts.push(table.pool.state().receipt(&job).unwrap());
         }
+        audit(&mut table, round);
     }
     table.wait(70_000);
     (table, receipts)
+}
+
+/// Some audits are held, others not, and some proofs are challenged.
+fn audit(table: &mut Table, round: u64) {
+    match round {
+        6 => table.inquest(Finding::Contradicts),
+        8 | 9 | 13 => table.inquest(Finding::Holds),
+        _ => {}
+    }
+    if round % 4 == 0 {
+        for (at, job) in table.leaves() {
+            table.challenge(11, at, job);
+        }
+    }
 }
 
 /// A ledger in the hands of its operator.
@@ -328,6 +344,45 @@ fn forgeries() -> Vec<(&'static str, Forge, Named)> {
         ("a cancellation by the operator", cancelled, named!(Wrong::Signature("cancel", _))),
         ("a lease timed out early", |entry| ended(entry, EndCause::TimedOut), named!(Wrong::End(_))),
         ("a late release for nothing", |entry| ended_late(entry), named!(Wrong::End(_))),
+        (
+            "an auditor by favour",
+            |entry| picked(entry, |auditor| *auditor = key(1).address()),
+            named!(Wrong::Audit(_)),
+        ),
+        ("a pick spared", spared, named!(Wrong::Audit(_))),
+        ("another end of an audit", other_end, named!(Wrong::Audit(_))),
+        (
+            "an attestation's bytes",
+            |entry| attested(entry, flip),
+            named!(Wrong::Statement(_) | Wrong::Signature(..)),
+        ),
+        (
+            "an attestation by the operator for its auditor",
+            |entry| attested(entry, |signed| *signed = by_another(signed, |_| {})),
+            named!(Wrong::Signature("attestation", _)),
+        ),
+        ("an audit closed while somebody looks", closed_early, named!(Wrong::Audit(_))),
+        ("a proof overturned by the operator", overturned, named!(Wrong::Audit(_))),
+        ("another proof overturned", other_overturned, named!(Wrong::Audit(_))),
+        ("an audit for more", paid_more, named!(Wrong::Audit(_))),
+        ("an audit paid to the operator", paid_to_another, named!(Wrong::Audit(_))),
+        (
+            "a challenge by the operator for somebody else",
+            |entry| challenged(entry, |c| *c.signed = by_another(c.signed, |_| {})),
+            named!(Wrong::Signature("challenge", _)),
+        ),
+        (
+            "a challenge on another's account",
+            |entry| challenged(entry, |c| *c.challenger = key(10).address()),
+            named!(Wrong::Signature("challenge", _)),
+        ),
+        (
+            "a challenge looked at by a friend",
+            |entry| challenged(entry, |c| *c.auditor = key(1).address()),
+            named!(Wrong::Audit(_)),
+        ),
+        ("a cheaper challenge", |entry| challenged(entry, |c| c.amount.0 -= 1), named!(Wrong::Audit(_))),
+        ("a challenge returned to the operator", returned_to_another, named!(Wrong::Audit(_))),
         ("another header fixed", other_header, named!(Wrong::OtherHeader)),
         ("test credit twice", recredit, named!(Wrong::Money(_))),
         ("money out of nothing", invent, named!(Wrong::Transfers | Wrong::Money(_))),
@@ -497,6 +552,81 @@ fn other_header(entry: &mut Entry) -> bool {
     true
 }
 
+fn picked(entry: &mut Entry, change: impl FnOnce(&mut swarm_crypto::address::Address)) -> bool {
+    let Record::AuditPicked { auditor, .. } = &mut entry.record else { return false };
+    change(auditor);
+    true
+}
+
+fn spared(entry: &mut Entry) -> bool {
+    let Record::AuditPicked { leaf, .. } = &entry.record else { return false };
+    entry.record = Record::AuditClosed { leaf: *leaf, end: AuditEnd::Unserved };
+    true
+}
+
+fn other_end(entry: &mut Entry) -> bool {
+    let Record::AuditClosed { end, .. } = &mut entry.record else { return false };
+    *end = if *end == AuditEnd::Holds { AuditEnd::Contradicts } else { AuditEnd::Holds };
+    true
+}
+
+fn attested(entry: &mut Entry, change: impl FnOnce(&mut Signed)) -> bool {
+    let Record::Attested { attestation, .. } = &mut entry.record else { return false };
+    change(attestation);
+    true
+}
+
+fn closed_early(entry: &mut Entry) -> bool {
+    let Record::Attested { leaf, .. } = &entry.record else { return false };
+    entry.record = Record::AuditClosed { leaf: *leaf, end: AuditEnd::Unserved };
+    true
+}
+
+fn overturned(entry: &mut Entry) -> bool {
+    let Record::Attested { leaf, .. } = &entry.record else { return false };
+    entry.record = Record::Overturned { leaf: *leaf };
+    true
+}
+
+fn other_overturned(entry: &mut Entry) -> bool {
+    let Record::Overturned { leaf } = &mut entry.record else { return false };
+    leaf.index ^= 1;
+    true
+}
+
+fn paid_more(entry: &mut Entry) -> bool {
+    let Record::AuditPaid { amount, .. } = &mut entry.record else { return false };
+    amount.0 += 1;
+    true
+}
+
+fn paid_to_another(entry: &mut Entry) -> bool {
+    let Record::AuditPaid { auditor, .. } = &mut entry.record else { return false };
+    *auditor = key(1).address();
+    true
+}
+
+struct ChallengeParts<'a> {
+    signed: &'a mut Signed,
+    challenger: &'a mut swarm_crypto::address::Address,
+    auditor: &'a mut swarm_crypto::address::Address,
+    amount: &'a mut MicroUsdc,
+}
+
+fn challenged(entry: &mut Entry, change: impl FnOnce(ChallengeParts<'_>)) -> bool {
+    let Record::Challenged { challenge: signed, challenger, auditor, amount, .. } = &mut entry.record else {
+        return false;
+    };
+    change(ChallengeParts { signed, challenger, auditor, amount });
+    true
+}
+
+fn returned_to_another(entry: &mut Entry) -> bool {
+    let Record::ChallengeReturned { challenger, .. } = &mut entry.record else { return false };
+    *challenger = key(1).address();
+    true
+}
+
 fn other_genesis(entry: &mut Entry) -> bool {
     let Record::Genesis(genesis) = &mut entry.record else { return false };
     genesis.name.push('x');
@@ -633,7 +763,7 @@ fn every_byte_of_every_file_counts() {
 #[test]
 fn a_receipt_must_say_what_the_records_say() {
     let (table, receipts) = busy_pool();
-    assert!(receipts.len() >= 18);
+    assert!(receipts.len() >= 18, "{}", receipts.len());
     let epochs = published(&table);
     let changes: [Change<Receipt>; 16] = [
         ("proof", |r| r.proof = FORGED),

@@ -127,6 +127,7 @@ fn posted(rng: &mut Rng) -> Posted {
         established: MicroUsdc(*rng.pick(&[30, 200, 1_000_000])),
         fee_unit: MicroUsdc(*rng.pick(&[20, 100, 250_000])),
         test_credit: MicroUsdc(*rng.pick(&[900, 3_000, 100_000_000])),
+        audit_rate: 0,
         max_open_jobs: if rng.chance(100) { 2 } else { 10_000 },
         ..Posted::default()
     }

@@ -39,7 +39,7 @@ pub fn config(name: &str) -> PoolConfig {
         operator: key(0).address(),
         models: [(MODEL.to_owned(), JobType::LlmGen)].into(),
         // The first claim gets the job: windows are waiting, of which there is none to be measured.
-        posted: Posted { window: Millis(0), ..Posted::default() },
+        posted: Posted { window: Millis(0), audit_rate: 0, ..Posted::default() },
         secret: SECRET,
     }
 }

@@ -529,7 +529,7 @@ fn is_gossiped(forgery: &Forgery) -> bool {
         "proof in another's name",
         "cancel, malleated",
         "a number written too long",
-        "challenge, which is not built",
+        "revocation, which is not built",
         "progress by gossip",
         "bytes after the end",
     ]

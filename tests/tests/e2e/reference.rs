@@ -98,6 +98,9 @@ impl Reading {
             Record::ReserveFunded { .. }
             | Record::Deposited { .. }
             | Record::DepositUndone { .. }
+            | Record::AuditPicked { .. }
+            | Record::Attested { .. }
+            | Record::AuditClosed { .. }
             | Record::AuditPaid { .. }
             | Record::Challenged { .. }
             | Record::ChallengeReturned { .. }

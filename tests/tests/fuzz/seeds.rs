@@ -206,7 +206,7 @@ fn payloads() -> Vec<(String, Vec<u8>)> {
     };
     let mut payloads: Vec<(String, Vec<u8>)> = bodies.into_iter().map(of).collect();
     let claim = payloads[1].1.clone();
-    payloads.push(("unbuilt".into(), replaced(&claim, b"\x65claim", b"\x69challenge")));
+    payloads.push(("unbuilt".into(), replaced(&claim, b"\x65claim", b"\x6arevocation")));
     payloads.push(("unknown-kind".into(), replaced(&claim, b"\x65claim", b"\x65dance")));
     payloads.push(("unknown-version".into(), replaced(&claim, b"\x61v\x01", b"\x61v\x02")));
     let null = replaced(&payloads[0].1, b"\x64seed\x01", b"\x64seed\xf6");

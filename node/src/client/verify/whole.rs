@@ -161,8 +161,7 @@ fn tally_checks(tally: &Tally) -> Vec<Check> {
         yes("roots", format!("of proofs, payouts, debits and totals in {} headers", tally.epochs)),
     ];
     if tally.unproven > 0 {
-        checks
-            .push(open("word", format!("{} deposits and audits are on the operator's word", tally.unproven)));
+        checks.push(open("word", format!("{} deposits are on the operator's word", tally.unproven)));
     }
     checks
 }

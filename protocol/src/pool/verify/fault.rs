@@ -86,6 +86,9 @@ pub enum Wrong {
     /// Movements of money that are not those due.
     #[error("it moves other money than is due")]
     Transfers,
+    /// An audit that does not go as it must.
+    #[error("the audit does not go like that: {0}")]
+    Audit(&'static str),
     /// A name that moves where it may not.
     #[error("the name belongs to another wallet")]
     Name,

@@ -13,7 +13,9 @@ pub use fault::{Fault, Subject, Wrong};
 pub use proven::Proven;
 
 use super::record_page::{RecordReader, Row};
-use super::{Entry, EpochHeader, HELD_EPOCHS, JobEntry, Record, SETTLEMENT_VERSION, Stage, State};
+use super::{
+    Entry, EpochHeader, HELD_EPOCHS, JobEntry, Record, SETTLEMENT_BEFORE, SETTLEMENT_VERSION, Stage, State,
+};
 use crate::Timestamp;
 use crate::codec::{JobId, Link};
 use crate::money::{Account, Accounts, Transfer};
@@ -46,7 +48,9 @@ pub struct Tally {
     pub transfers: u64,
     /// Wallets in rosters.
     pub rostered: u64,
-    /// Deposits and audits, for which these files hold no evidence.
+    /// Records of audits.
+    pub audits: u64,
+    /// Deposits, for which these files hold no evidence.
     pub unproven: u64,
 }
 
@@ -141,7 +145,8 @@ impl Verifier {
             && header.first_seq == seq
             && self.open.is_none();
         wrong_unless(follows, || Wrong::Chain).map_err(fault)?;
-        let known = header.settlement == SETTLEMENT_VERSION;
+        let least = before.map_or(SETTLEMENT_BEFORE, |(header, _)| header.settlement);
+        let known = (least..=SETTLEMENT_VERSION).contains(&header.settlement);
         wrong_unless(known, || Wrong::Settlement(header.settlement)).map_err(fault)?;
         let reader = RecordReader::new(seq, head);
         self.open = Some(Open { header, link: Link::of(block), reader, pages: 0 });
@@ -257,6 +262,7 @@ impl Verifier {
         }
         self.watch(epoch, seq, entry);
         self.tally.records += 1;
+        self.tally.audits += u64::from(entry.record.is_audit());
         self.tally.transfers += entry.transfers.len() as u64;
         Ok(())
     }

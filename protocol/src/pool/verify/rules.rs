@@ -3,16 +3,18 @@
 
 use super::fault::{Wrong, wrong_unless as check};
 use super::{Proven, Tally};
+use crate::Timestamp;
 use crate::codec::JobId;
+use crate::finding::AuditEnd;
 use crate::money::{Account, MIN_PRICE, MicroUsdc};
 use crate::pool::arbitration::{FREE_RELEASE, lease_end};
-use crate::pool::audit::audit_price;
+use crate::pool::audit::Attesting;
 use crate::pool::epoch::MAX_ROSTER;
 use crate::pool::{Boundary, Close, Entry, Granted, JobEntry, LeafAt, Record, Stage, State};
+use crate::pool::{SETTLEMENT_BEFORE, SETTLEMENT_VERSION};
 use crate::race::{self, MAX_WINDOW, Rank, RosterEntry};
 use crate::statement::{Body, EndCause, MAX_JOB_LIFE, MAX_MODELS, MAX_NAMED_CLAIMS, SKEW, Signed, Statement};
 use crate::workload::check_input;
-use crate::{Timestamp, pool::SETTLEMENT_VERSION};
 use std::collections::BTreeMap;
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
@@ -39,6 +41,9 @@ pub(super) fn genesis(entry: &Entry) -> Verdict {
 impl Reading<'_> {
     pub(super) fn check(&mut self, entry: &Entry) -> Verdict {
         let (state, at) = (self.state, entry.at);
+        if let Some(due) = state.due_audit() {
+            return check(*due == entry.record, || Wrong::Audit("another record is due first"));
+        }
         match &entry.record {
             Record::Genesis(_) => Err(Wrong::Misplaced),
             Record::Credited { client } => {
@@ -75,26 +80,18 @@ impl Reading<'_> {
             Record::LeaseEnded { job, cause, .. } => self.lease_ended(job, *cause, at),
             Record::Accepted { job, lease, proof, .. } => self.accepted(job, lease, proof),
             Record::Closed { job, end } => self.closed(job, end, at),
-            Record::AuditPaid { leaf, amount, .. } => {
-                self.audit(*leaf, *amount)?;
-                self.stands(*leaf)
+            Record::AuditPicked { .. }
+            | Record::AuditPaid { .. }
+            | Record::ChallengeReturned { .. }
+            | Record::Overturned { .. } => Err(Wrong::Audit("nothing of the kind is due")),
+            Record::AuditClosed { leaf, end } => {
+                let late = *end == AuditEnd::Unserved && state.late_audits().contains(leaf);
+                let over = at >= state.epoch.opened_at + state.posted.epoch;
+                check(late && over, || Wrong::Audit("it is not over"))
             }
-            Record::Challenged { leaf, challenger, amount, .. } => {
-                self.audit(*leaf, *amount)?;
-                self.stands(*leaf)?;
-                let free = state.accounts.amount(&Account::ClientFree(*challenger));
-                check(*amount <= free, || Wrong::Money("the challenger has no such money"))?;
-                let open = state.challenged(*leaf, *challenger).is_some();
-                check(!open, || Wrong::Money("the challenge is open already"))
-            }
-            Record::ChallengeReturned { leaf, challenger, amount } => {
-                self.audit(*leaf, *amount)?;
-                let paid = state.challenged(*leaf, *challenger);
-                check(paid == Some(*amount), || Wrong::Money("there is no such challenge"))
-            }
-            Record::Overturned { leaf } => {
-                self.tally.unproven += 1;
-                self.stands(*leaf)
+            Record::Attested { leaf, attestation } => self.attested(*leaf, attestation),
+            Record::Challenged { leaf, challenge, challenger, auditor, amount } => {
+                self.challenged(*leaf, challenge, *challenger, (*auditor, *amount))
             }
             Record::Boundary(boundary) => self.boundary(boundary, at),
             Record::HeaderFixed { epoch, header } => {
@@ -238,15 +235,35 @@ impl Reading<'_> {
         }
     }
 
-    fn audit(&mut self, leaf: LeafAt, amount: MicroUsdc) -> Verdict {
-        self.tally.unproven += 1;
-        let held = self.state.find_leaf(leaf).ok_or(Wrong::Money("there is nothing to audit"))?;
-        check(amount == audit_price(held.price), || Wrong::Money("an audit has another price"))
+    fn attested(&mut self, at: LeafAt, signed: &Signed) -> Verdict {
+        let statement = self.signed("attestation", signed, None)?;
+        let Body::Attestation(attestation) = &statement.body else {
+            return Err(Wrong::Statement("attestation"));
+        };
+        let same = at == LeafAt { epoch: attestation.epoch, index: attestation.index };
+        check(same, || Wrong::Audit("it is of another proof"))?;
+        match self.state.may_attest(at, &statement.header.by, attestation) {
+            Attesting::Now => Ok(()),
+            Attesting::Known => Err(Wrong::Audit("it was said before")),
+            Attesting::Early => Err(Wrong::Audit("another auditor has to seal first")),
+            Attesting::Never(why) => Err(Wrong::Audit(why)),
+        }
     }
 
-    fn stands(&self, leaf: LeafAt) -> Verdict {
-        let stands = self.state.find_leaf(leaf).is_some_and(|leaf| !leaf.overturned);
-        check(stands, || Wrong::Money("there is no acceptance that stands and is held"))
+    fn challenged(
+        &mut self,
+        at: LeafAt,
+        signed: &Signed,
+        challenger: Address,
+        due: (Address, MicroUsdc),
+    ) -> Verdict {
+        let statement = self.signed("challenge", signed, Some(challenger))?;
+        let Body::Challenge(challenge) = &statement.body else { return Err(Wrong::Statement("challenge")) };
+        let same = at == LeafAt { epoch: challenge.epoch, index: challenge.index };
+        check(same, || Wrong::Audit("it is of another proof"))?;
+        let may = self.state.challengeable(at, &challenge.job, &challenger);
+        let may = may.map_err(|(_, why)| Wrong::Audit(why))?;
+        check(may == due, || Wrong::Audit("its auditor is not the next drawn, or it has another price"))
     }
 
     fn boundary(&mut self, boundary: &Boundary, at: Timestamp) -> Verdict {
@@ -258,7 +275,9 @@ impl Reading<'_> {
         right(at >= state.epoch.opened_at + state.posted.epoch, "it comes early")?;
         let revealed = race::secret_commitment(&boundary.secret) == state.epoch.secret_hash;
         right(revealed, "its secret is not the one committed to")?;
-        right(boundary.settlement == SETTLEMENT_VERSION, "it settles by other rules")?;
+        let known = (SETTLEMENT_BEFORE..=SETTLEMENT_VERSION).contains(&boundary.settlement);
+        right(known, "it settles by other rules")?;
+        right(state.late_audits().is_empty(), "an audit is open too long")?;
         right(boundary.posted.window <= MAX_WINDOW, "its window is too long")?;
         check(boundary.rates == state.next_rates(&state.settlement()), || Wrong::Rates)?;
         let roster = &boundary.roster.0;

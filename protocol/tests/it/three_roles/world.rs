@@ -76,6 +76,7 @@ pub(super) fn posted() -> Posted {
         fetch: Millis::from_secs(5),
         heartbeat: Millis::from_secs(3),
         cooldown: Millis::from_secs(1),
+        audit_rate: 0,
         ..Posted::default()
     }
 }

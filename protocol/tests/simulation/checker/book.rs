@@ -122,6 +122,9 @@ impl Book {
             }
             Record::Deposited { .. }
             | Record::DepositUndone { .. }
+            | Record::AuditPicked { .. }
+            | Record::Attested { .. }
+            | Record::AuditClosed { .. }
             | Record::AuditPaid { .. }
             | Record::Challenged { .. }
             | Record::ChallengeReturned { .. }

@@ -1,0 +1,174 @@
+//! What an auditor says about a proof, what several of them come to, and what many audits say of a wallet.
+
+use crate::codec::keyed;
+use serde::{Deserialize, Serialize};
+use swarm_crypto::address::{Address, PoolId};
+use swarm_crypto::digest::Digest;
+
+/// Most auditors of one proof.
+pub const MAX_OPINIONS: usize = 7;
+/// Audits of a wallet that its score looks back on.
+pub const SCORE_AUDITS: u32 = 20;
+/// So many of them that differ condemn it.
+pub const SCORE_MISSES: u32 = 3;
+
+/// What an auditor says about one proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finding {
+    /// It is what the model gives, within the model's tolerance.
+    Holds,
+    /// It breaks an exact rule: the sampler's choice, the prompt, its ids, the output. Anybody can repeat that.
+    Contradicts,
+    /// Its log-probabilities are not the model's: the mean of |Δcost|, in 1/4096 bit, which is beyond the tolerance.
+    Differs(u32),
+}
+
+impl Finding {
+    /// What an auditor seals before anybody shows a finding: `keyed(salt; pool id, lease, auditor, finding)`. It is of no
+    /// use to another auditor, who cannot open it.
+    pub fn seal(&self, pool: &PoolId, lease: &Digest, auditor: &Address, salt: &Digest) -> Digest {
+        keyed(&salt.0, &(pool, lease, auditor, self))
+    }
+}
+
+/// How an audit ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditEnd {
+    /// The proof stands.
+    Holds,
+    /// It breaks an exact rule and is overturned.
+    Contradicts,
+    /// Its log-probabilities are not the model's: a miss of its wallet's score.
+    Differs,
+    /// Nobody could or would look in time, or those who did agree on nothing; the proof stands.
+    Unserved,
+}
+
+/// What opinions come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// They decide.
+    Decided(AuditEnd),
+    /// So many more are needed.
+    Open(usize),
+}
+
+/// What the findings of a proof's auditors come to. One that it holds is enough as long as nobody says otherwise; against
+/// a proof two must agree, and be more than any others who agree. So whoever says alone that it does not hold brings in
+/// two more, and a tie one more.
+pub fn outcome(findings: &[Finding]) -> Outcome {
+    let count = |wanted: fn(&Finding) -> bool| findings.iter().filter(|finding| wanted(finding)).count();
+    let holds = count(|finding| matches!(finding, Finding::Holds));
+    let contradicts = count(|finding| matches!(finding, Finding::Contradicts));
+    let differs = count(|finding| matches!(finding, Finding::Differs(_)));
+    let sides = [
+        (holds, contradicts.max(differs), AuditEnd::Holds),
+        (contradicts, holds.max(differs), AuditEnd::Contradicts),
+        (differs, holds.max(contradicts), AuditEnd::Differs),
+    ];
+    let most = sides.into_iter().find(|(agree, others, _)| *agree >= 2 && agree > others);
+    match (findings, most) {
+        ([Finding::Holds], _) => Outcome::Decided(AuditEnd::Holds),
+        (_, Some((.., end))) => Outcome::Decided(end),
+        ([_], None) => Outcome::Open(2),
+        (_, None) => Outcome::Open(1),
+    }
+}
+
+/// A wallet's last [`SCORE_AUDITS`] audited proofs, newest in the lowest bit: set where it was found to differ.
+///
+/// The rule is made for a tolerance that an honest proof passes in all but 1 of 1,000 audits (`p`). An audit condemns an
+/// honest wallet only if it misses and two of the 19 before it did: at most `C(19, 2) · p³ < 1.8 · 10⁻⁷` for each audit.
+/// A wallet that is found to differ in 36 of 100 audits is condemned within 20 of them in 99 of 100 cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Score(u32);
+
+impl Score {
+    /// One more audit has ended.
+    pub fn note(&mut self, differs: bool) {
+        self.0 = (self.0 << 1 | u32::from(differs)) & ((1 << SCORE_AUDITS) - 1);
+    }
+
+    /// Whether it missed too often.
+    pub fn is_condemned(&self) -> bool {
+        self.0.count_ones() >= SCORE_MISSES
+    }
+
+    /// Whether it has missed at all.
+    pub fn has_missed(&self) -> bool {
+        self.0 != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Finding::{Contradicts, Differs, Holds};
+
+    #[test]
+    fn a_majority_decides_and_nobody_condemns_alone() {
+        let decided = Outcome::Decided;
+        let table: [(&[Finding], Outcome); 12] = [
+            (&[], Outcome::Open(1)),
+            (&[Holds], decided(AuditEnd::Holds)),
+            (&[Contradicts], Outcome::Open(2)),
+            (&[Differs(9)], Outcome::Open(2)),
+            (&[Holds, Contradicts], Outcome::Open(1)),
+            (&[Contradicts, Contradicts], decided(AuditEnd::Contradicts)),
+            (&[Contradicts, Holds, Holds], decided(AuditEnd::Holds)),
+            (&[Holds, Contradicts, Contradicts], decided(AuditEnd::Contradicts)),
+            (&[Differs(9), Differs(1), Holds], decided(AuditEnd::Differs)),
+            (&[Contradicts, Differs(9), Holds], Outcome::Open(1)),
+            (&[Holds, Holds, Contradicts, Contradicts], Outcome::Open(1)),
+            (&[Holds, Holds, Contradicts, Contradicts, Contradicts], decided(AuditEnd::Contradicts)),
+        ];
+        for (findings, due) in table {
+            assert_eq!(outcome(findings), due, "{findings:?}");
+        }
+    }
+
+    #[test]
+    fn a_seal_opens_for_nobody_else_and_for_nothing_else() {
+        let (pool, lease, me, salt) = (PoolId([1; 32]), Digest([2; 32]), Address([3; 20]), Digest([4; 32]));
+        let sealed = Holds.seal(&pool, &lease, &me, &salt);
+        assert_ne!(sealed, Holds.seal(&pool, &lease, &Address([5; 20]), &salt));
+        assert_ne!(sealed, Holds.seal(&pool, &Digest([5; 32]), &me, &salt));
+        assert_ne!(sealed, Contradicts.seal(&pool, &lease, &me, &salt));
+        assert_ne!(sealed, Holds.seal(&pool, &lease, &me, &Digest([5; 32])));
+        assert_ne!(Differs(1).seal(&pool, &lease, &me, &salt), Differs(2).seal(&pool, &lease, &me, &salt));
+    }
+
+    fn choose(n: u128, k: u128) -> u128 {
+        (0..k).fold(1, |product, i| product * (n - i) / (i + 1))
+    }
+
+    #[test]
+    fn the_rates_of_the_score_are_as_stated() {
+        // Out of 10^9 triples of audits that each miss with 1 in 1,000.
+        let (before, misses) = (u128::from(SCORE_AUDITS) - 1, u128::from(SCORE_MISSES));
+        assert!(choose(before, misses - 1) * 10 < 1_800);
+        // A cheat that is seen in 18 of 50 audits, and how often fewer than three of twenty show it.
+        let missed = |seen: u32| choose(20, seen.into()) * 18u128.pow(seen) * 32u128.pow(20 - seen);
+        let slips = (0..SCORE_MISSES).map(missed).sum::<u128>();
+        assert!(slips * 100 < 50u128.pow(SCORE_AUDITS), "{slips}");
+    }
+
+    #[test]
+    fn a_score_forgets_what_is_older_than_its_audits() {
+        let mut score = Score::default();
+        (0..2).for_each(|_| score.note(true));
+        assert!(!score.is_condemned(), "two misses are chance");
+        (0..18).for_each(|_| score.note(false));
+        let mut late = score;
+        late.note(true);
+        assert!(!late.is_condemned(), "the first miss is forgotten");
+        score = Score::default();
+        (0..3).for_each(|_| score.note(true));
+        assert!(score.is_condemned());
+        (0..18).for_each(|_| score.note(false));
+        assert!(!score.is_condemned() && score.has_missed());
+    }
+}

@@ -1,0 +1,443 @@
+//! Audits as their rules have them, and as auditors of all kinds play them.
+
+use crate::histories::{Step, Table, key};
+use crate::verification::{published, verify};
+use std::collections::{BTreeMap, BTreeSet};
+use swarm_crypto::address::Address;
+use swarm_crypto::digest::{Digest, blake3};
+use swarm_protocol::audit::auditors;
+use swarm_protocol::finding::{AuditEnd, Finding};
+use swarm_protocol::money::{Account, MicroUsdc};
+use swarm_protocol::pool::{AUDIT_EPOCHS, Entry, EpochHeader, LeafAt, Record, Said};
+use swarm_protocol::statement::*;
+
+const CLIENT: u8 = 10;
+const CHALLENGER: u8 = 11;
+const PRICE: u64 = 400;
+const EPOCH: u64 = 8_000;
+/// What an audit of it costs.
+const LOOK: u64 = PRICE / 4;
+
+/// A pool in its epoch 1, whose roster is the wallets 2 to 7.
+fn pool(rate: u32) -> Table {
+    let mut table = Table::posting(rate);
+    beat(&mut table, 1);
+    next_epoch(&mut table);
+    table
+}
+
+fn beat(table: &mut Table, counter: u64) {
+    for miner in 2..8 {
+        let beat = crate::histories::heartbeat(counter);
+        table.say(miner, Heartbeat { draining: false, ens: None, ..beat });
+    }
+}
+
+fn next_epoch(table: &mut Table) {
+    let open = table.pool.state().epoch().number;
+    while table.pool.state().epoch().number == open || table.pool.state().sealing().is_some() {
+        table.wait(100);
+    }
+    beat(table, 1_000 * (open + 2) + 1);
+}
+
+/// An answer by `miner`, and its place.
+fn answer(table: &mut Table, miner: u8) -> LeafAt {
+    let before = table.leaves().last().copied();
+    table.take(&Step::Answer { client: CLIENT, miner, price: PRICE, units: 100 });
+    let leaves = table.leaves();
+    assert_ne!(leaves.last().copied(), before, "it was accepted");
+    leaves.last().unwrap().0
+}
+
+/// The same in mode solo, once its epoch is sealed.
+fn sealed_answer(table: &mut Table) -> LeafAt {
+    let at = answer(table, 2);
+    next_epoch(table);
+    at
+}
+
+fn opinion(table: &mut Table, finding: Finding) {
+    for _ in 0..2 {
+        for (at, auditor, said) in table.seats() {
+            table.attest(at, auditor, said, finding);
+        }
+    }
+}
+
+fn number(wallet: Address) -> u8 {
+    (1..20).find(|n| key(*n).address() == wallet).unwrap()
+}
+
+fn held(table: &Table, n: u8) -> u64 {
+    table.pool.state().accounts().amount(&Account::MinerHeld(key(n).address())).0
+}
+
+fn free(table: &Table, n: u8) -> u64 {
+    table.pool.state().accounts().amount(&Account::ClientFree(key(n).address())).0
+}
+
+fn records(table: &Table) -> Vec<Record> {
+    table.rows.iter().map(|row| Entry::decode(row).unwrap().record).collect()
+}
+
+fn ends(table: &Table) -> Vec<(LeafAt, AuditEnd)> {
+    let ends = records(table).into_iter().filter_map(|record| match record {
+        Record::AuditClosed { leaf, end } => Some((leaf, end)),
+        _ => None,
+    });
+    ends.collect()
+}
+
+fn is_overturned(table: &Table, at: LeafAt) -> bool {
+    records(table).contains(&Record::Overturned { leaf: at })
+}
+
+#[test]
+fn with_its_header_an_epochs_picks_come_and_the_draw_says_who_looks() {
+    let mut table = pool(10_000);
+    let (first, second) = (answer(&mut table, 2), answer(&mut table, 3));
+    assert_eq!(table.seats(), [], "nothing is picked before the secret is known");
+    next_epoch(&mut table);
+    // Heartbeats remind of them.
+    let picked = &table.picked[..2];
+    assert_eq!(picked.iter().map(|p| (p.epoch, p.index)).collect::<Vec<_>>(), [(1, 0), (1, 1)]);
+    let records = records(&table);
+    let fixed = records.iter().position(|r| matches!(r, Record::HeaderFixed { epoch: 1, .. })).unwrap();
+    let state = table.pool.state();
+    let boundary = records.iter().rev().find_map(|record| match record {
+        Record::Boundary(boundary) if boundary.epoch == 1 => Some(boundary.secret),
+        _ => None,
+    });
+    let roster = records.iter().find_map(|record| match record {
+        Record::Boundary(boundary) if boundary.epoch == 0 => Some(boundary.roster.clone()),
+        _ => None,
+    });
+    for (at, n) in [(first, 1), (second, 2)] {
+        let leaf = &state.held()[&1].leaves[usize::try_from(at.index).unwrap()];
+        let barred = [leaf.wallet, leaf.client, key(1).address()];
+        let (secret, roster) = (boundary.unwrap(), roster.as_ref().unwrap());
+        let drawn = auditors(&secret, &leaf.lease, roster, "queenbee-nano", &barred);
+        assert_eq!(drawn.len(), 5);
+        assert_eq!(records[fixed + n], Record::AuditPicked { leaf: at, auditor: drawn[0] });
+        assert_eq!(picked[n - 1].auditor, drawn[0]);
+        assert_eq!((picked[n - 1].lease, picked[n - 1].wallet), (leaf.lease, leaf.wallet));
+        assert!(!picked[n - 1].open && picked[n - 1].until == 3);
+    }
+}
+
+#[test]
+fn a_pool_that_posts_no_rate_picks_nothing_and_one_without_auditors_says_so() {
+    let mut quiet = pool(0);
+    sealed_answer(&mut quiet);
+    assert!(quiet.picked.is_empty() && ends(&quiet).is_empty());
+    let mut alone = Table::posting(10_000);
+    let at = answer(&mut alone, 2);
+    next_epoch(&mut alone);
+    assert_eq!(ends(&alone), [(at, AuditEnd::Unserved)], "the roster of epoch 0 is empty");
+    next_epoch(&mut alone);
+    let header: EpochHeader = swarm_protocol::codec::decode(&published(&alone)[1].header).unwrap();
+    assert_eq!(header.audits_unserved, 1);
+    assert_ne!(header.audits_root, Digest::ZERO);
+}
+
+#[test]
+fn an_auditor_is_paid_for_what_it_opens_and_one_that_holds_is_enough() {
+    let mut table = pool(10_000);
+    let at = sealed_answer(&mut table);
+    let [(_, auditor, Said::Nothing)] = table.seats()[..] else { panic!("one is asked") };
+    let (paid, operator) = (held(&table, number(auditor)), Account::OperatorHeld(key(1).address()));
+    let before = table.pool.state().accounts().amount(&operator);
+    table.attest(at, auditor, Said::Nothing, Finding::Holds);
+    assert_eq!(held(&table, number(auditor)), paid, "a seal alone is worth nothing");
+    assert!(table.picked.last().is_some_and(|picked| picked.open && picked.auditor == auditor));
+    opinion(&mut table, Finding::Holds);
+    assert_eq!(held(&table, number(auditor)), paid + LOOK);
+    let after = table.pool.state().accounts().amount(&operator);
+    assert_eq!(after, MicroUsdc(before.0 - LOOK));
+    assert_eq!(ends(&table), [(at, AuditEnd::Holds)]);
+}
+
+#[test]
+fn money_waits_for_an_open_audit_and_is_released_with_the_boundary_after_it() {
+    let mut table = pool(10_000);
+    let at = sealed_answer(&mut table);
+    let payable =
+        |table: &Table| table.pool.state().accounts().amount(&Account::MinerPayable(key(2).address())).0;
+    next_epoch(&mut table);
+    next_epoch(&mut table);
+    assert_eq!((payable(&table), held(&table, 2)), (0, PRICE * 3 / 4), "boundary 3 would have released it");
+    opinion(&mut table, Finding::Holds);
+    assert_eq!(ends(&table), [(at, AuditEnd::Holds)]);
+    next_epoch(&mut table);
+    assert_eq!((payable(&table), held(&table, 2)), (PRICE * 3 / 4, 0));
+    assert_eq!(table.pool.state().lifetime_debits()[&key(CLIENT).address()], u128::from(PRICE));
+}
+
+#[test]
+fn what_nobody_attests_is_unserved_at_the_fourth_boundary_after_two_were_asked() {
+    let mut table = pool(10_000);
+    let at = sealed_answer(&mut table);
+    let order = table.pool.state().audit(at).unwrap().order.clone();
+    for _ in 0..3 {
+        next_epoch(&mut table);
+        assert_eq!(ends(&table), []);
+    }
+    let audit = table.pool.state().audit(at).unwrap();
+    let asked: Vec<Address> = audit.seats.iter().map(|seat| seat.auditor).collect();
+    assert_eq!(asked, order[..2]);
+    next_epoch(&mut table);
+    assert_eq!(table.pool.state().epoch().number, 1 + AUDIT_EPOCHS + 1);
+    assert_eq!(ends(&table), [(at, AuditEnd::Unserved)]);
+    assert_eq!(held(&table, 2), 0, "and the money is released");
+    next_epoch(&mut table);
+    let headers = published(&table);
+    let header: EpochHeader = swarm_protocol::codec::decode(&headers[5].header).unwrap();
+    assert_eq!((header.epoch, header.audits_unserved), (5, 1));
+}
+
+#[test]
+fn one_who_contradicts_brings_two_more_who_seal_before_either_opens_and_the_majority_decides() {
+    for (others, end) in [(Finding::Holds, AuditEnd::Holds), (Finding::Contradicts, AuditEnd::Contradicts)] {
+        let mut table = pool(10_000);
+        let at = sealed_answer(&mut table);
+        let client = free(&table, CLIENT);
+        opinion(&mut table, Finding::Contradicts);
+        let [(_, second, Said::Nothing), (_, third, Said::Nothing)] = table.seats()[..] else {
+            panic!("two more are asked: {:?}", table.seats())
+        };
+        table.attest(at, second, Said::Nothing, others);
+        let sealed = table.seats()[0].2;
+        table.attest(at, second, sealed, others);
+        assert_eq!(table.seats()[0].2, sealed, "the other has not sealed yet");
+        table.attest(at, third, Said::Nothing, others);
+        opinion(&mut table, others);
+        assert_eq!(ends(&table), [(at, end)]);
+        let overturned = end == AuditEnd::Contradicts;
+        assert_eq!(is_overturned(&table, at), overturned);
+        assert_eq!(free(&table, CLIENT), client + if overturned { PRICE } else { 0 });
+    }
+}
+
+#[test]
+fn a_copied_seal_opens_for_nobody_but_its_maker() {
+    let mut table = pool(10_000);
+    let at = sealed_answer(&mut table);
+    opinion(&mut table, Finding::Contradicts);
+    let [(_, honest, _), (_, copier, _)] = table.seats()[..] else { panic!("two more are asked") };
+    table.attest(at, honest, Said::Nothing, Finding::Holds);
+    let Said::Sealed(seal) = table.seats()[0].2 else { panic!("it has sealed") };
+    let lease = table.pool.state().held()[&at.epoch].leaves[0].lease;
+    let said = |word| Attestation { epoch: at.epoch, index: at.index, lease, word };
+    table.say(number(copier), said(Word::Sealed(seal)));
+    table.attest(at, honest, Said::Sealed(seal), Finding::Holds);
+    // Now it can be read what was sealed, with its salt.
+    let word = Word::Opened { finding: Finding::Holds, salt: blake3(&honest.0) };
+    table.say(number(copier), said(word));
+    assert_eq!(table.seats(), [(at, copier, Said::Sealed(seal))]);
+    let paid = records(&table).into_iter().filter_map(|record| match record {
+        Record::AuditPaid { auditor, .. } => Some(auditor),
+        _ => None,
+    });
+    assert!(!paid.collect::<BTreeSet<_>>().contains(&copier));
+}
+
+#[test]
+fn a_challenge_is_paid_by_who_asks_and_returned_if_it_was_right() {
+    for (finding, right) in
+        [(Finding::Holds, false), (Finding::Contradicts, true), (Finding::Differs(9), true)]
+    {
+        let mut table = pool(0);
+        let at = answer(&mut table, 2);
+        let job = table.leaves().last().unwrap().1;
+        table.challenge(CHALLENGER, at, job);
+        assert_eq!(table.seats(), [], "its epoch is open yet");
+        next_epoch(&mut table);
+        let before = free(&table, CHALLENGER);
+        table.challenge(CHALLENGER, at, job);
+        assert_eq!(free(&table, CHALLENGER), before - LOOK);
+        table.challenge(CHALLENGER, at, job);
+        assert_eq!(table.seats().len(), 1, "somebody looks already");
+        table.inquest(finding);
+        assert_eq!(free(&table, CHALLENGER), before - if right { 0 } else { LOOK });
+        assert_eq!(is_overturned(&table, at), finding == Finding::Contradicts, "{finding:?}");
+    }
+}
+
+#[test]
+fn a_challenge_that_nobody_answers_costs_nothing_and_moves_nobody_else() {
+    let mut table = pool(0);
+    let at = sealed_answer(&mut table);
+    let job = table.leaves()[0].1;
+    table.challenge(CHALLENGER, at, job);
+    let before = free(&table, CHALLENGER) + LOOK;
+    (0..3).for_each(|_| next_epoch(&mut table));
+    assert_eq!(free(&table, CHALLENGER), before);
+    assert_eq!(ends(&table), [(at, AuditEnd::Unserved)]);
+    assert_eq!(table.pool.state().audit(at), None);
+}
+
+#[test]
+fn two_misses_overturn_nothing_and_the_third_condemns_its_wallet() {
+    let mut table = pool(10_000);
+    let mut places = Vec::new();
+    for _ in 0..4 {
+        places.push(sealed_answer(&mut table));
+        table.inquest(Finding::Differs(5_000));
+        // Three looks cost more than the operator's part of one job: it makes that good at a boundary.
+        next_epoch(&mut table);
+    }
+    assert_eq!(ends(&table), places.iter().map(|at| (*at, AuditEnd::Differs)).collect::<Vec<_>>());
+    let overturned: Vec<bool> = places.iter().map(|at| is_overturned(&table, *at)).collect();
+    assert_eq!(overturned, [false, false, true, true]);
+    next_epoch(&mut table);
+    let entry = table.pool.roster_entry(&key(2).address()).unwrap();
+    assert!(entry.w == 1 && !entry.established && entry.fee168.0 >= 200);
+}
+
+/// How somebody audits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Auditor {
+    Honest,
+    /// Always says that a proof holds.
+    Lazy,
+    /// Seals what another has sealed.
+    Copying,
+    Absent,
+}
+
+/// Proofs of 2 are false, those of 3 come from another model, all others are good.
+fn truth(prover: Address) -> Finding {
+    match number(prover) {
+        2 => Finding::Contradicts,
+        3 => Finding::Differs(9_000),
+        _ => Finding::Holds,
+    }
+}
+
+/// Numbers without a pattern.
+struct Dice(Digest);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = blake3(&self.0.0);
+        self.0.first_u64_be() % n
+    }
+}
+
+fn play(table: &mut Table, at: LeafAt, auditor: Address, said: Said, character: Auditor) {
+    let leaf = &table.pool.state().held()[&at.epoch].leaves[usize::try_from(at.index).unwrap()];
+    let (lease, truth) = (leaf.lease, truth(leaf.wallet));
+    match character {
+        Auditor::Absent => {}
+        Auditor::Honest => table.attest(at, auditor, said, truth),
+        Auditor::Lazy => table.attest(at, auditor, said, Finding::Holds),
+        Auditor::Copying if said == Said::Nothing => {
+            let others = table.seats().into_iter().filter(|(other, ..)| *other == at);
+            let seal = others.filter_map(|(_, _, said)| match said {
+                Said::Sealed(seal) => Some(seal),
+                Said::Nothing | Said::Opened(_) | Said::Lapsed => None,
+            });
+            if let Some(seal) = seal.last() {
+                let (word, by) = (Word::Sealed(seal), number(auditor));
+                table.say(by, Attestation { epoch: at.epoch, index: at.index, lease, word });
+            }
+        }
+        Auditor::Copying => {
+            let (word, by) = (Word::Opened { finding: truth, salt: blake3(&auditor.0) }, number(auditor));
+            table.say(by, Attestation { epoch: at.epoch, index: at.index, lease, word });
+        }
+    }
+}
+
+/// Ends by whether the proof was good, and how many looks each kind of auditor was paid for.
+type Played = (BTreeMap<(bool, AuditEnd), u32>, BTreeMap<Auditor, u32>);
+
+fn game(seed: u64) -> Played {
+    let mut dice = Dice(blake3(&seed.to_be_bytes()));
+    let mut table = pool(6_000);
+    // At most one of five who can be drawn for a proof says what is not so.
+    let mut characters = [Auditor::Honest; 8];
+    for character in [Auditor::Lazy, Auditor::Copying, Auditor::Absent] {
+        characters[2 + usize::try_from(dice.below(6)).unwrap()] = character;
+    }
+    for _ in 0..30 {
+        match dice.below(6) {
+            0..3 => {
+                let miner = 2 + u8::try_from(dice.below(6)).unwrap();
+                table.take(&Step::Answer { client: CLIENT, miner, price: 20, units: 100 });
+            }
+            3 => next_epoch(&mut table),
+            4 if !table.leaves().is_empty() => {
+                let leaves = table.leaves();
+                let (at, job) = leaves[usize::try_from(dice.below(leaves.len() as u64)).unwrap()];
+                table.challenge(CHALLENGER, at, job);
+            }
+            _ => table.wait(dice.below(EPOCH)),
+        }
+        for (at, auditor, said) in table.seats() {
+            if dice.below(3) > 0 {
+                play(&mut table, at, auditor, said, characters[usize::from(number(auditor))]);
+            }
+        }
+    }
+    (0..7).for_each(|_| next_epoch(&mut table));
+    table.wait(200);
+    check(&table, seed);
+    played(&table, &characters)
+}
+
+/// What holds whoever audits.
+fn check(table: &Table, seed: u64) {
+    let state = table.pool.state();
+    assert_eq!(state.accounts().total(), 0, "seed {seed}");
+    assert_eq!(table.seats(), [], "seed {seed}");
+    let reserved = state.accounts().amount(&Account::ClientReserved(key(CHALLENGER).address()));
+    assert_eq!(reserved, MicroUsdc(0), "seed {seed}");
+    verify(&published(table)).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
+}
+
+fn played(table: &Table, characters: &[Auditor]) -> Played {
+    let (mut ends, mut paid) = (BTreeMap::new(), BTreeMap::new());
+    let mut provers = vec![Vec::<Address>::new()];
+    for record in records(table) {
+        match record {
+            Record::Accepted { proof, .. } => {
+                let by = Statement::decode(&proof.payload).unwrap().header.by;
+                provers.last_mut().unwrap().push(by);
+            }
+            Record::Boundary(_) => provers.push(Vec::new()),
+            Record::AuditClosed { leaf, end } => {
+                let prover = &provers[usize::try_from(leaf.epoch).unwrap()];
+                let prover = prover[usize::try_from(leaf.index).unwrap()];
+                *ends.entry((truth(prover) == Finding::Holds, end)).or_default() += 1;
+            }
+            Record::AuditPaid { auditor, .. } => {
+                *paid.entry(characters[usize::from(number(auditor))]).or_default() += 1;
+            }
+            Record::Overturned { leaf } => {
+                let prover = &provers[usize::try_from(leaf.epoch).unwrap()];
+                let prover = prover[usize::try_from(leaf.index).unwrap()];
+                assert_ne!(truth(prover), Finding::Holds, "an honest miner lost its pay");
+            }
+            _ => {}
+        }
+    }
+    (ends, paid)
+}
+
+#[test]
+fn auditors_of_all_kinds_lose_no_money_and_no_honest_proof() {
+    let (mut ends, mut paid) = (BTreeMap::new(), BTreeMap::new());
+    for seed in 0..60 {
+        let (some, looks) = game(seed);
+        some.into_iter().for_each(|(end, count)| *ends.entry(end).or_insert(0) += count);
+        looks.into_iter().for_each(|(kind, count)| *paid.entry(kind).or_insert(0) += count);
+    }
+    println!("{ends:?}; paid looks: {paid:?}");
+    let count = |good, end| ends.get(&(good, end)).copied().unwrap_or(0);
+    assert_eq!(count(true, AuditEnd::Contradicts) + count(true, AuditEnd::Differs), 0);
+    assert!(count(false, AuditEnd::Contradicts) > 20 && count(false, AuditEnd::Differs) > 20);
+    assert!(count(false, AuditEnd::Holds) > 0, "the lazy one is the first drawn at times");
+    assert!(!paid.contains_key(&Auditor::Copying) && !paid.contains_key(&Auditor::Absent));
+}
