@@ -117,7 +117,7 @@ fn a_paused_miner_leaves_jobs_to_others_until_it_is_resumed() {
     };
     assert_eq!(jobs("miner-bob.eth"), ["earned", "earned", "earned"], "{told}");
     assert!(jobs("miner-alice.eth").is_empty(), "{told}");
-    assert_eq!(told["miners"][0]["pays"][0]["model"], "queenbee-nano", "{told}");
+    assert_eq!(told["miners"][0]["pays"][1]["model"], "queenbee-nano", "{told}");
 
     let both = order(&site, &["pause"]).good();
     assert_eq!(both.stderr.matches("takes no more jobs").count(), 2, "{both:?}");
