@@ -73,6 +73,11 @@ pub(crate) enum Step {
     /// All who are asked agree, and those asked after them.
     Inquest(Finding),
     Challenge(u8, Index),
+    /// Answers that are challenged once their epochs are sealed, and found to differ.
+    Cheat {
+        miner: u8,
+        times: u8,
+    },
     Deposit(u8, u64),
     Reorg(Index),
 }
@@ -109,6 +114,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(finding, seat)| Step::Attest(finding, seat)),
         2 => select(findings).prop_map(Step::Inquest),
         3 => (10..12u8, any::<Index>()).prop_map(|(client, leaf)| Step::Challenge(client, leaf)),
+        1 => (2..6u8, 1..5u8).prop_map(|(miner, times)| Step::Cheat { miner, times }),
         1 => (10..12u8, prop_oneof![1..2_000u64, Just(u64::MAX / 2)])
             .prop_map(|(client, amount)| Step::Deposit(client, amount)),
         1 => any::<Index>().prop_map(Step::Reorg),
@@ -384,6 +390,17 @@ impl Table {
                 }
             }
             Step::Inquest(finding) => self.inquest(*finding),
+            Step::Cheat { miner, times } => {
+                for _ in 0..*times {
+                    (2..6).for_each(|n| self.take(&Step::Beat(n)));
+                    self.take(&Step::Answer { client: 10, miner: *miner, price: 40, units: 9 });
+                    self.wait(9_000);
+                    if let Some((at, job)) = self.leaves().last().copied() {
+                        self.challenge(11, at, job);
+                    }
+                    self.inquest(Finding::Differs(9));
+                }
+            }
             Step::Challenge(client, index) => {
                 let leaves = self.leaves();
                 if !leaves.is_empty() {

@@ -64,13 +64,15 @@ fn busy_pool() -> (Table, Vec<Receipt>) {
 
 /// Some audits are held, others not, and some proofs are challenged.
 fn audit(table: &mut Table, round: u64) {
-    match round % 4 {
-        1 => table.inquest(Finding::Holds),
-        3 => table.inquest(Finding::Contradicts),
+    match round {
+        6 => table.inquest(Finding::Contradicts),
+        8 | 9 | 13 => table.inquest(Finding::Holds),
         _ => {}
     }
-    for (at, job) in table.leaves() {
-        table.challenge(11, at, job);
+    if round % 4 == 0 {
+        for (at, job) in table.leaves() {
+            table.challenge(11, at, job);
+        }
     }
 }
 
@@ -761,7 +763,7 @@ fn every_byte_of_every_file_counts() {
 #[test]
 fn a_receipt_must_say_what_the_records_say() {
     let (table, receipts) = busy_pool();
-    assert!(receipts.len() >= 18);
+    assert!(receipts.len() >= 18, "{}", receipts.len());
     let epochs = published(&table);
     let changes: [Change<Receipt>; 16] = [
         ("proof", |r| r.proof = FORGED),

@@ -137,7 +137,7 @@ impl Book {
             audits_root: Digest::ZERO,
             totals: self.totals(),
             secret: boundary.secret,
-            settlement: 2,
+            settlement: 3,
             pps_scaled: self.held.get(&boundary.epoch).is_some_and(|held| held.scaled),
             audits_unserved: 0,
         }
