@@ -75,7 +75,7 @@ mod tests {
             fee168: MicroUsdc(0),
             loss24: 0,
             established: false,
-            models: vec![if n % 2 == 0 { "even" } else { "odd" }.to_owned()],
+            models: vec![if n.is_multiple_of(2) { "even" } else { "odd" }.to_owned()],
             slots: 1,
             mode: PayoutMode::Solo,
         };

@@ -57,8 +57,7 @@ fn bare(engine: &mut dyn Engine) -> Result<f64> {
         prompt_ids: engine.tokenizer().context("a language model has one")?.encode_prompt(PROMPT)?,
         max_tokens: TOKENS,
         stop: Vec::new(),
-        deadline: None,
-        max_memory_bytes: None,
+        ..GenerateRequest::default()
     };
     let mut tokens = 0;
     let mut sink = |_: &swarm_inference::Step| {

@@ -41,7 +41,7 @@ impl Embedder {
         if manifest.context_length as usize > shape.max_position_embeddings {
             agree("context length", manifest.context_length as usize, shape.max_position_embeddings)?;
         }
-        if shape.num_attention_heads == 0 || shape.hidden_size % shape.num_attention_heads != 0 {
+        if shape.num_attention_heads == 0 || !shape.hidden_size.is_multiple_of(shape.num_attention_heads) {
             return Err(LoadError::Unsupported("the heads do not share the hidden size".to_owned()));
         }
         let mut bytes = Vec::new();

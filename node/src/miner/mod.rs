@@ -32,6 +32,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use streams::Streams;
+use swarm_inference::{Hardware, write_sidecar};
 use swarm_protocol::Millis;
 use swarm_protocol::miner::{Config, Event, Miner, ModelTerms};
 use swarm_protocol::statement::Assurance;
@@ -43,6 +44,9 @@ const MAX_VIEW_PAGES: usize = 16;
 const VIEW_INTERVAL: Duration = Duration::from_secs(600);
 /// How long running jobs may take once the miner is told to stop.
 const DRAIN_GRACE: Millis = Millis::from_secs(10);
+const MIB: u64 = 1 << 20;
+/// In a miner's folder: what runs its models, and where.
+const PROVIDERS_FILE: &str = "providers.json";
 
 /// Runs a miner until it is told to stop and has drained.
 pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
@@ -59,6 +63,7 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let models = Arc::new(Models::load(&args.models)?);
     let daemon = Daemon::open(args.ipfs_api.as_deref()).await?;
     let engines = Engines::start(&models, args.miner.slots, &providers.registry)?;
+    write_sidecar(&directory.file(PROVIDERS_FILE), &providers.registry)?;
     let blocks = upkeep::open(&args.content, &directory.file("blocks.redb"), clock, stop.clone())?;
     import::archives(&args.import, &blocks).await?;
     let network = network_config(&args.network, &directory, &args.pool.pool, "miner", "miner")?;
@@ -101,7 +106,7 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     };
     tracing::info!("joined {} of operator {}", terms.pool, joined.operator);
     let first = [joined.opened.clone(), joined.beacon.clone()];
-    let mut miner = Miner::new(config(&args, &joined.pool, &key, &engines, clock));
+    let mut miner = Miner::new(config(&args, &joined.pool, &key, &models, &engines, clock));
     let link = Link::new(network.clone(), joined, clock).await;
     let view = LiveView::keeping(directory.file(EVIDENCE_FOLDER));
     tokio::spawn(view.clone().keep(link.clone(), MAX_VIEW_PAGES, VIEW_INTERVAL, stop.clone()));
@@ -131,6 +136,7 @@ fn config(
     args: &NodeArgs,
     pool: &swarm_crypto::address::PoolId,
     key: &swarm_crypto::key::SecretKey,
+    models: &Models,
     engines: &Engines,
     clock: Clock,
 ) -> Config {
@@ -138,7 +144,7 @@ fn config(
         model: model.clone(),
         assurances: assurances.clone(),
         min_price: args.miner.min_price,
-        vram_mb: 0,
+        vram_mb: models.get(model).map_or(0, |model| mebibytes(model.manifest().size.next_multiple_of(MIB))),
     };
     Config {
         pool: *pool,
@@ -148,9 +154,15 @@ fn config(
         mode: args.miner.payout.into(),
         ens: args.miner.ens.clone(),
         device: "cpu".to_owned(),
-        vram_mb: 0,
+        // What a processor's models may take is the machine's memory.
+        vram_mb: args.miner.engine_memory.unwrap_or_else(|| mebibytes(Hardware::probe().memory_bytes)),
         boot_at: clock.now(),
     }
+}
+
+/// Whole ones, as far as the wire can say.
+fn mebibytes(bytes: u64) -> u32 {
+    u32::try_from(bytes / MIB).unwrap_or(u32::MAX)
 }
 
 /// Tells the miner which models nothing runs for the moment.

@@ -40,6 +40,11 @@ pub fn carry_out(
     }
 }
 
+/// What a job may take of the device's memory, if it says so.
+fn max_memory(run: &Run) -> Option<u64> {
+    (run.job.vram_mb > 0).then(|| u64::from(run.job.vram_mb) << 20)
+}
+
 /// Continues a job's prompt.
 fn generate(
     engine: &mut dyn Engine,
@@ -60,7 +65,7 @@ fn generate(
             seed: run.job.params.seed,
         },
         deadline: Some(Instant::now() + within),
-        max_memory_bytes: None,
+        max_memory_bytes: max_memory(run),
     };
     let mut prefix = PrefixDigest::new(&run.lease, &model.digest(), &prompt);
     let mut steps = Vec::new();
@@ -97,7 +102,7 @@ fn embed(
 ) -> Result<Made> {
     let texts = model.text_ids(&run.job, run.linked.as_deref())?;
     let deadline = Some(Instant::now() + within);
-    let request = EmbedRequest { texts: texts.clone(), deadline, max_memory_bytes: None };
+    let request = EmbedRequest { texts: texts.clone(), deadline, max_memory_bytes: max_memory(run) };
     let mut prefix = embed::PrefixDigest::new(&run.lease, &model.digest());
     let (mut output, mut waiting) = (Vec::new(), texts.iter());
     let mut sink = |vector: &[f32]| {
@@ -125,7 +130,9 @@ fn benchmark(
 ) -> Result<Made> {
     let text = prompt_text(&run.job, run.linked.as_deref())?;
     let spec = bench::Spec::parse(&text)?;
-    let request = BenchRequest { deadline: Some(Instant::now() + within), ..bench_request(&spec, run.seed) };
+    let deadline = Some(Instant::now() + within);
+    let request =
+        BenchRequest { deadline, max_memory_bytes: max_memory(run), ..bench_request(&spec, run.seed) };
     let mut prefix = bench::PrefixDigest::new(&run.lease, &model.digest(), &text);
     let mut laps = Vec::new();
     let mut sink = |lap: swarm_inference::Lap| {

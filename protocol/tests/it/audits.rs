@@ -334,11 +334,11 @@ fn play(table: &mut Table, at: LeafAt, auditor: Address, said: Said, character: 
         Auditor::Lazy => table.attest(at, auditor, said, Finding::Holds),
         Auditor::Copying if said == Said::Nothing => {
             let others = table.seats().into_iter().filter(|(other, ..)| *other == at);
-            let seal = others.filter_map(|(_, _, said)| match said {
+            let mut seal = others.filter_map(|(_, _, said)| match said {
                 Said::Sealed(seal) => Some(seal),
                 Said::Nothing | Said::Opened(_) | Said::Lapsed => None,
             });
-            if let Some(seal) = seal.last() {
+            if let Some(seal) = seal.next_back() {
                 let (word, by) = (Word::Sealed(seal), number(auditor));
                 table.say(by, Attestation { epoch: at.epoch, index: at.index, lease, word });
             }

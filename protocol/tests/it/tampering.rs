@@ -69,7 +69,7 @@ fn audit(table: &mut Table, round: u64) {
         8 | 9 | 13 => table.inquest(Finding::Holds),
         _ => {}
     }
-    if round % 4 == 0 {
+    if round.is_multiple_of(4) {
         for (at, job) in table.leaves() {
             table.challenge(11, at, job);
         }

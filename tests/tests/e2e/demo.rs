@@ -17,7 +17,7 @@ fn a_job_is_raced_for_answered_and_receipted() {
     let site = Site::new();
     let operator = site.operator(&["--epoch", "8s"]);
     let miners = [site.miner("alice.eth", &[]), site.miner("bob.eth", &[])];
-    operator.expect("joined with queenbee-nano");
+    operator.expect("joined with matmul, queenbee-nano");
 
     let job = site.job("job", &job_of("It is a truth universally acknowledged, that", 60));
     let answered = site.submit(&job).good().json();

@@ -57,7 +57,7 @@ async fn gossip_and_jobs_flow_after_each_restart() {
         for (miner, mark) in miners.iter().zip(marks) {
             miner.expect_after(mark, "connected to the operator");
         }
-        operator.expect("joined with queenbee-nano");
+        operator.expect("joined with matmul, queenbee-nano");
         let met = begun.elapsed();
         answers.push(site.submit(&job).good().json());
         println!(

@@ -147,7 +147,7 @@ fn status_is_one_object_with_what_watch_shows() {
     let site = Site::new();
     let operator = site.operator(&["--epoch", "8s", "--heartbeat", "1s"]);
     let miner = site.miner("alice.eth", &[]);
-    operator.expect("joined with queenbee-nano");
+    operator.expect("joined with matmul, queenbee-nano");
     let answered = site.submit(&site.job("job", &short_job("It is"))).good().json();
     let waiting = site.job("waiting", &job_of("It is", 5));
     let slow = site.slow_miner("bob.eth", Duration::from_secs(2), &[]);
@@ -207,7 +207,7 @@ fn a_node_tells_its_owner_how_its_peers_are_connected() {
     let site = Site::new();
     let operator = site.operator(&["--heartbeat", "1s"]);
     let miner = site.miner("alice.eth", &[]);
-    operator.expect("joined with queenbee-nano");
+    operator.expect("joined with matmul, queenbee-nano");
     let told = eventually("a measured round trip", || {
         let told = node_status(&site, &["--json"]).good().json();
         let measured = told["nodes"].as_array()?.iter().all(|node| node["peers"][0]["latency_ms"].is_u64());

@@ -361,8 +361,8 @@ impl State {
     pub(in crate::pool) fn return_challenge(&mut self, at: LeafAt, challenger: Address, amount: MicroUsdc) {
         let open = self.epoch.number;
         let seats = &mut self.audit_mut(at).seats;
-        let paying = seats.iter_mut().filter_map(|seat| seat.challenge.as_mut());
-        let paying = paying.filter(|paying| paying.challenger == challenger && !paying.returned).next_back();
+        let mut paying = seats.iter_mut().filter_map(|seat| seat.challenge.as_mut());
+        let paying = paying.rfind(|paying| paying.challenger == challenger && !paying.returned);
         let paying = paying.expect("only what was paid is returned");
         paying.returned = true;
         // Once it was released with the auditor's pay it stays a debit.
@@ -373,8 +373,8 @@ impl State {
 
     /// Whose money a seat costs, and whether it was paid to the auditor.
     pub(in crate::pool) fn unreturned(&self, at: LeafAt, challenger: &Address) -> Option<Paying> {
-        let paying = self.audit(at)?.seats.iter().filter_map(|seat| seat.challenge);
-        paying.filter(|paying| paying.challenger == *challenger && !paying.returned).next_back()
+        let mut paying = self.audit(at)?.seats.iter().filter_map(|seat| seat.challenge);
+        paying.rfind(|paying| paying.challenger == *challenger && !paying.returned)
     }
 
     /// What an auditor is told.
