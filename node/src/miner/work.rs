@@ -1,10 +1,13 @@
 //! One job on one engine: from what a client signed to the transcript and the output that a proof names.
 
+use crate::words::short_job;
 use crate::workload::{KnownModel, NormativeSampler, bench_request, prompt_text, step, stop_reason};
 use anyhow::{Context, Result, anyhow};
 use std::time::{Duration, Instant};
 use swarm_crypto::digest::Digest;
-use swarm_inference::{BenchRequest, CancelToken, EmbedRequest, Engine, Flow, GenerateRequest, Sampling};
+use swarm_inference::{
+    BenchRequest, CancelToken, EmbedRequest, Engine, Flow, GenerateRequest, Generation, Sampling,
+};
 use swarm_protocol::miner::Run;
 use swarm_protocol::statement::JobType;
 use swarm_protocol::transcript::{PrefixDigest, Transcript};
@@ -81,6 +84,7 @@ fn generate(
     let mut other = other_weights()?;
     let engine = other.as_deref_mut().unwrap_or(engine);
     let generation = engine.generate(&request, &mut sampler, cancel, &mut sink)?;
+    tell_pace(run, &generation);
     let transcript = Transcript {
         model: run.job.model.clone(),
         model_digest: model.digest(),
@@ -89,6 +93,18 @@ fn generate(
         stop: stop_reason(generation.stop_reason),
     };
     Ok(Made { transcript: transcript.encode(), output: generation.output })
+}
+
+fn tell_pace(run: &Run, made: &Generation) {
+    let (first, rest) = (made.prompt_time.as_secs_f64(), made.decode_time.as_secs_f64());
+    // The first token was there when the rest began.
+    let after = made.ids.len().saturating_sub(1) as f64;
+    let pace = if rest > 0.0 { after / rest } else { 0.0 };
+    tracing::info!(
+        "{}: the first of {} tokens after {first:.2} s, then {pace:.0} a second",
+        short_job(&run.id),
+        made.ids.len()
+    );
 }
 
 /// Embeds a job's texts.
