@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use swarm_inference::{Candle, Isolated, OpenAi, Program, Registry, ServerAt, ServerConfig};
+use swarm_inference::{Candle, Isolated, OpenAi, Program, Registry, ServerAt, ServerConfig, write_sidecar};
 use tokio::sync::watch;
 
 /// The providers of a node, and the names of models that nothing runs for the moment.
@@ -45,9 +45,26 @@ impl Providers {
         Ok(Self { registry, gone })
     }
 
+    /// Writes down which of them run and where, until what is returned is dropped.
+    pub fn list(&self, path: PathBuf) -> std::io::Result<Listed> {
+        write_sidecar(&path, &self.registry)?;
+        Ok(Listed(path))
+    }
+
     /// Providers whose engines never go.
     pub fn lasting(registry: Registry) -> Self {
         Self { registry, gone: watch::channel(BTreeSet::new()).1 }
+    }
+}
+
+/// The file that says what runs; it goes with the node.
+#[derive(Debug)]
+pub struct Listed(PathBuf);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        // Whoever removed it first has done the same.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

@@ -39,9 +39,31 @@ struct Life {
     ready: bool,
     /// What the process before said last.
     last_words: String,
+    /// Until when a process that was started may load.
+    ready_by: Option<Instant>,
     failures: u32,
     not_before: Option<Instant>,
     stopped: bool,
+}
+
+impl Life {
+    fn is_ready(&mut self) {
+        (self.ready, self.failures) = (true, 0);
+        self.not_before = Some(Instant::now() + MIN_PAUSE);
+    }
+
+    /// Ends what was started in vain; the next start has to wait.
+    fn fails(&mut self, error: ServerError) -> EngineError {
+        self.process = None;
+        self.failures += 1;
+        let pause = MIN_PAUSE.saturating_mul(1 << self.failures.min(16)).min(MAX_PAUSE);
+        self.not_before = Some(Instant::now() + pause);
+        self.last_words = match &error {
+            ServerError::Exited(words) => words.clone(),
+            other => other.to_string(),
+        };
+        error.into()
+    }
 }
 
 #[derive(Deserialize)]
@@ -105,46 +127,58 @@ impl Server {
         Err(ServerError::Starting.into())
     }
 
+    /// Goes on with a start that is under way, or begins one; who loses patience leaves it to the next.
     fn start_again(
         &self,
         owned: &Owned,
         life: &mut Life,
         interrupt: Interrupt<'_>,
     ) -> Result<(), EngineError> {
+        if life.process.as_ref().is_none_or(Process::has_ended) {
+            self.begin(owned, life, interrupt)?;
+        }
+        self.await_ready(life, interrupt)
+    }
+
+    fn begin(&self, owned: &Owned, life: &mut Life, interrupt: Interrupt<'_>) -> Result<(), EngineError> {
         if let Some(mut ended) = life.process.take() {
             life.last_words = ended.last_words();
         }
         if life.not_before.is_some_and(|at| Instant::now() < at) {
             return Err(ServerError::Exited(life.last_words.clone()).into());
         }
-        let started = self.start(owned, interrupt);
-        life.failures = if started.is_ok() { 0 } else { life.failures + 1 };
-        let pause = MIN_PAUSE.saturating_mul(1 << life.failures.min(16)).min(MAX_PAUSE);
-        life.not_before = Some(Instant::now() + pause);
-        life.process = Some(started?);
-        life.ready = true;
+        if !matches!(self.models(interrupt), Err(EngineError::Server(ServerError::Unreachable(_)))) {
+            interrupt.check()?;
+            return Err(life.fails(ServerError::Taken(self.endpoint.url().to_owned())));
+        }
+        match Process::start(&owned.command) {
+            Ok(process) => (life.process, life.ready) = (Some(process), false),
+            Err(error) => return Err(life.fails(error)),
+        }
+        life.ready_by = Some(Instant::now() + self.times.ready);
         Ok(())
     }
 
-    fn start(&self, owned: &Owned, interrupt: Interrupt<'_>) -> Result<Process, EngineError> {
-        if !matches!(self.models(interrupt), Err(EngineError::Server(ServerError::Unreachable(_)))) {
-            interrupt.check()?;
-            return Err(ServerError::Taken(self.endpoint.url().to_owned()).into());
-        }
-        let mut process = Process::start(&owned.command)?;
-        let until = Instant::now() + self.times.ready;
+    fn await_ready(&self, life: &mut Life, interrupt: Interrupt<'_>) -> Result<(), EngineError> {
         loop {
+            let Some(process) = life.process.as_mut() else {
+                return Err(EngineError::Cancelled);
+            };
             if process.has_ended() {
-                return Err(ServerError::Exited(process.last_words()).into());
+                let words = process.last_words();
+                return Err(life.fails(ServerError::Exited(words)));
             }
             let why = match self.models(interrupt) {
-                Ok(_) => return Ok(process),
+                Ok(_) => {
+                    life.is_ready();
+                    return Ok(());
+                }
                 Err(EngineError::Server(error)) => error,
                 Err(error) => return Err(error),
             };
-            if Instant::now() >= until {
+            if life.ready_by.is_none_or(|until| Instant::now() >= until) {
                 let why = format!("{why}; what it said last: {}", process.tail());
-                return Err(ServerError::NotReady { within: self.times.ready, why }.into());
+                return Err(life.fails(ServerError::NotReady { within: self.times.ready, why }));
             }
             std::thread::sleep(ASK_AGAIN);
         }

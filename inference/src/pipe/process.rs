@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, prlimit, waitid,
+};
 
 use super::frame::{self, Described, Order, PIPE_VERSION, Report, Task};
 use super::host::lock;
@@ -86,6 +89,8 @@ impl Started {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // Ctrl-C on the node's terminal is for the node, which lets jobs end.
+            .process_group(0)
             .spawn()
             .map_err(|error| format!("{path} cannot be started: {error}"))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("no process id")?;
@@ -163,10 +168,10 @@ impl Started {
         // From here on nobody else ends it by its number, which may soon be another's.
         let why = lock(&self.process.state).over.get_or_insert(why).clone();
         if why == ENDED {
-            rest(&mut self.child);
+            rest(self.process.pid);
         }
-        // It may be gone already.
-        let _ = self.child.kill();
+        // It may be gone already; what it has started goes with it.
+        let _ = kill_process_group(self.process.pid, Signal::KILL);
         let status = self.child.wait();
         let mut line = match status {
             _ if why != ENDED => why,
@@ -187,9 +192,11 @@ impl Started {
 }
 
 /// Waits a little for a process whose output has ended.
-fn rest(child: &mut Child) {
+fn rest(pid: Pid) {
+    // It stays a zombie, so that its number stays its own.
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     let until = Instant::now() + MAX_LEAVE;
-    while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
+    while matches!(waitid(WaitId::Pid(pid), options), Ok(None)) && Instant::now() < until {
         std::thread::sleep(LOOK_INTERVAL);
     }
 }
@@ -362,7 +369,7 @@ impl Process {
         if state.over.is_none() {
             state.over = Some(why.to_owned());
             // Its supervisor has not waited for it yet, so the number is still its own.
-            let _ = kill_process(self.pid, Signal::KILL);
+            let _ = kill_process_group(self.pid, Signal::KILL);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +17,9 @@ use crate::{
 
 /// Between two looks at whether a sequence is over while its token is awaited.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Tasks at once: those of a whole batch, and as many that are about to end.
+const MAX_TASKS: usize = 2 * MAX_BATCH_SEQUENCES;
 
 /// Why an engine stopped before it was told to.
 #[derive(Debug, Error)]
@@ -127,8 +131,8 @@ impl Desk {
     fn begin(&self, id: u64, task: Task, max_memory_bytes: Option<u64>) -> Result<(), ServeError> {
         let loaded = lock(&self.loaded).clone().ok_or(ServeError::OutOfTurn("no model is loaded"))?;
         let mut tasks = lock(&self.tasks);
-        if tasks.len() >= MAX_BATCH_SEQUENCES {
-            let why = Some(format!("{MAX_BATCH_SEQUENCES} tasks are under way already"));
+        if tasks.len() >= MAX_TASKS {
+            let why = Some(format!("{MAX_TASKS} tasks are under way already"));
             return Ok(self.reports.say(&Report::Ended { id, why })?);
         }
         let (taken, takes) = sync_channel(1);
@@ -140,7 +144,12 @@ impl Desk {
         let (reports, tasks) = (self.reports.clone(), self.tasks.clone());
         std::thread::spawn(move || {
             let work = Work { id, reports: reports.clone(), over };
-            let why = work.run(&loaded, task, takes, max_memory_bytes).err().map(|error| error.to_string());
+            // An engine that panicked was not put back, and another takes its place.
+            let run = || work.run(&loaded, task, takes, max_memory_bytes);
+            let why = match catch_unwind(AssertUnwindSafe(run)) {
+                Ok(result) => result.err().map(|error| error.to_string()),
+                Err(_) => Some("the engine panicked".to_owned()),
+            };
             lock(&tasks).remove(&id);
             // A node that is gone has closed the input too.
             let _ = reports.say(&Report::Ended { id, why });

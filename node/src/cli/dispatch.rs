@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 /// How long blocking work may hold up the end of the process.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Threads that wait for disks and hashes; further work waits for one.
-const MAX_BLOCKING_THREADS: usize = 64;
+const MAX_BLOCKING_THREADS: usize = 128;
 /// How long such a thread stays when there is nothing to do: below the time between two looks at the address file.
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
@@ -69,12 +69,14 @@ fn finish(runtime: Runtime, work: impl Future<Output = Result<Exit>>) -> Result<
 fn on_signals() -> Result<CancellationToken> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let token = stop.clone();
     tokio::spawn(async move {
         for count in 0.. {
             tokio::select! {
                 _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
                 _ = interrupt.recv() => {}
             }
             if count > 0 {

@@ -299,7 +299,7 @@ pub struct MinerArgs {
 
     /// Jobs to run at once
     #[arg(long, env = "SWARMPOOL_SLOTS", default_value = "1", value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..=swarm_protocol::statement::MAX_SLOTS as i64))]
+          value_parser = clap::value_parser!(u32).range(1..=swarm_inference::MAX_BATCH_SEQUENCES as i64))]
     pub slots: u32,
 
     /// The least price in USDC that you work for

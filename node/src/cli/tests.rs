@@ -113,7 +113,7 @@ fn mistakes_on_the_command_line() {
         ),
         (
             "swarm-node --role miner --slots 0",
-            "invalid value '0' for '--slots <N>': 0 is not in 1..=256 → see swarm-node --help",
+            "invalid value '0' for '--slots <N>': 0 is not in 1..=64 → see swarm-node --help",
         ),
         (
             "swarm-node --role operator --epoch 60",
@@ -190,7 +190,7 @@ fn mistakes_in_a_settings_file() {
         ("no_mdns = true", "config.toml: no_mdns is not a setting → did you mean no-mdns?"),
         ("min-price = 0.1", "config.toml: min-price must be written in quotes → "),
         ("[miner]\nslots = 1", "config.toml: miner is not a setting → the settings are: "),
-        ("slots = 0", "config.toml: invalid value '0' for '--slots <N>': 0 is not in 1..=256 → "),
+        ("slots = 0", "config.toml: invalid value '0' for '--slots <N>': 0 is not in 1..=64 → "),
         ("a = 1\nb = = 2", "config.toml: line 2: "),
     ];
     for (settings, expected) in table {

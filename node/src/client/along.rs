@@ -96,6 +96,9 @@ impl Reader {
                     if piece.ended {
                         return Ok(());
                     }
+                    if piece.text.is_empty() {
+                        tokio::time::sleep(PAUSE).await;
+                    }
                 }
                 Err(error) if tries == MAX_TRIES => return Err(error),
                 Err(_) => {

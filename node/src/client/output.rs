@@ -97,7 +97,8 @@ impl Printer {
 
     /// What was printed in parts is not the answer: it ends here, and why.
     pub fn break_off(&self, why: &str) {
-        println!();
+        // A closed pipe is no reason to complain.
+        let _ = std::io::stdout().lock().write_all(b"\n");
         eprintln!("{why}");
     }
 

@@ -32,7 +32,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use streams::Streams;
-use swarm_inference::{Hardware, write_sidecar};
+use swarm_inference::{Hardware, Registry};
 use swarm_protocol::Millis;
 use swarm_protocol::miner::{Config, Event, Miner, ModelTerms};
 use swarm_protocol::statement::Assurance;
@@ -62,8 +62,10 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let clock = Clock::start();
     let models = Arc::new(Models::load(&args.models)?);
     let daemon = Daemon::open(args.ipfs_api.as_deref()).await?;
-    let engines = Engines::start(&models, args.miner.slots, &providers.registry)?;
-    write_sidecar(&directory.file(PROVIDERS_FILE), &providers.registry)?;
+    let Some(engines) = start_engines(&models, args.miner.slots, &providers.registry, &stop).await? else {
+        return Ok(());
+    };
+    let _listed = providers.list(directory.file(PROVIDERS_FILE))?;
     let blocks = upkeep::open(&args.content, &directory.file("blocks.redb"), clock, stop.clone())?;
     import::archives(&args.import, &blocks).await?;
     let network = network_config(&args.network, &directory, &args.pool.pool, "miner", "miner")?;
@@ -130,6 +132,26 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     listener.abort();
     network.shutdown().await;
     outcome
+}
+
+/// Loads the models, which takes minutes for large ones; nothing if it is told to stop meanwhile.
+async fn start_engines(
+    models: &Arc<Models>,
+    slots: u32,
+    registry: &Registry,
+    stop: &CancellationToken,
+) -> Result<Option<Engines>> {
+    let (models, starting) = (models.clone(), registry.clone());
+    let mut starting = tokio::task::spawn_blocking(move || Engines::start(&models, slots, &starting));
+    tokio::select! {
+        engines = &mut starting => Ok(Some(engines??)),
+        () = stop.cancelled() => {
+            registry.providers().for_each(|provider| provider.stop());
+            // What was started ends with it, and that it was stopped is no error.
+            let _ = starting.await;
+            Ok(None)
+        }
+    }
 }
 
 fn config(

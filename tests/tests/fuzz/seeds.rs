@@ -531,6 +531,7 @@ fn files() {
     write("job-file", "two-inputs", job.replace("\"Once\"", "\"Once\",\"file\":\"a\"").as_bytes());
     write("job-file", "not-text", b"{\xff}");
     write("job-file", "embed", job.replace("llm_gen", "embed").as_bytes());
+    write("job-file", "image", job.replace("llm_gen", "sd_infer").as_bytes());
     write("job-file", "no-text", job.replace("Once", "").as_bytes());
     for field in ["job_type", "model", "input", "params", "payment", "limits"] {
         write("job-file", field, job.replacen(field, "other", 1).as_bytes());

@@ -2,14 +2,16 @@
 
 use super::Subject;
 use crate::cli::UserError;
+use crate::content::import;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::Path;
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
+use swarm_protocol::codec::raw_cid;
 use swarm_protocol::distance::{Distances, Tolerance};
-use swarm_protocol::statement::Signed;
+use swarm_protocol::statement::{Body, Input, Signed, Statement};
 
 /// The longest file that is read: a transcript, an output and an input of the greatest length, in hexadecimal.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -106,8 +108,12 @@ pub(super) fn read(path: &Path) -> Result<Subject> {
         Ok(Signed::decode(&bytes(text)?).map_err(|error| no_evidence(&error))?)
     };
     let lease = file.lease.read().ok_or_else(|| no_evidence(&"its lease is none"))?;
+    let job = signed(&file.content.job)?;
+    if !is_linked(&job, file.content.input.as_deref()) {
+        return Err(no_evidence(&"its input is not the one that the job links to").into());
+    }
     Ok(Subject {
-        job: signed(&file.content.job)?,
+        job,
         proof: signed(&file.content.proof)?,
         lease,
         transcript: bytes(&file.content.transcript)?,
@@ -115,4 +121,17 @@ pub(super) fn read(path: &Path) -> Result<Subject> {
         linked: file.content.input,
         recorded: None,
     })
+}
+
+/// Whether `input` is what a job with a linked input is about, as this project's own programs cut files into blocks.
+fn is_linked(job: &Signed, input: Option<&str>) -> bool {
+    let Ok(Statement { body: Body::Job(job), .. }) = Statement::decode(&job.payload) else { return true };
+    match (&job.input, input) {
+        (Input::Linked { cid, bytes }, Some(text)) => {
+            text.len() as u64 == *bytes
+                && (import(text.as_bytes()).0 == *cid || raw_cid(text.as_bytes()) == *cid)
+        }
+        (Input::Linked { .. }, None) => false,
+        (Input::Text(_) | Input::Chat(_) | Input::Sealed { .. }, _) => true,
+    }
 }
