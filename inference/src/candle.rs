@@ -4,7 +4,7 @@ mod batched;
 mod bench;
 mod embed;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use self::batched::{Batched, Worker};
@@ -12,6 +12,7 @@ use self::bench::Bench;
 use self::embed::{Embedder, Embedding};
 use crate::generate::{Predictor, generate};
 use crate::gguf::Gguf;
+use crate::lock::lock;
 use crate::{
     Architecture, CancelToken, Candidate, Compute, Decoder, Engine, EngineConfig, EngineError, Flow,
     GenerateRequest, Generation, Hardware, Interrupt, LoadError, Manifest, PREFILL_CHUNK, Provider,
@@ -56,10 +57,6 @@ impl State {
         self.embedders.retain(|embedder| embedder.strong_count() > 0);
         self.embedders.iter().filter_map(Weak::upgrade).find(|embedder| embedder.manifest() == manifest)
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Provider for Candle {

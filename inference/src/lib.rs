@@ -21,6 +21,7 @@ mod decoder;
 mod engine;
 mod generate;
 mod gguf;
+mod lock;
 mod manifest;
 mod openai;
 mod output;

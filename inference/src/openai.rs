@@ -9,7 +9,7 @@ mod run;
 mod server;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use self::engine::OpenAiEngine;
@@ -17,6 +17,7 @@ pub use self::error::ServerError;
 pub use self::http::MAX_EVENT_BYTES;
 use self::reading::Reading;
 use self::server::Server;
+use crate::lock::lock;
 use crate::{
     CancelToken, Engine, EngineConfig, EngineError, Hardware, Interrupt, Manifest, Provider, Stats, Support,
 };
@@ -127,10 +128,6 @@ struct State {
     stopped: CancelToken,
     stats: Stats,
     server: Weak<Server>,
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl OpenAi {

@@ -11,6 +11,9 @@ const PARTS: u32 = 10_000;
 
 /// Whether the proof under `lease` is picked: `keyed(s_M; lease id) < rate / 10000 · 2^256`.
 pub fn is_picked(secret: &Digest, lease: &Digest, rate: u32) -> bool {
+    if rate == 0 {
+        return false;
+    }
     let draw = keyed(&secret.0, &(lease,));
     let whole = draw.0.iter().rev().fold(0, |carry, byte| (u32::from(*byte) * PARTS + carry) >> 8);
     whole < rate

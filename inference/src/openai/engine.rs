@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use super::reading::Reading;
 use super::run::Runner;
 use super::server::Server;
-use super::{ServerConfig, State, lock};
+use super::{ServerConfig, State};
+use crate::lock::lock;
 use crate::{
     CancelToken, Engine, EngineError, Flow, GenerateRequest, Generation, Interrupt, Manifest, Step,
     TokenSampler, Tokenizer,

@@ -1,6 +1,6 @@
 //! The server that all engines of a provider share: found ready, or started, started again and stopped.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::http::{Endpoint, plain};
 use super::process::Process;
 use super::{ServerAt, ServerConfig, ServerError, ServerTimes};
+use crate::lock::lock;
 use crate::{EngineError, Interrupt};
 
 /// Between two questions whether a server is ready.
@@ -221,8 +222,4 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
-    life.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,12 +1,13 @@
 //! Keeps a process of `swarm-engine` running for one model, and starts another when it ends.
 
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::frame::Described;
 use super::isolated::{Program, Watcher};
 use super::process::{Process, Started};
+use crate::lock::lock;
 use crate::{EngineError, Interrupt, Manifest, Tokenizer};
 
 /// How long is waited after a process has ended, doubling with each that was of no use.
@@ -16,10 +17,6 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 const MAX_START_WAIT: Duration = Duration::from_secs(10);
 /// Between two looks at a request's cancel token.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-
-pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A model that a process of its own runs; dropping it ends the process.
 #[derive(Debug)]

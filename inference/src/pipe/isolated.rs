@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::frame::{Described, Task};
-use super::host::{Host, lock};
+use super::host::Host;
 use super::process::{Process, Reply};
 use crate::generate::{Predictor, generate};
+use crate::lock::lock;
 use crate::{
     BenchRequest, CancelToken, Candidate, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
     GenerateRequest, Generation, Hardware, Interrupt, Lap, Manifest, Provider, Stats, Step, Support,

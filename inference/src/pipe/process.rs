@@ -14,8 +14,8 @@ use rustix::process::{
 };
 
 use super::frame::{self, Described, Order, PIPE_VERSION, Report, Task};
-use super::host::lock;
 use super::isolated::Program;
+use crate::lock::lock;
 use crate::{Candidate, Lap, MAX_BATCH_SEQUENCES};
 
 /// Between two signs of life that are asked for.

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thiserror::Error;
 
 use super::frame::{self, Order, PIPE_VERSION, Report, Task};
+use crate::lock::lock;
 use crate::{
     BenchRequest, CancelToken, Candidate, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
     GenerateRequest, Hardware, MAX_BATCH_SEQUENCES, Model, Provider, Registry, TokenSampler,
@@ -56,10 +57,6 @@ impl Reports {
     fn say(&self, report: &Report) -> io::Result<()> {
         frame::write(&mut *lock(&self.0), report)
     }
-}
-
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 type Tasks = Arc<Mutex<BTreeMap<u64, Running>>>;
