@@ -22,9 +22,12 @@ use swarm_protocol::statement::{
 use swarm_protocol::{Posted, Timestamp};
 
 /// Has the shell run `watch` and say how it left: its exit code, and whether the line's discipline is as it was.
+/// The screen is emptied first: what an earlier one left there says nothing of this one.
 fn start_watching(terminal: &Terminal, variables: &str) {
+    terminal.type_line("clear");
+    terminal.expect_that("an empty screen", |screen| !screen.contains("as it was"));
     terminal.type_line(&format!(
-        "clear; before=$(stty -g); {variables} swarm-client watch; echo \"left with $?\"; [ \"$before\" = \"$(stty -g)\" ] && echo 'as it ''was'"
+        "before=$(stty -g); {variables} swarm-client watch; echo \"left with $?\"; [ \"$before\" = \"$(stty -g)\" ] && echo 'as it ''was'"
     ));
 }
 
