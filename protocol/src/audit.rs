@@ -11,16 +11,14 @@ const PARTS: u32 = 10_000;
 
 /// Whether the proof under `lease` is picked: `keyed(s_M; lease id) < rate / 10000 · 2^256`.
 pub fn is_picked(secret: &Digest, lease: &Digest, rate: u32) -> bool {
-    if rate == 0 {
-        return false;
-    }
     let draw = keyed(&secret.0, &(lease,));
     let whole = draw.0.iter().rev().fold(0, |carry, byte| (u32::from(*byte) * PARTS + carry) >> 8);
     whole < rate
 }
 
-/// The wallets that may audit the proof under `lease`, the first first: those on the roster with the model that are not
-/// `barred`, by `keyed(s_M; lease id, wallet)`; at most [`MAX_OPINIONS`].
+/// The wallets that may audit the proof under `lease`, the first first: the established on the roster with the model that
+/// are not `barred`, by `keyed(s_M; lease id, wallet)`; at most [`MAX_OPINIONS`]. A wallet costs nothing, so one that has
+/// earned nothing has no say over the money of others.
 pub fn auditors(
     secret: &Digest,
     lease: &Digest,
@@ -29,7 +27,8 @@ pub fn auditors(
     barred: &[Address],
 ) -> Vec<Address> {
     let serves = |models: &[String]| models.iter().any(|served| served == model);
-    let able = roster.0.iter().filter(|entry| serves(&entry.models) && !barred.contains(&entry.wallet));
+    let able = roster.0.iter().filter(|entry| entry.established && serves(&entry.models));
+    let able = able.filter(|entry| !barred.contains(&entry.wallet));
     let mut drawn: Vec<(Digest, Address)> =
         able.map(|entry| (keyed(&secret.0, &(lease, entry.wallet)), entry.wallet)).collect();
     drawn.sort_unstable();
@@ -71,13 +70,13 @@ mod tests {
     }
 
     #[test]
-    fn auditors_serve_the_model_and_have_no_part_in_the_job() {
+    fn auditors_are_established_serve_the_model_and_have_no_part_in_the_job() {
         let entry = |n: u8| RosterEntry {
             wallet: Address([n; 20]),
             w: 1,
             fee168: MicroUsdc(0),
             loss24: 0,
-            established: false,
+            established: n != 6,
             models: vec![if n.is_multiple_of(2) { "even" } else { "odd" }.to_owned()],
             slots: 1,
             mode: PayoutMode::Solo,
@@ -93,7 +92,8 @@ mod tests {
             assert!(drawn.windows(2).all(|pair| draw(&pair[0]) < draw(&pair[1])));
             first.insert(drawn[0]);
         }
-        assert_eq!(first.len(), 18, "everybody is drawn at times");
+        assert_eq!(first.len(), 17, "everybody is drawn at times");
+        assert!(!first.contains(&Address([6; 20])), "who is not established is never drawn");
         assert_eq!(auditors(&secret, &lease(1), &roster, "prime", &barred), []);
     }
 }

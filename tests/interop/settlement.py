@@ -343,12 +343,17 @@ class Seat:
     since: int
     said: object = None
     challenger: bytes | None = None
+    challenge: bytes | None = None
     paid_in: object = None
     returned: bool = False
 
     @property
     def live(self):
         return self.said is None or isinstance(self.said, bytes)
+
+    def is_late(self, epoch):
+        """Whether the word that is missing is, with the header that opens this epoch, too late."""
+        return self.live and self.since + SEAT_EPOCHS * (1 if self.said is None else 2) < epoch
 
 
 @dataclass(slots=True)
@@ -361,6 +366,10 @@ class Audit:
     @property
     def waits(self):
         return any(seat.live for seat in self.seats)
+
+    @property
+    def asked_by_pool(self):
+        return not self.seats or self.seats[0].challenger is None
 
     def findings(self):
         return [choice(seat.said)[0] for seat in self.seats if not seat.live and seat.said != "late"]
@@ -722,19 +731,17 @@ class Pool:
     def close_audit(self, leaf, end):
         acceptance = self.acceptance(leaf)
         audit = acceptance.audit
-        if audit is None:
-            self.open.unserved += 1
-            return
         self.silence(leaf, lambda seat: True)
         before, audit.open = audit.end, False
         if end == "unserved":
             self.open.unserved += 1
             return
         audit.end = end
-        condemned = before != end and self.score(acceptance.wallet, end == "differs")
+        counts = before != end and (end != "holds" or audit.asked_by_pool)
+        condemned = counts and self.score(acceptance.wallet, end == "differs")
         if acceptance.stands and (end == "contradicts" or condemned):
             self.make_due("Overturned", leaf)
-        if end != "holds":
+        if end != "holds" and before != end:
             for seat in audit.seats:
                 if seat.paid_in is not None and not seat.returned:
                     self.return_due(leaf, seat)
@@ -744,15 +751,18 @@ class Pool:
         challenged = self.acceptance(leaf)
         same = statement["epoch"] == leaf["epoch"] and statement["index"] == leaf["index"]
         same = same and target(statement["job"]) == challenged.job
+        said = link_of(challenge["payload"])
+        asked = challenged.audit.seats if challenged.audit else []
+        require(all(seat.challenge != said for seat in asked), "challenged twice by one statement")
         require(same and statement["by"] == challenger, "challenged by another, or for something else")
         require(self.header and leaf["epoch"] <= self.fixed, "challenged before its epoch was sealed")
         require(leaf["epoch"] + HOLD_EPOCHS >= self.open.number, "challenged too late")
         require(challenged.stands and not challenged.waits, "challenged while it is audited, or after it was overturned")
+        require(self.epochs[leaf["epoch"]].posted["audit_rate"] > 0, "challenged where nobody audits")
         order = self.auditors(leaf)
-        asked = len(challenged.audit.seats) if challenged.audit else 0
-        require(order[asked : asked + 1] == [auditor] and auditor != challenger, "another auditor is the next")
+        require(order[len(asked) : len(asked) + 1] == [auditor] and auditor != challenger, "another auditor is the next")
         require(amount == challenged.audit_price, f"{amount} for a challenge")
-        self.seat(leaf, Seat(auditor, self.open.number, challenger=challenger))
+        self.seat(leaf, Seat(auditor, self.open.number, challenger=challenger, challenge=said))
         self.move(("ClientFree", challenger), ("ClientReserved", challenger), amount)
 
     def return_challenge(self, leaf, challenger, amount):
@@ -809,7 +819,7 @@ class Pool:
     def auditors(self, leaf):
         acceptance, epoch = self.acceptance(leaf), self.epochs[leaf["epoch"]]
         barred = acceptance.wallet, acceptance.client, self.operator
-        able = (entry["wallet"] for entry in epoch.roster if acceptance.model in entry["models"])
+        able = (entry["wallet"] for entry in epoch.roster if entry["established"] and acceptance.model in entry["models"])
         drawn = sorted((keyed(epoch.secret, acceptance.lease, each), each) for each in able if each not in barred)
         return [wallet for _, wallet in drawn[:MOST_AUDITORS]]
 
@@ -817,8 +827,8 @@ class Pool:
         """What the header of an epoch makes due."""
         for epoch in self.epochs[max(0, number - AUDIT_EPOCHS) :]:
             for index, each in enumerate(epoch.acceptances):
-                late = lambda seat: seat.since + SEAT_EPOCHS < self.open.number
-                if each.audit and any(seat.live and late(seat) for seat in each.audit.seats):
+                late = lambda seat: seat.is_late(self.open.number)
+                if each.audit and any(late(seat) for seat in each.audit.seats):
                     leaf = {"epoch": epoch.number, "index": index}
                     self.silence(leaf, late)
                     if not each.audit.waits:
@@ -828,9 +838,9 @@ class Pool:
             draw = int.from_bytes(keyed(picked.secret, each.lease))
             if draw * 10_000 < picked.posted["audit_rate"] << 256:
                 leaf = {"epoch": number, "index": index}
-                first = self.auditors(leaf)[:1]
-                if first:
-                    self.make_due("AuditPicked", leaf, auditor=first[0])
+                each.audit = Audit(self.auditors(leaf))
+                if each.audit.order:
+                    self.make_due("AuditPicked", leaf, auditor=each.audit.order[0])
                 else:
                     self.make_due("AuditClosed", leaf, end="unserved")
 
@@ -845,7 +855,7 @@ class Pool:
         audit = self.acceptance(leaf).audit
         findings = audit.findings()
         end, left = outcome(findings), audit.order[len(audit.seats) :]
-        only_challenged = not findings and all(seat.challenger is not None for seat in audit.seats)
+        only_challenged = not findings and not audit.asked_by_pool
         if isinstance(end, str):
             self.make_due("AuditClosed", leaf, end=end)
         elif not left or only_challenged:
@@ -856,12 +866,18 @@ class Pool:
 
     def score(self, wallet, differs):
         """Whether this miss condemns the wallet."""
-        score = self.scores.setdefault(wallet, deque(maxlen=SCORE_AUDITS))
+        score = deque(self.score_of(wallet), maxlen=SCORE_AUDITS)
         score.append(differs)
+        self.scores[wallet] = self.open.number, score
         return differs and self.is_condemned(wallet)
 
+    def score_of(self, wallet):
+        """Its last audits, unless the newest is too long ago."""
+        newest, score = self.scores.get(wallet, (0, ()))
+        return score if newest + FEE_EPOCHS > self.open.number else ()
+
     def is_condemned(self, wallet):
-        return sum(self.scores.get(wallet, ())) >= SCORE_MISSES
+        return sum(self.score_of(wallet)) >= SCORE_MISSES
 
     def check_late(self, leaf, end):
         late = leaf["epoch"] + AUDIT_EPOCHS == self.open.number and self.acceptance(leaf).waits

@@ -3,7 +3,7 @@
 use super::published::Compaction;
 use crate::storage::crash::crash_point;
 use crate::storage::high_water::HighWater;
-use crate::storage::ledger::LedgerError;
+use crate::storage::ledger::{LedgerError, batches};
 use crate::storage::sequencer::LedgerWriter;
 use anyhow::Result;
 use swarm_protocol::codec::Link;
@@ -24,13 +24,17 @@ impl Durable {
         Self { writer, high_water, compaction, since_checkpoint: 0 }
     }
 
-    /// Appends rows, and relies on them once they are there to stay.
+    /// Appends rows, and relies on them once they are there to stay. One turn may have more of them than a ledger takes at
+    /// once: whatever of them is there after a crash is the beginning of what the pool then goes on with.
     pub async fn append(&mut self, rows: Vec<Vec<u8>>) -> Result<()> {
-        self.since_checkpoint += rows.len() as u64;
-        crash_point("before-append");
-        let appended = self.writer.append(rows).await?;
-        crash_point("after-append");
-        Ok(self.high_water.rely_on(appended.last_seq, appended.head)?)
+        for batch in batches(rows) {
+            self.since_checkpoint += batch.len() as u64;
+            crash_point("before-append");
+            let appended = self.writer.append(batch).await?;
+            crash_point("after-append");
+            self.high_water.rely_on(appended.last_seq, appended.head)?;
+        }
+        Ok(())
     }
 
     /// Notes that this header is the one of its epoch, before it is signed.

@@ -7,7 +7,7 @@ pub use fold::{AUDIT_EPOCHS, Audit, Paying, Said, Seat, Subject};
 use super::record::LeafAt;
 use super::{Pool, Record, State};
 use crate::Timestamp;
-use crate::codec::JobId;
+use crate::codec::{JobId, Link};
 use crate::finding::AuditEnd;
 use crate::money::{Account, MicroUsdc};
 use crate::statement::{Attestation, Challenge, Reason, Topic, Verified, Word};
@@ -19,13 +19,13 @@ const PRICE_PART: u64 = 4;
 const MAX_REMINDERS: usize = 8;
 
 impl Pool {
-    /// Records what audits ask for, and tells the auditors that it names.
+    /// Records what audits ask for. The auditors that it names hear of it with their next heartbeats: there may be very
+    /// many.
     pub(super) fn settle_audits(&mut self, now: Timestamp) {
         while let Some(due) = self.state.due_audit().cloned() {
             self.write(now, due.clone(), None);
             if let Record::AuditPicked { leaf, auditor } = due {
-                self.live.seats.entry(auditor).or_default().insert(leaf);
-                self.tell_auditor(leaf, &auditor, now);
+                self.live.seat_auditor(auditor, leaf);
             }
         }
     }
@@ -36,11 +36,14 @@ impl Pool {
         }
     }
 
-    /// An auditor that is alive is told again what it is to look at.
+    /// An auditor that is alive is told, and told again, what it is to look at, some at a time and by turns.
     pub(super) fn remind_auditor(&mut self, auditor: &Address, now: Timestamp) {
         let Some(seats) = self.live.seats.get_mut(auditor) else { return };
-        seats.retain(|at| self.state.audit_picked(*at, auditor).is_some());
+        seats.retain(|at| {
+            self.state.audit(*at).and_then(|audit| audit.seat(auditor)).is_some_and(Seat::is_live)
+        });
         let first: Vec<LeafAt> = seats.iter().take(MAX_REMINDERS).copied().collect();
+        seats.rotate_left(first.len());
         if first.is_empty() {
             self.live.seats.remove(auditor);
         }
@@ -49,7 +52,7 @@ impl Pool {
 
     /// The audits that the next boundary finds open too long are over.
     pub(super) fn close_late_audits(&mut self, now: Timestamp) {
-        for leaf in self.state.late_audits() {
+        for leaf in self.state.late_audits().collect::<Vec<_>>() {
             self.record(now, Record::AuditClosed { leaf, end: AuditEnd::Unserved });
         }
     }
@@ -88,19 +91,43 @@ impl Pool {
     pub(super) fn handle_challenge(&mut self, verified: &Verified, challenge: &Challenge, now: Timestamp) {
         let leaf = LeafAt { epoch: challenge.epoch, index: challenge.index };
         let challenger = verified.statement().header.by;
-        self.credit_once(challenger, now);
-        match self.state.challengeable(leaf, &challenge.job, &challenger) {
+        let id = verified.id();
+        if self.state.is_paid_challenge(leaf, &id) {
+            return;
+        }
+        let refused = self.live.refused.get(&id).cloned();
+        let may = match refused {
+            Some(refused) => Err(refused),
+            None => self.may_pay(leaf, challenge, challenger, now),
+        };
+        match may {
             Err((reason, why)) => {
-                let (id, job) = (verified.id(), challenge.job);
-                self.refuse(Topic::Proofs, now, id, job, reason, why.to_owned());
+                self.live.note_refused(id, reason, why.clone());
+                self.refuse(Topic::Proofs, now, id, challenge.job, reason, why);
             }
             Ok((auditor, amount)) => {
                 let challenge = verified.signed().clone();
                 self.record(now, Record::Challenged { leaf, challenge, challenger, auditor, amount });
-                self.live.seats.entry(auditor).or_default().insert(leaf);
+                self.live.seat_auditor(auditor, leaf);
                 self.tell_auditor(leaf, &auditor, now);
             }
         }
+    }
+
+    /// Whether a challenge counts, and then who looks, for how much. Only who could be served has the test credit of the
+    /// pool for it.
+    fn may_pay(
+        &mut self,
+        leaf: LeafAt,
+        challenge: &Challenge,
+        challenger: Address,
+        now: Timestamp,
+    ) -> Result<(Address, MicroUsdc), (Reason, String)> {
+        let worded = |(reason, why): (Reason, &str)| (reason, why.to_owned());
+        let due = self.state.challengeable(leaf, &challenge.job, &challenger).map_err(worded)?;
+        self.credit_once(challenger, now);
+        self.state.affords(&challenger, due.1).map_err(worded)?;
+        Ok(due)
     }
 }
 
@@ -155,21 +182,34 @@ impl State {
     ) -> Result<(Address, MicroUsdc), (Reason, &'static str)> {
         let leaf = self.find_leaf(at).filter(|leaf| leaf.job == *job && self.may_challenge(at));
         let Some(leaf) = leaf else {
-            let why = "a proof can be challenged once its epoch is sealed, while its money is held and nobody audits it";
+            let why = "a proof can be challenged where audits are posted, once its epoch is sealed, while its money is held and nobody audits it";
             return Err((Reason::NotAuditable, why));
         };
         let Some(auditor) = self.next_auditor(at) else {
             return Err((Reason::NotAuditable, "nobody is left who could audit it"));
         };
-        let amount = audit_price(leaf.price);
-        let free = self.accounts.amount(&Account::ClientFree(*challenger));
         if auditor == *challenger {
             return Err((Reason::NotAuditable, "you are drawn to audit it yourself"));
         }
-        if free < amount {
-            return Err((Reason::NoFunds, "a challenge costs a quarter of the job's price"));
+        Ok((auditor, audit_price(leaf.price)))
+    }
+
+    /// Whether a challenger can pay.
+    pub(super) fn affords(
+        &self,
+        challenger: &Address,
+        amount: MicroUsdc,
+    ) -> Result<(), (Reason, &'static str)> {
+        match self.accounts.amount(&Account::ClientFree(*challenger)) >= amount {
+            true => Ok(()),
+            false => Err((Reason::NoFunds, "a challenge costs a quarter of the job's price")),
         }
-        Ok((auditor, amount))
+    }
+
+    /// Whether this statement has asked for an audit of the acceptance before.
+    pub(super) fn is_paid_challenge(&self, at: LeafAt, statement: &Link) -> bool {
+        let seats = self.audit(at).map_or(&[][..], |audit| &audit.seats);
+        seats.iter().filter_map(|seat| seat.challenge).any(|paying| paying.challenge == *statement)
     }
 }
 

@@ -2,6 +2,7 @@ use super::header::{MAX_PAGE_LEAVES, leaf_pages};
 use super::held::Sums;
 use super::live::{LiveMiner, MAX_LIVE_MINERS, MISSED_HEARTBEATS, Timer};
 use super::state::Sealing;
+use super::wallet::Standing;
 use super::{Boundary, HELD_EPOCHS, Pool, PoolEffect, PoolStory, Record, SETTLEMENT_VERSION, Stage, State};
 use crate::money::{Account, MicroUsdc};
 use crate::race::{self, Roster, RosterEntry};
@@ -122,14 +123,15 @@ impl Pool {
     }
 
     fn make_roster(&self) -> Roster {
+        let (newcomer, posted) = (Standing::default(), &self.state.posted);
         let entry = |(wallet, miner): (&Address, &LiveMiner)| {
-            let standing = self.state.standings.get(wallet);
+            let standing = self.state.standings.get(wallet).unwrap_or(&newcomer);
             RosterEntry {
                 wallet: *wallet,
-                w: standing.map_or(1, |s| s.weight(&self.state.posted)),
-                fee168: standing.map_or(MicroUsdc(0), |s| s.fee()),
-                loss24: standing.map_or(0, |s| s.loss_halves()),
-                established: standing.is_some_and(|s| s.is_established(&self.state.posted)),
+                w: standing.weight(posted),
+                fee168: standing.fee(),
+                loss24: standing.loss_halves(),
+                established: standing.is_established(posted),
                 models: self.known_models(miner).into_iter().collect(),
                 slots: miner.heartbeat.slots,
                 mode: miner.heartbeat.mode,

@@ -34,7 +34,7 @@ pub struct Held {
     pub debits: BTreeMap<Address, MicroUsdc>,
     /// Whether its PPS credits were scaled down.
     pub scaled: bool,
-    /// Its epoch's secret, once the boundary has revealed it.
+    /// Its epoch's secret, once the boundary has revealed it; none where audits were not to be had.
     pub secret: Option<Digest>,
     /// Acceptances that it picks, until their auditors are asked.
     pub picked: BTreeMap<u64, Subject>,

@@ -135,7 +135,7 @@ pub(super) struct Live {
     /// Root of the last tree that was published.
     pub tree: Option<cid::Cid>,
     /// What auditors are to speak of.
-    pub seats: BTreeMap<Address, BTreeSet<LeafAt>>,
+    pub seats: BTreeMap<Address, VecDeque<LeafAt>>,
 }
 
 impl Live {
@@ -157,8 +157,13 @@ impl Live {
     pub fn seat(&mut self, state: &State) {
         self.seats.clear();
         for (auditor, at) in state.live_seats() {
-            self.seats.entry(auditor).or_default().insert(at);
+            self.seat_auditor(auditor, at);
         }
+    }
+
+    /// An auditor is to speak of an acceptance.
+    pub fn seat_auditor(&mut self, auditor: Address, at: LeafAt) {
+        self.seats.entry(auditor).or_default().push_back(at);
     }
 
     pub fn holdings(&self) -> Holdings {
@@ -173,7 +178,7 @@ impl Live {
             expiries: self.expiries.len(),
             to_list: self.to_list.len(),
             timers: self.timers.len(),
-            seats: self.seats.values().map(BTreeSet::len).sum(),
+            seats: self.seats.values().map(VecDeque::len).sum(),
         }
     }
 

@@ -1,3 +1,4 @@
+use super::audit::Paying;
 use super::header::{
     Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root,
 };
@@ -345,8 +346,8 @@ impl State {
             Record::Attested { leaf, attestation } => self.attest(*leaf, attestation),
             Record::AuditClosed { leaf, end } => self.close_audit(*leaf, *end),
             Record::AuditPaid { leaf, auditor, amount } => self.paid_auditor(*leaf, *auditor, *amount),
-            Record::Challenged { leaf, challenger, auditor, .. } => {
-                self.seat(*leaf, *auditor, Some(*challenger));
+            Record::Challenged { leaf, challenge, challenger, auditor, .. } => {
+                self.seat(*leaf, *auditor, Some(Paying::of(*challenger, challenge.id())));
             }
             Record::ChallengeReturned { leaf, challenger, amount } => {
                 self.return_challenge(*leaf, *challenger, *amount);

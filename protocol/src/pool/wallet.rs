@@ -37,6 +37,8 @@ pub struct Standing {
     consecutive: u32,
     cooled_until: Timestamp,
     score: Score,
+    /// The epoch of the newest audit in its score.
+    scored: u64,
 }
 
 impl Standing {
@@ -73,8 +75,9 @@ impl Standing {
         self.score.is_condemned()
     }
 
-    pub(super) fn audited(&mut self, differs: bool) {
+    pub(super) fn audited(&mut self, epoch: u64, differs: bool) {
         self.score.note(differs);
+        self.scored = epoch;
     }
 
     pub(super) fn earn(&mut self, epoch: u64, fee: MicroUsdc) {
@@ -109,6 +112,9 @@ impl Standing {
     pub(super) fn age(&mut self, epoch: u64, now: Timestamp) -> bool {
         self.fees.retain(|e, _| e + REPUTATION_EPOCHS > epoch);
         self.losses.retain(|(e, _), _| e + LOSS_EPOCHS > epoch);
+        if self.scored + REPUTATION_EPOCHS <= epoch {
+            self.score = Score::default();
+        }
         let counts = !self.fees.is_empty() || !self.losses.is_empty() || self.score.has_missed();
         counts || self.cooled_until > now
     }

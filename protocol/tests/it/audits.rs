@@ -1,6 +1,6 @@
 //! Audits as their rules have them, and as auditors of all kinds play them.
 
-use crate::histories::{Step, Table, key};
+use crate::histories::{CREDIT, Step, Table, key};
 use crate::verification::{published, verify};
 use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::Address;
@@ -8,13 +8,16 @@ use swarm_crypto::digest::{Digest, blake3};
 use swarm_protocol::audit::auditors;
 use swarm_protocol::finding::{AuditEnd, Finding};
 use swarm_protocol::money::{Account, MicroUsdc};
-use swarm_protocol::pool::{AUDIT_EPOCHS, Entry, EpochHeader, LeafAt, Record, Said};
+use swarm_protocol::pool::{AUDIT_EPOCHS, Entry, EpochHeader, LeafAt, PoolEffect, Record, Said};
 use swarm_protocol::statement::*;
+use swarm_protocol::{Machine, Millis};
 
 const CLIENT: u8 = 10;
 const CHALLENGER: u8 = 11;
 const PRICE: u64 = 400;
 const EPOCH: u64 = 8_000;
+/// A rate that picks none of the few proofs here, and allows for challenges.
+const LEAST_RATE: u32 = 1;
 /// What an audit of it costs.
 const LOOK: u64 = PRICE / 4;
 
@@ -27,10 +30,12 @@ fn pool(rate: u32) -> Table {
 }
 
 fn beat(table: &mut Table, counter: u64) {
-    for miner in 2..8 {
-        let beat = crate::histories::heartbeat(counter);
-        table.say(miner, Heartbeat { draining: false, ens: None, ..beat });
-    }
+    (2..8).for_each(|miner| beat_of(table, miner, counter));
+}
+
+fn beat_of(table: &mut Table, miner: u8, counter: u64) {
+    let beat = crate::histories::heartbeat(counter);
+    table.say(miner, Heartbeat { draining: false, ens: None, ..beat });
 }
 
 fn next_epoch(table: &mut Table) {
@@ -43,8 +48,12 @@ fn next_epoch(table: &mut Table) {
 
 /// An answer by `miner`, and its place.
 fn answer(table: &mut Table, miner: u8) -> LeafAt {
+    answer_for(table, miner, PRICE)
+}
+
+fn answer_for(table: &mut Table, miner: u8, price: u64) -> LeafAt {
     let before = table.leaves().last().copied();
-    table.take(&Step::Answer { client: CLIENT, miner, price: PRICE, units: 100 });
+    table.take(&Step::Answer { client: CLIENT, miner, price, units: 100 });
     let leaves = table.leaves();
     assert_ne!(leaves.last().copied(), before, "it was accepted");
     leaves.last().unwrap().0
@@ -247,26 +256,26 @@ fn a_challenge_is_paid_by_who_asks_and_returned_if_it_was_right() {
     for (finding, right) in
         [(Finding::Holds, false), (Finding::Contradicts, true), (Finding::Differs(9), true)]
     {
-        let mut table = pool(0);
+        let mut table = pool(LEAST_RATE);
         let at = answer(&mut table, 2);
         let job = table.leaves().last().unwrap().1;
         table.challenge(CHALLENGER, at, job);
         assert_eq!(table.seats(), [], "its epoch is open yet");
         next_epoch(&mut table);
-        let before = free(&table, CHALLENGER);
         table.challenge(CHALLENGER, at, job);
-        assert_eq!(free(&table, CHALLENGER), before - LOOK);
+        assert_eq!(free(&table, CHALLENGER), CREDIT - LOOK);
+        table.wait(1);
         table.challenge(CHALLENGER, at, job);
         assert_eq!(table.seats().len(), 1, "somebody looks already");
         table.inquest(finding);
-        assert_eq!(free(&table, CHALLENGER), before - if right { 0 } else { LOOK });
+        assert_eq!(free(&table, CHALLENGER), CREDIT - if right { 0 } else { LOOK });
         assert_eq!(is_overturned(&table, at), finding == Finding::Contradicts, "{finding:?}");
     }
 }
 
 #[test]
 fn a_challenge_that_nobody_answers_costs_nothing_and_moves_nobody_else() {
-    let mut table = pool(0);
+    let mut table = pool(LEAST_RATE);
     let at = sealed_answer(&mut table);
     let job = table.leaves()[0].1;
     table.challenge(CHALLENGER, at, job);
@@ -293,6 +302,148 @@ fn two_misses_overturn_nothing_and_the_third_condemns_its_wallet() {
     next_epoch(&mut table);
     let entry = table.pool.roster_entry(&key(2).address()).unwrap();
     assert!(entry.w == 1 && !entry.established && entry.fee168.0 >= 200);
+}
+
+#[test]
+fn where_no_rate_is_posted_nobody_audits_for_money_either() {
+    let mut table = pool(0);
+    let at = sealed_answer(&mut table);
+    let job = table.leaves()[0].1;
+    table.challenge(CHALLENGER, at, job);
+    assert_eq!((table.seats(), free(&table, CHALLENGER)), (vec![], 0), "nor is a test credit given for it");
+}
+
+#[test]
+fn who_has_earned_nothing_is_not_drawn() {
+    let mut table = Table::new();
+    beat(&mut table, 1);
+    next_epoch(&mut table);
+    sealed_answer(&mut table);
+    assert!(table.pool.state().posted().audit_rate > 0 && table.seats().is_empty());
+}
+
+#[test]
+fn a_challenge_that_comes_again_is_not_paid_again() {
+    let mut table = pool(LEAST_RATE);
+    let at = sealed_answer(&mut table);
+    let job = table.leaves()[0].1;
+    let signed = table.sign(CHALLENGER, Challenge { epoch: at.epoch, index: at.index, job });
+    table.hear(&signed);
+    let before = free(&table, CHALLENGER);
+    table.inquest(Finding::Holds);
+    assert!(table.pool.state().may_challenge(at), "it can be challenged by another statement");
+    table.hear(&signed);
+    assert_eq!((table.seats(), free(&table, CHALLENGER)), (vec![], before));
+    table.wait(1);
+    table.challenge(CHALLENGER, at, job);
+    assert_eq!(free(&table, CHALLENGER), before - LOOK);
+}
+
+#[test]
+fn one_that_is_refused_stays_refused() {
+    let mut table = pool(LEAST_RATE);
+    let at = answer(&mut table, 2);
+    let signed =
+        table.sign(CHALLENGER, Challenge { epoch: at.epoch, index: at.index, job: table.leaves()[0].1 });
+    table.hear(&signed);
+    next_epoch(&mut table);
+    assert!(table.pool.state().may_challenge(at));
+    table.hear(&signed);
+    assert_eq!(table.seats(), []);
+}
+
+#[test]
+fn a_challenge_that_finds_what_was_known_is_not_paid_back() {
+    let mut table = pool(LEAST_RATE);
+    let at = sealed_answer(&mut table);
+    let job = table.leaves()[0].1;
+    table.challenge(CHALLENGER, at, job);
+    table.inquest(Finding::Differs(9));
+    let before = free(&table, CHALLENGER);
+    table.wait(1);
+    table.challenge(CHALLENGER, at, job);
+    table.inquest(Finding::Differs(9));
+    assert_eq!(ends(&table), [(at, AuditEnd::Differs); 2]);
+    assert_eq!(free(&table, CHALLENGER), before - LOOK);
+}
+
+#[test]
+fn one_who_is_silent_takes_nothing_from_one_who_has_sealed() {
+    let mut table = pool(10_000);
+    let at = sealed_answer(&mut table);
+    opinion(&mut table, Finding::Contradicts);
+    let [(_, second, _), (_, silent, _)] = table.seats()[..] else { panic!("two more are asked") };
+    table.attest(at, second, Said::Nothing, Finding::Contradicts);
+    (0..2).for_each(|_| next_epoch(&mut table));
+    let seats = table.seats();
+    let [(_, still, Said::Sealed(_))] = seats[..] else { panic!("the silent one is out: {seats:?}") };
+    assert!(still == second && silent != second);
+    assert!(table.picked.iter().any(|picked| picked.auditor == second && picked.open && picked.until == 4));
+    opinion(&mut table, Finding::Contradicts);
+    assert_eq!(ends(&table), [(at, AuditEnd::Contradicts)]);
+    assert!(is_overturned(&table, at));
+    verify(&published(&table)).unwrap();
+}
+
+#[test]
+fn nobody_betters_a_score_by_challenging_what_holds() {
+    let mut table = pool(LEAST_RATE);
+    let challenged = |table: &mut Table, finding| {
+        let at = answer_for(table, 2, 20);
+        next_epoch(table);
+        let job = table.leaves().last().unwrap().1;
+        table.challenge(CHALLENGER, at, job);
+        table.inquest(finding);
+        next_epoch(table);
+        at
+    };
+    (0..2).for_each(|_| _ = challenged(&mut table, Finding::Differs(9)));
+    for _ in 0..20 {
+        challenged(&mut table, Finding::Holds);
+    }
+    let third = challenged(&mut table, Finding::Differs(9));
+    assert!(is_overturned(&table, third), "the first two still count");
+}
+
+#[test]
+fn an_auditor_hears_of_all_its_audits_by_turns() {
+    let mut table = Table::with_epochs_of(Millis(70_000), 10_000);
+    for miner in [2, 3] {
+        beat_of(&mut table, miner, 1);
+    }
+    next_epoch(&mut table);
+    for n in 0..20 {
+        answer_for(&mut table, 2, 20);
+        beat_of(&mut table, 2, 2_000 + n);
+        beat_of(&mut table, 3, 2_000 + n);
+    }
+    next_epoch(&mut table);
+    let told = |table: &Table| table.picked.iter().map(|picked| picked.index).collect::<BTreeSet<u64>>();
+    assert_eq!(told(&table).len(), 8, "with one heartbeat");
+    (0..2).for_each(|n| beat_of(&mut table, 3, 900_000 + n));
+    assert_eq!(told(&table).len(), 20);
+}
+
+#[test]
+fn a_pool_that_ends_among_the_records_that_are_due_goes_on_with_them() {
+    let mut table = pool(10_000);
+    (0..3).for_each(|_| _ = answer(&mut table, 2));
+    while table.pool.state().epoch().number == 1 || table.pool.state().sealing().is_some() {
+        table.wait(100);
+    }
+    let fixed = records(&table).iter().rposition(|r| matches!(r, Record::HeaderFixed { .. })).unwrap();
+    for left in fixed + 1..=fixed + 4 {
+        let mut again = table.restarted(left);
+        let mut rows = table.rows[..left].to_vec();
+        while let Some(effect) = again.poll_effect() {
+            if let PoolEffect::Record(row) = effect {
+                rows.push(row);
+            }
+        }
+        let record = |row: &Vec<u8>| Entry::decode(row).unwrap().record;
+        let [one, other] = [&rows, &table.rows].map(|rows| rows.iter().map(record).collect::<Vec<_>>());
+        assert_eq!(one, other[..fixed + 4], "{left}");
+    }
 }
 
 /// How somebody audits.

@@ -22,7 +22,7 @@ use swarm_protocol::{Machine, Millis, Posted, Timestamp};
 
 const MODEL: &str = "queenbee-nano";
 const START: Timestamp = Timestamp(1_800_000_000_000);
-const CREDIT: u64 = 2_000;
+pub(crate) const CREDIT: u64 = 2_000;
 /// What the operator wants to put into the reserve.
 const RESERVE: u64 = 500;
 
@@ -77,6 +77,7 @@ pub(crate) enum Step {
     Cheat {
         miner: u8,
         times: u8,
+        seen: Finding,
     },
     Deposit(u8, u64),
     Reorg(Index),
@@ -114,7 +115,8 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(finding, seat)| Step::Attest(finding, seat)),
         2 => select(findings).prop_map(Step::Inquest),
         3 => (10..12u8, any::<Index>()).prop_map(|(client, leaf)| Step::Challenge(client, leaf)),
-        1 => (2..6u8, 1..5u8).prop_map(|(miner, times)| Step::Cheat { miner, times }),
+        1 => (2..6u8, 1..5u8, select(vec![Finding::Contradicts, Finding::Differs(9), Finding::Differs(8)]))
+            .prop_map(|(miner, times, seen)| Step::Cheat { miner, times, seen }),
         1 => (10..12u8, prop_oneof![1..2_000u64, Just(u64::MAX / 2)])
             .prop_map(|(client, amount)| Step::Deposit(client, amount)),
         1 => any::<Index>().prop_map(Step::Reorg),
@@ -142,7 +144,7 @@ fn posting(audit_rate: u32) -> PoolConfig {
         first_progress: Millis(3_000),
         lease: Millis(6_000),
         cooldown: Millis(500),
-        established: MicroUsdc(150),
+        established: MicroUsdc(1),
         fee_unit: MicroUsdc(40),
         test_credit: MicroUsdc(CREDIT),
         audit_rate,
@@ -218,9 +220,30 @@ impl Table {
         Self::of(config())
     }
 
-    /// A pool that audits at this rate.
+    /// A pool that audits at this rate, and takes whoever is on its roster for established.
     pub(crate) fn posting(audit_rate: u32) -> Self {
-        Self::of(posting(audit_rate))
+        Self::with_epochs_of(posting(audit_rate).posted.epoch, audit_rate)
+    }
+
+    /// The same with longer epochs.
+    pub(crate) fn with_epochs_of(epoch: Millis, audit_rate: u32) -> Self {
+        let config = posting(audit_rate);
+        let posted = Posted { established: MicroUsdc(0), epoch, ..config.posted };
+        Self::of(PoolConfig { posted, ..config })
+    }
+
+    /// The same pool, once its process has ended and only so many rows were left of it.
+    pub(crate) fn restarted(&self, rows: usize) -> Pool {
+        let mut state = None;
+        for row in &self.rows[..rows] {
+            let entry = Entry::decode(row).unwrap();
+            match &mut state {
+                None => state = Some(State::genesis(&entry, row)),
+                Some(state) => _ = state.apply(&entry, row),
+            }
+        }
+        let posted = self.pool.state().posted().clone();
+        Pool::restore(PoolConfig { posted, ..config() }, state.unwrap(), self.now).unwrap()
     }
 
     fn of(config: PoolConfig) -> Self {
@@ -251,13 +274,21 @@ impl Table {
         }
     }
 
+    pub(crate) fn sign(&self, by: u8, body: impl Into<Body>) -> Signed {
+        Statement::derived(self.pool.id(), key(by).address(), self.now, body.into()).sign(&key(by))
+    }
+
     pub(crate) fn say(&mut self, by: u8, body: impl Into<Body>) -> Link {
-        let signed =
-            Statement::derived(self.pool.id(), key(by).address(), self.now, body.into()).sign(&key(by));
+        let signed = self.sign(by, body);
+        self.hear(&signed);
+        signed.id()
+    }
+
+    /// A statement comes, for the first time or again.
+    pub(crate) fn hear(&mut self, signed: &Signed) {
         let verified = self.intake.verify(None, &signed.encode(), self.now).unwrap();
         self.pool.handle(PoolEvent::Statement(Identified::new(verified, false)), self.now);
         self.settle();
-        signed.id()
     }
 
     pub(crate) fn happen(&mut self, event: PoolEvent) {
@@ -390,7 +421,7 @@ impl Table {
                 }
             }
             Step::Inquest(finding) => self.inquest(*finding),
-            Step::Cheat { miner, times } => {
+            Step::Cheat { miner, times, seen } => {
                 for _ in 0..*times {
                     (2..6).for_each(|n| self.take(&Step::Beat(n)));
                     self.take(&Step::Answer { client: 10, miner: *miner, price: 40, units: 9 });
@@ -398,7 +429,7 @@ impl Table {
                     if let Some((at, job)) = self.leaves().last().copied() {
                         self.challenge(11, at, job);
                     }
-                    self.inquest(Finding::Differs(9));
+                    self.inquest(*seen);
                 }
             }
             Step::Challenge(client, index) => {
@@ -654,7 +685,8 @@ fn shown(entry: &Entry, state: &State, before: Option<&State>) -> Vec<&'static s
             );
         }
         Record::AuditClosed { leaf, end } => {
-            let asked = before.is_some_and(|before| before.audit(*leaf).is_some());
+            let audit = before.and_then(|before| before.audit(*leaf));
+            let asked = audit.is_some_and(|audit| !audit.seats.is_empty());
             note("an audit that nobody could serve", *end == AuditEnd::Unserved && !asked);
             note("an audit that nobody served", *end == AuditEnd::Unserved && asked);
             note("a proof that holds", *end == AuditEnd::Holds);

@@ -19,7 +19,7 @@ const CLIENTS: [u8; 2] = [10, 11];
 
 /// A pool with everything in it that can be forged: races of many, both modes, refunds, losses, audits of all ends.
 fn busy_pool() -> (Table, Vec<Receipt>) {
-    let mut table = Table::new();
+    let mut table = Table::posting(2_000);
     let mut receipts = Vec::new();
     for round in 1..14u64 {
         for miner in MINERS {

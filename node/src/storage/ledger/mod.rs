@@ -134,6 +134,24 @@ pub fn check_batch(batch: &[Vec<u8>]) -> Result<(), LedgerError> {
     check_limit("batch (bytes)", total, MAX_BATCH_BYTES)
 }
 
+/// Rows that are more than one batch takes, in batches.
+pub fn batches(rows: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
+    let mut batches = vec![Vec::new()];
+    let mut bytes = 0;
+    for row in rows {
+        let batch: &mut Vec<Vec<u8>> = batches.last_mut().expect("there is a first");
+        let fits = batch.len() < MAX_BATCH_RECORDS && bytes + row.len() <= MAX_BATCH_BYTES;
+        if fits || batch.is_empty() {
+            bytes += row.len();
+            batch.push(row);
+        } else {
+            bytes = row.len();
+            batches.push(vec![row]);
+        }
+    }
+    batches
+}
+
 fn check_limit(what: &'static str, size: usize, limit: usize) -> Result<(), LedgerError> {
     match size <= limit {
         true => Ok(()),

@@ -5,7 +5,7 @@ use super::sim_disk::SimDisk;
 use super::{Dice, POOL, records};
 use crate::storage::ledger::{
     Ledger, LedgerError, MAX_BATCH_RECORDS, MAX_RECORD_BYTES, MemoryLedger, NO_RECORD, RedbLedger,
-    RedisLedger, chain_hash,
+    RedisLedger, batches, chain_hash, check_batch,
 };
 
 trait Bench {
@@ -390,4 +390,17 @@ fn all_ledgers_agree_on_random_histories() {
         assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "seed {seed}");
     }
     assert!(dropped > 0, "nothing was ever dropped");
+}
+
+#[test]
+fn rows_for_more_than_one_batch_become_batches_in_their_order() {
+    assert_eq!(batches(Vec::new()), [Vec::<Vec<u8>>::new()]);
+    let many = MAX_BATCH_RECORDS * 2 + 1;
+    let rows: Vec<Vec<u8>> = (0..many).map(|n| n.to_be_bytes().to_vec()).collect();
+    let made = batches(rows.clone());
+    assert_eq!(made.iter().map(Vec::len).collect::<Vec<_>>(), [MAX_BATCH_RECORDS, MAX_BATCH_RECORDS, 1]);
+    assert_eq!(made.concat(), rows);
+    let large = batches(vec![vec![0; MAX_RECORD_BYTES]; 9]);
+    assert!(large.len() > 1 && large.iter().all(|batch| check_batch(batch).is_ok()));
+    assert_eq!(large.concat().len(), 9);
 }

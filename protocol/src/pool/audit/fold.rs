@@ -15,7 +15,8 @@ use swarm_crypto::digest::Digest;
 
 /// The boundary of M + 4 closes the audits of epoch M that are open still.
 pub const AUDIT_EPOCHS: u64 = 4;
-/// An auditor has at least one whole epoch: until the boundary of the epoch after the one in which it was drawn.
+/// An auditor has at least one whole epoch to seal: until the boundary of the epoch after the one in which it was drawn.
+/// It has another to open, as others may take all of that time to seal.
 const SEAT_EPOCHS: u64 = 1;
 
 /// The audit of one acceptance.
@@ -75,10 +76,19 @@ pub enum Said {
 pub struct Paying {
     /// Whose.
     pub challenger: Address,
+    /// What it signed: the same statement pays once.
+    pub challenge: Link,
     /// In which epoch it was paid to the auditor.
     pub paid: Option<u64>,
     /// Whether the challenger has it back.
     pub returned: bool,
+}
+
+impl Paying {
+    /// What a challenger owes for what it signed.
+    pub(in crate::pool) fn of(challenger: Address, challenge: Link) -> Self {
+        Self { challenger, challenge, paid: None, returned: false }
+    }
 }
 
 impl Seat {
@@ -87,9 +97,12 @@ impl Seat {
         matches!(self.said, Said::Nothing | Said::Sealed(_))
     }
 
-    /// The boundary at which it is too late.
+    /// The boundary at which it is too late for the word that is missing.
     pub fn until(&self) -> u64 {
-        self.since + SEAT_EPOCHS
+        match self.said {
+            Said::Nothing => self.since + SEAT_EPOCHS,
+            Said::Sealed(_) | Said::Opened(_) | Said::Lapsed => self.since + 2 * SEAT_EPOCHS,
+        }
     }
 }
 
@@ -111,6 +124,11 @@ impl Audit {
     /// Whether what is sealed may be opened: once nobody can learn anything from it.
     pub fn is_sealed(&self) -> bool {
         !self.seats.iter().any(|seat| seat.said == Said::Nothing)
+    }
+
+    /// Whether the pool asked first, not a challenger.
+    fn is_asked_by_pool(&self) -> bool {
+        self.seats.first().is_none_or(|seat| seat.challenge.is_none())
     }
 
     fn is_waiting(&self) -> bool {
@@ -143,11 +161,18 @@ impl State {
     }
 
     /// Audits that are open so late that the open epoch's boundary closes them.
-    pub fn late_audits(&self) -> Vec<LeafAt> {
-        let late = self.held.range(..=self.epoch.number.saturating_sub(AUDIT_EPOCHS));
-        let late = late.filter(|(epoch, _)| **epoch + AUDIT_EPOCHS <= self.epoch.number);
+    pub fn late_audits(&self) -> impl Iterator<Item = LeafAt> {
+        let late = self.held.iter().filter(|(epoch, _)| self.is_late(**epoch));
         late.flat_map(|(epoch, held)| held.open_audits().map(|index| LeafAt { epoch: *epoch, index }))
-            .collect()
+    }
+
+    /// Whether the open epoch's boundary closes this audit.
+    pub fn is_late_audit(&self, at: LeafAt) -> bool {
+        self.is_late(at.epoch) && self.audit(at).is_some_and(|audit| audit.open)
+    }
+
+    fn is_late(&self, epoch: u64) -> bool {
+        epoch + AUDIT_EPOCHS <= self.epoch.number
     }
 
     /// Who audits an acceptance next, if it can be audited at all: its epoch's draw is known and its money is held.
@@ -158,17 +183,18 @@ impl State {
         }
     }
 
-    /// Whether an acceptance can be challenged: its epoch's header is fixed, its money is held, it stands, and nobody is
-    /// looking.
+    /// Whether an acceptance can be challenged: its epoch posts a rate of audits and its header is fixed, its money is
+    /// held, it stands, and nobody is looking.
     pub fn may_challenge(&self, at: LeafAt) -> bool {
         let fixed = self.last_header.is_some_and(|(epoch, _)| at.epoch <= epoch);
+        let audited = self.held.get(&at.epoch).is_some_and(|held| held.secret.is_some());
         let held = at.epoch + HELD_EPOCHS >= self.epoch.number;
         let stands = self.find_leaf(at).is_some_and(|leaf| !leaf.overturned);
         let idle = match self.audit(at) {
             Some(audit) => !audit.open,
             None => self.find_leaf(at).is_some_and(|leaf| self.subject(&leaf.job).is_some()),
         };
-        fixed && held && stands && idle
+        fixed && audited && held && stands && idle
     }
 
     fn auditors(&self, at: LeafAt) -> Vec<Address> {
@@ -179,8 +205,12 @@ impl State {
         auditors(&secret, &leaf.lease, roster, &self.models[leaf.model as usize], &barred)
     }
 
-    /// What an epoch's secret picks of its acceptances, noted with the boundary that reveals it.
+    /// What an epoch's secret picks of its acceptances, noted with the boundary that reveals it. Where the epoch posts no
+    /// rate nobody audits, not even for money.
     pub(in crate::pool) fn pick(&mut self, epoch: u64, secret: Digest, rate: u32) {
+        if rate == 0 {
+            return;
+        }
         let Some(held) = self.held.get(&epoch) else { return };
         let picked = held.leaves.iter().zip(0..).filter(|(leaf, _)| is_picked(&secret, &leaf.lease, rate));
         let picked = picked.filter_map(|(leaf, index)| Some((index, self.subject(&leaf.job)?))).collect();
@@ -197,8 +227,9 @@ impl State {
         let Some(held) = self.held.get(&epoch) else { return };
         for index in held.picked.keys().copied().collect::<Vec<_>>() {
             let leaf = LeafAt { epoch, index };
-            self.due.push_back(match self.auditors(leaf).first() {
-                Some(auditor) => Record::AuditPicked { leaf, auditor: *auditor },
+            let first = self.open_audit(leaf).next();
+            self.due.push_back(match first {
+                Some(auditor) => Record::AuditPicked { leaf, auditor },
                 None => Record::AuditClosed { leaf, end: AuditEnd::Unserved },
             });
         }
@@ -258,10 +289,9 @@ impl State {
         }
     }
 
-    pub(in crate::pool) fn seat(&mut self, at: LeafAt, auditor: Address, challenger: Option<Address>) {
+    pub(in crate::pool) fn seat(&mut self, at: LeafAt, auditor: Address, challenge: Option<Paying>) {
         let since = self.epoch.number;
-        let paying = |challenger| Paying { challenger, paid: None, returned: false };
-        let seat = Seat { auditor, since, said: Said::Nothing, challenge: challenger.map(paying) };
+        let seat = Seat { auditor, since, said: Said::Nothing, challenge };
         self.open_audit(at).seats.push(seat);
     }
 
@@ -287,13 +317,12 @@ impl State {
     fn conclude(&mut self, at: LeafAt) {
         let audit = self.audit_mut(at);
         let findings = audit.findings();
-        let asked_by_pool = audit.seats.iter().any(|seat| seat.challenge.is_none());
         let left = audit.order.get(audit.seats.len()..).unwrap_or_default();
         let closed = |end| vec![Record::AuditClosed { leaf: at, end }];
         let due = match outcome(&findings) {
             Outcome::Decided(end) => closed(end),
             // Who challenges pays for one look, and not for others to look in its place.
-            Outcome::Open(_) if left.is_empty() || findings.is_empty() && !asked_by_pool => {
+            Outcome::Open(_) if left.is_empty() || findings.is_empty() && !audit.is_asked_by_pool() => {
                 closed(AuditEnd::Unserved)
             }
             Outcome::Open(more) => {
@@ -306,24 +335,21 @@ impl State {
 
     /// What the end of an audit brings: a look at the wallet's score, the acceptance overturned, challengers repaid.
     pub(in crate::pool) fn close_audit(&mut self, at: LeafAt, end: AuditEnd) {
-        if self.audit(at).is_none() {
-            let held = self.held.get_mut(&at.epoch).expect("what is picked is held");
-            held.picked.remove(&at.index);
-            self.epoch.unserved += 1;
-            return;
-        }
         self.silence(at, |_| true);
         let audit = self.audit_mut(at);
         let before = audit.end;
         audit.end = if end == AuditEnd::Unserved { before.or(Some(end)) } else { Some(end) };
         audit.open = false;
         let right: Vec<Address> = audit.seats.iter().filter_map(Seat::repaid_if_right).collect();
+        let asked_by_pool = audit.is_asked_by_pool();
         let (leaf, mut overturn) = (self.leaf(at), end == AuditEnd::Contradicts);
         let (wallet, amount) = (leaf.wallet, audit_price(leaf.price));
         let stands = !leaf.overturned;
         match end {
             AuditEnd::Unserved => self.epoch.unserved += 1,
             _ if before == Some(end) => {}
+            // Nobody makes its score better by having its own proofs looked at.
+            AuditEnd::Holds if !asked_by_pool => {}
             AuditEnd::Holds | AuditEnd::Contradicts | AuditEnd::Differs => {
                 overturn |= self.score(wallet, end == AuditEnd::Differs);
             }
@@ -331,7 +357,7 @@ impl State {
         if overturn && stands {
             self.due.push_back(Record::Overturned { leaf: at });
         }
-        if matches!(end, AuditEnd::Contradicts | AuditEnd::Differs) {
+        if matches!(end, AuditEnd::Contradicts | AuditEnd::Differs) && before != Some(end) {
             let back = |challenger| Record::ChallengeReturned { leaf: at, challenger, amount };
             self.due.extend(right.into_iter().map(back));
         }
@@ -343,7 +369,7 @@ impl State {
             self.standings.entry(wallet).or_default();
         }
         let Some(standing) = self.standings.get_mut(&wallet) else { return false };
-        standing.audited(differs);
+        standing.audited(self.epoch.number, differs);
         differs && standing.is_condemned()
     }
 

@@ -85,7 +85,7 @@ impl Reading<'_> {
             | Record::ChallengeReturned { .. }
             | Record::Overturned { .. } => Err(Wrong::Audit("nothing of the kind is due")),
             Record::AuditClosed { leaf, end } => {
-                let late = *end == AuditEnd::Unserved && state.late_audits().contains(leaf);
+                let late = *end == AuditEnd::Unserved && state.is_late_audit(*leaf);
                 let over = at >= state.epoch.opened_at + state.posted.epoch;
                 check(late && over, || Wrong::Audit("it is not over"))
             }
@@ -261,8 +261,10 @@ impl Reading<'_> {
         let Body::Challenge(challenge) = &statement.body else { return Err(Wrong::Statement("challenge")) };
         let same = at == LeafAt { epoch: challenge.epoch, index: challenge.index };
         check(same, || Wrong::Audit("it is of another proof"))?;
+        check(!self.state.is_paid_challenge(at, &signed.id()), || Wrong::Audit("it was paid for before"))?;
         let may = self.state.challengeable(at, &challenge.job, &challenger);
         let may = may.map_err(|(_, why)| Wrong::Audit(why))?;
+        self.state.affords(&challenger, may.1).map_err(|(_, why)| Wrong::Audit(why))?;
         check(may == due, || Wrong::Audit("its auditor is not the next drawn, or it has another price"))
     }
 
@@ -275,9 +277,11 @@ impl Reading<'_> {
         right(at >= state.epoch.opened_at + state.posted.epoch, "it comes early")?;
         let revealed = race::secret_commitment(&boundary.secret) == state.epoch.secret_hash;
         right(revealed, "its secret is not the one committed to")?;
-        let known = (SETTLEMENT_BEFORE..=SETTLEMENT_VERSION).contains(&boundary.settlement);
+        // A pool that posts a rate of audits cannot settle by the rules that had none.
+        let least = if state.posted.audit_rate == 0 { SETTLEMENT_BEFORE } else { SETTLEMENT_VERSION };
+        let known = (least..=SETTLEMENT_VERSION).contains(&boundary.settlement);
         right(known, "it settles by other rules")?;
-        right(state.late_audits().is_empty(), "an audit is open too long")?;
+        right(state.late_audits().next().is_none(), "an audit is open too long")?;
         right(boundary.posted.window <= MAX_WINDOW, "its window is too long")?;
         check(boundary.rates == state.next_rates(&state.settlement()), || Wrong::Rates)?;
         let roster = &boundary.roster.0;
