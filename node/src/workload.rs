@@ -10,9 +10,9 @@ use swarm_inference::{
     TokenSampler, Tokenizer, Workload,
 };
 use swarm_protocol::acceptance::{self, AcceptanceFault, ModelFacts, Opened};
-use swarm_protocol::distance::{RECOMPUTED_PER_CANDIDATE, Recomputed, Tolerance};
+use swarm_protocol::distance::{Distances, Draws, RECOMPUTED_PER_CANDIDATE, Recomputed, Tolerance, measure};
 use swarm_protocol::sampler::{self, Candidate};
-use swarm_protocol::statement::{Input, Job, JobType, Proof};
+use swarm_protocol::statement::{Assurance, Input, Job, JobType, Proof};
 use swarm_protocol::transcript::{Step, StopReason, Transcript};
 use swarm_protocol::workload::{bench, embed};
 
@@ -276,6 +276,14 @@ pub fn rescore_request(transcript: &Transcript, top_k: u32) -> RescoreRequest {
 /// What the engine answered, as the rule wants it.
 pub fn recomputed(rescored: inference::Rescored) -> Recomputed {
     Recomputed { costs: rescored.costs, top: rescored.top.iter().map(candidate).collect() }
+}
+
+/// How far what a proof claims is from what the model itself says.
+pub fn distances(job: &Job, opened: &Opened, rescored: Vec<inference::Rescored>) -> Result<Distances> {
+    let own: Vec<_> = rescored.into_iter().map(recomputed).collect();
+    let draws = Draws::of(&opened.proof().lease, &job.params);
+    let draws = (job.assurance == Assurance::Seeded).then_some(&draws);
+    measure(&opened.transcript().steps, &own, draws).map_err(|error| anyhow!("{error}"))
 }
 
 /// One engine step as the transcript writes it.

@@ -10,8 +10,8 @@ use crate::{Candidate, DType, Manifest, Model, Weights, matmul, queenbee};
 
 /// The version of what is said; both ends must have the same.
 pub const PIPE_VERSION: u32 = 1;
-/// The longest frame, in bytes: a prompt that fills the largest context, and as much again.
-pub const MAX_FRAME_BYTES: u32 = 2 << 20;
+/// The longest frame, in bytes: a text of 4,096 tokens with 256 candidates at each, of which the costs are asked for.
+pub const MAX_FRAME_BYTES: u32 = 8 << 20;
 
 /// What a node says to an engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,8 @@ pub(super) enum Order {
 pub(super) enum Task {
     /// Offer what may follow the prompt, and after each token that is taken what may follow that.
     Generate { prompt: Vec<u32>, max_new: u32 },
+    /// Score a finished text: of each of its tokens the costs of those that are named, and the likeliest.
+    Rescore { prompt: Vec<u32>, output: Vec<(u32, Vec<u32>)>, top_k: u32 },
     /// Embed texts.
     Embed { texts: Vec<Vec<u32>> },
     /// Multiply matrices.
@@ -44,6 +46,7 @@ impl Task {
     pub(super) fn results(&self) -> usize {
         match self {
             Self::Generate { .. } => 1,
+            Self::Rescore { output, .. } => output.len(),
             Self::Embed { texts } => texts.len(),
             Self::Multiply { repeats, .. } => *repeats as usize,
         }
@@ -61,6 +64,8 @@ pub(super) enum Report {
     NotLoaded { why: String },
     /// What may follow in a text: (token, cost) by cost and then by token.
     Offer { id: u64, candidates: Vec<(u32, u32)> },
+    /// Of the next token the costs that were asked for, and the likeliest: (token, cost).
+    Scored { id: u64, costs: Vec<u32>, top: Vec<(u32, u32)> },
     /// The vector of the next text: the bits of its 32-bit floats.
     Vector { id: u64, numbers: Vec<u32> },
     /// The next product, and how long it took.
@@ -157,6 +162,11 @@ mod tests {
         let orders = [
             Order::Load { model: Described::of(&queenbee()).unwrap(), max_memory_bytes: Some(7) },
             begin(Task::Generate { prompt: vec![1; 1 << 17], max_new: 9 }),
+            begin(Task::Rescore {
+                prompt: vec![1; 9],
+                output: vec![(7, vec![u32::MAX; 256]); 4096],
+                top_k: 512,
+            }),
             begin(Task::Embed { texts: vec![vec![7; 512]; 256] }),
             begin(Task::Multiply { dtype: DType::F16, m: 1, n: 2, k: 3, repeats: 4, seed: [5; 32] }),
             Order::Take { id: 1, token: u32::MAX },

@@ -12,8 +12,8 @@ use crate::generate::{Predictor, generate};
 use crate::lock::lock;
 use crate::{
     BenchRequest, CancelToken, Candidate, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
-    GenerateRequest, Generation, Hardware, Interrupt, Lap, Manifest, Provider, Stats, Step, Support,
-    TokenSampler, Tokenizer, Workload,
+    GenerateRequest, Generation, Hardware, Interrupt, Lap, Manifest, Provider, RescoreRequest, Rescored,
+    Stats, Step, Support, TokenSampler, Tokenizer, Workload,
 };
 
 /// How long an engine may be silent, or take to end a job, before it is ended.
@@ -197,6 +197,27 @@ impl Engine for Proxy {
         result
     }
 
+    fn rescore(
+        &mut self,
+        request: &RescoreRequest,
+        cancel: &CancelToken,
+    ) -> Result<Vec<Rescored>, EngineError> {
+        let cancels = [cancel, &self.stopped];
+        let interrupt = Interrupt::new(&cancels, request.deadline);
+        let output: Vec<_> = request.output.iter().map(|asked| (asked.token, asked.tokens.clone())).collect();
+        let tokens = request.prompt_ids.len() + output.len();
+        let task = Task::Rescore { prompt: request.prompt_ids.clone(), output, top_k: request.top_k };
+        let mut found = Vec::with_capacity(request.output.len());
+        self.work(task, request.max_memory_bytes, tokens, interrupt, &mut |reply| match reply {
+            Reply::Scored(scored) if is_answer(&scored, request, found.len()) => {
+                found.push(scored);
+                Some(Flow::Continue)
+            }
+            Reply::Scored(_) | Reply::Vector(_) | Reply::Offer(_) | Reply::Lap(_) | Reply::Ended(_) => None,
+        })?;
+        Ok(found)
+    }
+
     fn embed(
         &mut self,
         request: &EmbedRequest,
@@ -210,7 +231,7 @@ impl Engine for Proxy {
         let tokens = request.texts.iter().map(Vec::len).sum();
         self.work(task, request.max_memory_bytes, tokens, interrupt, &mut |reply| match reply {
             Reply::Vector(vector) if vector.len() == dimensions => Some(sink(&vector)),
-            Reply::Vector(_) | Reply::Offer(_) | Reply::Lap(_) | Reply::Ended(_) => None,
+            Reply::Vector(_) | Reply::Scored(_) | Reply::Offer(_) | Reply::Lap(_) | Reply::Ended(_) => None,
         })
     }
 
@@ -226,9 +247,15 @@ impl Engine for Proxy {
         let task = Task::Multiply { dtype, m, n, k, repeats, seed };
         self.work(task, request.max_memory_bytes, 0, interrupt, &mut |reply| match reply {
             Reply::Lap(lap) => Some(sink(lap)),
-            Reply::Vector(_) | Reply::Offer(_) | Reply::Ended(_) => None,
+            Reply::Vector(_) | Reply::Scored(_) | Reply::Offer(_) | Reply::Ended(_) => None,
         })
     }
+}
+
+/// Whether this answers what was asked of the next token.
+fn is_answer(scored: &Rescored, request: &RescoreRequest, place: usize) -> bool {
+    let asked = request.output.get(place).map(|asked| asked.tokens.len());
+    asked == Some(scored.costs.len()) && scored.top.len() <= request.top_k as usize
 }
 
 impl Proxy {
@@ -312,7 +339,9 @@ impl<'a> Remote<'a> {
         match self.reply(interrupt)? {
             Reply::Offer(candidates) => self.checked(candidates),
             Reply::Ended(why) => Err(ended(why)),
-            Reply::Vector(_) | Reply::Lap(_) => Err(gone("it told what was not asked for")),
+            Reply::Vector(_) | Reply::Scored(_) | Reply::Lap(_) => {
+                Err(gone("it told what was not asked for"))
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use rustix::process::{
 use super::frame::{self, Described, Order, PIPE_VERSION, Report, Task};
 use super::isolated::Program;
 use crate::lock::lock;
-use crate::{Candidate, Lap, MAX_BATCH_SEQUENCES};
+use crate::{Candidate, Lap, MAX_BATCH_SEQUENCES, Rescored};
 
 /// Between two signs of life that are asked for.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -37,6 +37,7 @@ const MAX_LINE_BYTES: u64 = 8_192;
 #[derive(Debug)]
 pub(super) enum Reply {
     Offer(Vec<Candidate>),
+    Scored(Rescored),
     Vector(Vec<f32>),
     Lap(Lap),
     Ended(String),
@@ -277,6 +278,9 @@ impl Process {
         let (id, reply) = match report {
             Report::Pong => return Ok(()),
             Report::Offer { id, candidates } => (id, Reply::Offer(frame::candidates(candidates))),
+            Report::Scored { id, costs, top } => {
+                (id, Reply::Scored(Rescored { costs, top: frame::candidates(top) }))
+            }
             Report::Vector { id, numbers } => {
                 (id, Reply::Vector(numbers.into_iter().map(f32::from_bits).collect()))
             }

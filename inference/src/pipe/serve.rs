@@ -12,8 +12,9 @@ use thiserror::Error;
 use super::frame::{self, Order, PIPE_VERSION, Report, Task};
 use crate::lock::lock;
 use crate::{
-    BenchRequest, CancelToken, Candidate, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
-    GenerateRequest, Hardware, MAX_BATCH_SEQUENCES, Model, Provider, Registry, TokenSampler,
+    Asked, BenchRequest, CancelToken, Candidate, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
+    GenerateRequest, Hardware, MAX_BATCH_SEQUENCES, Model, Provider, Registry, RescoreRequest, Rescored,
+    TokenSampler,
 };
 
 /// Between two looks at whether a sequence is over while its token is awaited.
@@ -207,6 +208,14 @@ impl Work {
                 let mut sampler = Asking { work: self.clone(), takes };
                 let mut go_on = |_: &_| self.flow();
                 engine.generate(&request, &mut sampler, &self.over, &mut go_on).map(|_| ())
+            }
+            Task::Rescore { prompt: prompt_ids, output, top_k } => {
+                let output = output.into_iter().map(|(token, tokens)| Asked { token, tokens }).collect();
+                let request = RescoreRequest { prompt_ids, output, top_k, deadline: None, max_memory_bytes };
+                for Rescored { costs, top } in engine.rescore(&request, &self.over)? {
+                    self.say(&Report::Scored { id, costs, top: frame::pairs(&top) });
+                }
+                Ok(())
             }
             Task::Embed { texts } => {
                 let request = EmbedRequest { texts, deadline: None, max_memory_bytes };

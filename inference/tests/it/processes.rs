@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use swarm_inference::{
-    BenchRequest, CancelToken, Candle, DType, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
-    GenerateRequest, Generation, Greedy, Isolated, Model, Program, Provider, Registry, Weights, matmul,
-    queenbee,
+    Asked, BenchRequest, CancelToken, Candle, DType, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
+    GenerateRequest, Generation, Greedy, Isolated, Model, Program, Provider, Registry, RescoreRequest,
+    Weights, matmul, queenbee,
 };
 use tempfile::TempDir;
 
@@ -97,6 +97,29 @@ fn here(tokens: u32) -> Generation {
     let provider = registry.providers().next().unwrap().clone();
     let mut engine = provider.start(&EngineConfig { model: queenbee(), max_memory_bytes: None }).unwrap();
     run(engine.as_mut(), tokens).unwrap()
+}
+
+#[test]
+fn another_process_scores_a_text_as_this_one_would() {
+    let registry = Registry::standard();
+    let provider = registry.providers().next().unwrap().clone();
+    let mut here = provider.start(&EngineConfig { model: queenbee(), max_memory_bytes: None }).unwrap();
+    let made = run(here.as_mut(), 40).unwrap();
+    let asked = |token: &u32| Asked { token: *token, tokens: (0..32).collect() };
+    let asked = RescoreRequest {
+        prompt_ids: here.tokenizer().unwrap().encode_prompt(PROMPT).unwrap(),
+        output: made.ids.iter().map(asked).collect(),
+        top_k: 64,
+        ..RescoreRequest::default()
+    };
+    let (rig, never) = (Rig::new(), CancelToken::new());
+    let mut there = rig.start().unwrap();
+    let found = there.rescore(&asked, &never).unwrap();
+    assert_eq!((found.len(), found[0].top.len()), (40, 64));
+    assert_eq!(found, here.rescore(&asked, &never).unwrap());
+    let told = there.rescore(&RescoreRequest { top_k: 513, ..asked.clone() }, &never).unwrap_err();
+    assert!(told.to_string().contains("at most 512"), "{told}");
+    assert_eq!(there.rescore(&asked, &never).unwrap(), found, "it serves the next");
 }
 
 #[test]

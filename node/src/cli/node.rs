@@ -540,6 +540,11 @@ pub struct OperatorArgs {
     #[arg(long, env = "SWARMPOOL_RESERVE", default_value = "0", value_name = "USDC", hide_short_help = true)]
     pub reserve: MicroUsdc,
 
+    /// Percent of the accepted proofs that other miners look at, each for a quarter of the job's price
+    #[arg(long, env = "SWARMPOOL_AUDIT_RATE", default_value = "5", value_name = "PERCENT", hide_short_help = true,
+          value_parser = clap::value_parser!(u32).range(..=100))]
+    pub audit_rate: u32,
+
     /// Open jobs that one client may have at once
     #[arg(long, env = "SWARMPOOL_MAX_OPEN_JOBS", default_value = "10000", value_name = "N", hide_short_help = true,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -563,8 +568,7 @@ impl OperatorArgs {
             fee_unit: self.fee_unit,
             test_credit: self.test_credit,
             max_open_jobs: self.max_open_jobs,
-            // No node looks at what is picked yet, and what nobody looks at is paid two epochs later.
-            audit_rate: 0,
+            audit_rate: 100 * self.audit_rate,
             ..Posted::default()
         }
     }

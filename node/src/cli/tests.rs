@@ -49,9 +49,7 @@ fn every_flag_has_its_variable() {
 
 #[test]
 fn the_numbers_of_the_flags_are_those_of_the_protocol() {
-    // But the share of proofs that are audited, while no node audits.
-    let expected = Posted { audit_rate: 0, ..Posted::default() };
-    assert_eq!(node("swarm-node --role operator").unwrap().operator.posted(), expected);
+    assert_eq!(node("swarm-node --role operator").unwrap().operator.posted(), Posted::default());
     let posted =
         node("swarm-node --role operator --epoch 5s --window 0 --test-credit 0.5").unwrap().operator.posted();
     assert_eq!((posted.epoch, posted.window, posted.test_credit.0), (Millis(5000), Millis(0), 500_000));

@@ -5,8 +5,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::time::Instant;
+use swarm_protocol::finding::Finding;
 use swarm_protocol::miner::Story;
 
+const FINDINGS: [&str; 4] = ["holds", "contradicts", "differs", "none"];
 const OUTCOMES: [&str; 5] = ["accepted", "refused", "lease_lost", "released", "underpaid"];
 
 /// What a miner counts. Counters begin at 0 with the process; money is in millionths of a USDC.
@@ -17,6 +19,7 @@ pub struct MinerMetrics {
     declined: Counter,
     runs: Counter,
     jobs: Counters<1>,
+    audits: Counters<1>,
     tokens: Counter,
     engines_gone: Counter,
     engines: Gauge,
@@ -32,6 +35,7 @@ impl Default for MinerMetrics {
         let [engines, engines_busy, operator_connected] = Default::default();
         let races = counters(["won", "lost"].map(|outcome| [("outcome", outcome)]));
         let jobs = counters(OUTCOMES.map(|outcome| [("outcome", outcome)]));
+        let audits = counters(FINDINGS.map(|finding| [("finding", finding)]));
         let busy_seconds = RealCounter::default();
         Self {
             claims,
@@ -39,6 +43,7 @@ impl Default for MinerMetrics {
             declined,
             runs,
             jobs,
+            audits,
             tokens,
             engines_gone,
             engines,
@@ -69,6 +74,10 @@ impl MinerMetrics {
             Story::Refused { .. } => self.came_to("refused"),
             Story::LeaseLost { .. } => self.came_to("lease_lost"),
             Story::Released { .. } => self.came_to("released"),
+            Story::Audited { finding: Finding::Holds, .. } => self.found("holds"),
+            Story::Audited { finding: Finding::Contradicts, .. } => self.found("contradicts"),
+            Story::Audited { finding: Finding::Differs(_), .. } => self.found("differs"),
+            Story::NotAudited { .. } => self.found("none"),
             Story::NewJob { .. }
             | Story::ProofSubmitted { .. }
             | Story::Draining { .. }
@@ -83,6 +92,10 @@ impl MinerMetrics {
 
     fn came_to(&self, outcome: &'static str) {
         self.jobs.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    fn found(&self, finding: &'static str) {
+        self.audits.get_or_create(&[("finding", finding)]).inc();
     }
 
     /// A token was made.
@@ -138,6 +151,7 @@ impl Subsystem for MinerMetrics {
         miner.register("jobs_declined", "Jobs that were not for this miner", self.declined.clone());
         miner.register("runs", "Jobs begun on an engine", self.runs.clone());
         miner.register("jobs", "Leases that are over, by what came of them", self.jobs.clone());
+        miner.register("audits", "Looks at proofs of other miners, by what was found", self.audits.clone());
         miner.register("tokens", "Tokens made", self.tokens.clone());
         let help = "Engines that ended by themselves";
         miner.register("engines_gone", help, self.engines_gone.clone());

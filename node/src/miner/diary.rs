@@ -116,7 +116,11 @@ fn outcome(story: &Story) -> Option<(JobId, &'static str, String)> {
         Story::Refused { job, reason, detail } => (*job, "refused", format!("{reason:?}: {detail}")),
         Story::LeaseLost { job, cause } => (*job, "lease lost", format!("{cause:?}")),
         Story::Released { job, why, .. } => (*job, "given back", why.clone()),
-        Story::Draining { .. } | Story::Paused { .. } | Story::Resumed => return None,
+        Story::Audited { .. }
+        | Story::NotAudited { .. }
+        | Story::Draining { .. }
+        | Story::Paused { .. }
+        | Story::Resumed => return None,
     })
 }
 

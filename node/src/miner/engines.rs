@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
-use swarm_inference::{CancelToken, Engine, Registry};
+use swarm_inference::{CancelToken, Engine, Registry, RescoreRequest, Rescored};
 use swarm_protocol::miner::Run;
 use swarm_protocol::statement::Assurance;
 
@@ -75,6 +75,16 @@ impl Engines {
         let next = if made.is_ok() { engine } else { model.start(&self.providers)? };
         self.give_back(&run.job.model, next);
         made.unwrap_or_else(|_| Err(anyhow!("the engine panicked")))
+    }
+
+    /// What the model says of a finished text. It takes no slot: who audits goes on earning.
+    pub fn rescore(
+        &self,
+        model: &KnownModel,
+        request: &RescoreRequest,
+        cancel: &CancelToken,
+    ) -> Result<Vec<Rescored>> {
+        Ok(model.start(&self.providers)?.rescore(request, cancel)?)
     }
 
     fn take(&self, model: &str) -> Result<Box<dyn Engine>> {

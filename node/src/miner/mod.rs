@@ -2,6 +2,7 @@
 
 mod diary;
 mod engines;
+mod look;
 mod pause;
 mod shell;
 mod story;
@@ -34,7 +35,7 @@ use std::time::Duration;
 use streams::Streams;
 use swarm_inference::{Hardware, Registry};
 use swarm_protocol::Millis;
-use swarm_protocol::miner::{Config, Event, Miner, ModelTerms};
+use swarm_protocol::miner::{AuditSecret, Config, Event, Miner, ModelTerms};
 use swarm_protocol::statement::Assurance;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -179,6 +180,7 @@ fn config(
         // What a processor's models may take is the machine's memory.
         vram_mb: args.miner.engine_memory.unwrap_or_else(|| mebibytes(Hardware::probe().memory_bytes)),
         boot_at: clock.now(),
+        audit_secret: AuditSecret::of(&key.to_bytes()),
     }
 }
 

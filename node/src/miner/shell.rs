@@ -1,5 +1,6 @@
 use super::diary::Diary;
 use super::engines::Engines;
+use super::look::look;
 use super::story;
 use super::streams::Streams;
 use super::work::Made;
@@ -16,7 +17,7 @@ use crate::workload::Models;
 use anyhow::{Context, Result, anyhow};
 use cid::Cid;
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
@@ -27,14 +28,14 @@ use swarm_protocol::codec::{self, JobId};
 use swarm_protocol::miner::{Content, Delivered, Effect, Event, Miner, Run};
 use swarm_protocol::query::{Answer, Query};
 use swarm_protocol::race::Roster;
-use swarm_protocol::statement::{Body, Input as JobInput, Signed, Statement};
+use swarm_protocol::statement::{AuditPicked, Body, Input as JobInput, Signed, Statement};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Questions and fetches under way at once.
 const MAX_TASKS: usize = 64;
 /// How long content is fetched for.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 /// Before an operator that did not answer is asked again.
 const ASK_PAUSE: Duration = Duration::from_millis(250);
 /// How often an engine's progress is passed on, at most.
@@ -42,6 +43,8 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 /// The largest roster block.
 const MAX_ROSTER_BYTES: usize = 1024 * 1024;
 
+/// What stops the fetch and the engine of each lease.
+type Running = Arc<Mutex<BTreeMap<Digest, (CancelToken, CancellationToken)>>>;
 type Inbox = mpsc::Sender<Input<Event, ()>>;
 
 pub struct MinerShell {
@@ -56,7 +59,7 @@ pub struct MinerShell {
     diary: Diary,
     streams: Streams,
     tasks: Arc<Semaphore>,
-    running: BTreeMap<Digest, (CancelToken, CancellationToken)>,
+    running: Running,
     /// Set once the disk has failed: no job could be delivered any more.
     broken: Arc<OnceLock<DiskError>>,
 }
@@ -76,7 +79,7 @@ impl MinerShell {
         streams: Streams,
     ) -> Self {
         let tasks = Arc::new(Semaphore::new(MAX_TASKS));
-        let (running, broken) = (BTreeMap::new(), Arc::default());
+        let (running, broken) = (Running::default(), Arc::default());
         Self {
             key,
             link,
@@ -158,7 +161,10 @@ impl MinerShell {
     }
 
     fn begin(&mut self, lease: Digest) -> (CancelToken, CancellationToken) {
-        self.running.entry(lease).or_insert_with(|| (CancelToken::new(), CancellationToken::new())).clone()
+        lock(&self.running)
+            .entry(lease)
+            .or_insert_with(|| (CancelToken::new(), CancellationToken::new()))
+            .clone()
     }
 
     fn infer(&mut self, run: Run) {
@@ -166,7 +172,7 @@ impl MinerShell {
         let (cancel, _) = self.begin(lease);
         let (engines, models, blocks) = (self.engines.clone(), self.models.clone(), self.blocks.clone());
         let (inbox, broken, clock) = (self.inbox.clone(), self.broken.clone(), self.clock);
-        let streams = self.streams.clone();
+        let (streams, running) = (self.streams.clone(), self.running.clone());
         let within = Duration::from_millis(run.until.since(self.clock.now()).0);
         tokio::task::spawn_blocking(move || {
             let mut passed_on: Option<std::time::Instant> = None;
@@ -187,7 +193,26 @@ impl MinerShell {
                 .and_then(|model| engines.run(&run, model, within, &cancel, &mut progress))
                 .and_then(|made| keep(&blocks, &broken, made, clock.now()))
                 .map_err(|e| format!("{e:#}"));
+            lock(&running).remove(&lease);
             let _ = inbox.blocking_send(Input::Event(Event::EngineDone { lease, outcome }));
+        });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // It holds a map, whole after a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl MinerShell {
+    fn audit(&self, picked: AuditPicked) {
+        let (epoch, index) = (picked.epoch, picked.index);
+        let (link, daemon, inbox) = (self.link.clone(), self.daemon.clone(), self.inbox.clone());
+        let (models, engines) = (self.models.clone(), self.engines.clone());
+        tokio::spawn(async move {
+            let outcome = look(link, daemon, models, engines, picked).await.map_err(|e| format!("{e:#}"));
+            // The inbox is gone only when the process is.
+            let _ = inbox.send(Input::Event(Event::Audited { epoch, index, outcome })).await;
         });
     }
 }
@@ -237,7 +262,12 @@ async fn fetch_job(link: &Link, job: JobId) -> Result<Signed> {
     }
 }
 
-async fn fetch_text(link: &Link, daemon: Option<&Daemon>, cid: &Cid, bytes: u64) -> Result<String> {
+pub(super) async fn fetch_text(
+    link: &Link,
+    daemon: Option<&Daemon>,
+    cid: &Cid,
+    bytes: u64,
+) -> Result<String> {
     let from: Vec<_> = link.peer().into_iter().collect();
     let until = Until::within(FETCH_TIMEOUT);
     let fetch = |cid| {
@@ -292,8 +322,10 @@ impl Shell<Miner> for MinerShell {
                 Effect::FetchRoster { epoch, roster } => self.fetch_roster(epoch, roster),
                 Effect::Prepare { lease, job } => self.prepare(lease, job),
                 Effect::Infer(run) => self.infer(*run),
+                Effect::Audit(picked) => self.audit(*picked),
                 Effect::Abort { lease } => {
-                    if let Some((engine, fetch)) = self.running.remove(&lease) {
+                    let stopped = lock(&self.running).remove(&lease);
+                    if let Some((engine, fetch)) = stopped {
                         engine.cancel();
                         fetch.cancel();
                     }

@@ -1,6 +1,7 @@
 //! The miner's log.
 
 use crate::words::{short_job, who};
+use swarm_protocol::finding::Finding;
 use swarm_protocol::miner::Story;
 use swarm_protocol::money::MicroUsdc;
 
@@ -44,6 +45,19 @@ pub fn tell(story: &Story) {
         Story::LeaseLost { job, cause } => tracing::warn!("lease on {} lost: {cause:?}", short_job(job)),
         Story::Released { job, cause, why } => {
             tracing::info!("lease on {} given back ({cause:?}): {why}", short_job(job));
+        }
+        Story::Audited { job, wallet, finding } => {
+            let found = match finding {
+                Finding::Holds => "it holds".to_owned(),
+                Finding::Contradicts => "it breaks the rules".to_owned(),
+                Finding::Differs(mean) => {
+                    format!("it is not what the model says, by {mean} of 4096ths of a bit")
+                }
+            };
+            tracing::info!("looked at the proof of {} by {}: {found}", short_job(job), who(wallet, None));
+        }
+        Story::NotAudited { job, why } => {
+            tracing::warn!("the proof of {} could not be looked at for now: {why}", short_job(job));
         }
         Story::Draining { running } => tracing::info!("stopping: no new jobs, {running} still running"),
         Story::Paused { running } => tracing::info!("paused: no new jobs, {running} still running"),

@@ -121,6 +121,7 @@ impl Miner {
             return;
         }
         self.duty.epoch = Some(epoch);
+        self.forget_audits(epoch);
         self.take_posted(posted, now);
         self.duty.wanted = Some(Wanted { epoch, roster, again_at: now });
         if roster == Roster::default().link() {

@@ -1,9 +1,12 @@
+use super::AuditSecret;
 use crate::codec::{JobId, Link};
+use crate::finding::Finding;
 use crate::money::MicroUsdc;
 use crate::query::{Fate, Query};
 use crate::race::Roster;
 use crate::statement::{
-    Assurance, EndCause, Job, PayoutMode, PpsTerms, Reason, ReleaseCause, Statement, Topic, Verified,
+    Assurance, AuditPicked, EndCause, Job, PayoutMode, PpsTerms, Reason, ReleaseCause, Statement, Topic,
+    Verified,
 };
 use crate::{Millis, Timestamp};
 use cid::Cid;
@@ -32,6 +35,8 @@ pub struct Config {
     pub vram_mb: u32,
     /// When the process started.
     pub boot_at: Timestamp,
+    /// What the salts of its seals follow from.
+    pub audit_secret: AuditSecret,
 }
 
 /// A model that the miner serves, and on which terms.
@@ -90,6 +95,15 @@ pub enum Event {
         lease: Digest,
         /// What came out, or why nothing did.
         outcome: Result<Delivered, String>,
+    },
+    /// What [`Effect::Audit`] led to.
+    Audited {
+        /// The epoch that accepted the proof.
+        epoch: u64,
+        /// Its index among the epoch's acceptances.
+        index: u64,
+        /// What was found, or why nothing could be.
+        outcome: Result<Finding, String>,
     },
     /// Nothing runs this model for now; jobs in hand end by [`Event::EngineDone`].
     EngineGone {
@@ -168,6 +182,8 @@ pub enum Effect {
         /// Which.
         lease: Digest,
     },
+    /// Look at somebody's proof with the model itself; answer with one [`Event::Audited`].
+    Audit(Box<AuditPicked>),
     /// Tell whoever reads the log.
     Story(Story),
     /// The miner has drained; the process may end.
@@ -269,6 +285,17 @@ pub enum Story {
     Released {
         job: JobId,
         cause: ReleaseCause,
+        why: String,
+    },
+    /// A proof of another miner was looked at.
+    Audited {
+        job: JobId,
+        wallet: Address,
+        finding: Finding,
+    },
+    /// It could not be, for now.
+    NotAudited {
+        job: JobId,
         why: String,
     },
     /// No new jobs from here on; so many are still in hand.

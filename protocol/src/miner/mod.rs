@@ -5,12 +5,14 @@
 //! | `interface` | what goes in and what comes out |
 //! | `contest` | listings, claims, and who won |
 //! | `task` | leases in hand, from the lease to the receipt |
+//! | `audits` | proofs of others that it is to look at, and what it found |
 //! | `duty` | heartbeats, rosters, asking for open jobs, draining |
 //!
 //! It signs nothing: it says what is to be signed. It keeps nothing on disk: a miner that restarts has lost its leases
 //! and asks for open jobs. Times are the miner's own; what the operator dates is used as a span only, so a clock that
 //! is off by less than the skew allowance, or is set back, costs nothing.
 
+mod audits;
 mod contest;
 mod duty;
 mod interface;
@@ -18,6 +20,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+pub use audits::{AuditSecret, MAX_AUDITS};
 pub use contest::MAX_TRACKED_LISTINGS;
 pub use duty::MAX_ROSTERS;
 pub use interface::{Config, Content, Decline, Delivered, Effect, Event, ModelTerms, Run, Story};
@@ -27,6 +30,7 @@ use crate::clock::Clock;
 use crate::codec::JobId;
 use crate::statement::{Body, MAX_JOB_LIFE, Statement, Topic, Verified};
 use crate::{Machine, Millis, Timestamp};
+use audits::Audits;
 use contest::Contests;
 use duty::Duty;
 use std::collections::{BTreeMap, VecDeque};
@@ -43,6 +47,7 @@ pub struct Miner {
     clock: Clock,
     duty: Duty,
     contests: Contests,
+    audits: Audits,
     tasks: BTreeMap<Digest, Task>,
     givebacks: BTreeMap<Digest, Giveback>,
     past: BTreeMap<JobId, Past>,
@@ -67,6 +72,7 @@ impl Miner {
             clock: Clock::default(),
             duty: Duty::default(),
             contests: Contests::default(),
+            audits: Audits::default(),
             tasks: BTreeMap::new(),
             givebacks: BTreeMap::new(),
             past: BTreeMap::new(),
@@ -95,12 +101,12 @@ impl Miner {
             Body::Refusal(refusal) => self.hear_refusal(refusal, now),
             Body::Beacon(beacon) => self.hear_beacon(beacon, now),
             Body::EpochOpened(opened) => self.hear_epoch_opened(opened, now),
+            Body::AuditPicked(picked) => self.hear_audit_picked(picked, now),
             Body::Job(_)
             | Body::Cancel(_)
             | Body::Admitted(_)
             | Body::Release(_)
             | Body::Proof(_)
-            | Body::AuditPicked(_)
             | Body::Attestation(_)
             | Body::Challenge(_)
             | Body::Heartbeat(_)
@@ -187,6 +193,7 @@ impl Machine for Miner {
             Event::JobReady { lease, content } => self.take_content(lease, content, now),
             Event::EngineProgress { lease, units, prefix } => self.take_progress(lease, units, prefix, now),
             Event::EngineDone { lease, outcome } => self.take_outcome(lease, outcome, now),
+            Event::Audited { epoch, index, outcome } => self.take_finding((epoch, index), outcome, now),
             Event::EngineGone { model } => self.lose_engine(model, now),
             Event::EngineBack { model } => self.regain_engine(&model, now),
             Event::Connected => self.connect(now),

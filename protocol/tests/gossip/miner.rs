@@ -39,6 +39,7 @@ impl MinerShell {
             device: "NVIDIA GeForce RTX 4090".into(),
             vram_mb: 24_564,
             boot_at: world.now(),
+            audit_secret: miner::AuditSecret::of(&[7; 32]),
         };
         Self { machine: Miner::new(config) }
     }
@@ -73,6 +74,7 @@ impl MinerShell {
                 Effect::FetchRoster { epoch, roster } => fetch_roster(world, node, epoch, &roster),
                 Effect::Prepare { lease, job } => prepare(world, node, lease, &job),
                 Effect::Infer(run) => infer(world, node, run.lease),
+                Effect::Audit(_) => unreachable!("nothing is audited here"),
                 Effect::Abort { .. } | Effect::Story(_) | Effect::Finished => {}
             }
         }

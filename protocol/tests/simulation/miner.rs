@@ -10,7 +10,9 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use swarm_crypto::digest::{Digest, blake3};
 use swarm_protocol::codec::{JobId, Link};
-use swarm_protocol::miner::{Config, Content, Delivered, Effect, Event, Miner, ModelTerms, Run, Story};
+use swarm_protocol::miner::{
+    AuditSecret, Config, Content, Delivered, Effect, Event, Miner, ModelTerms, Run, Story,
+};
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::query::{Answer, Fate, Query};
 use swarm_protocol::race::Roster;
@@ -44,6 +46,7 @@ impl MinerShell {
             device: "cpu".into(),
             vram_mb: 0,
             boot_at: world.clock(node),
+            audit_secret: AuditSecret::of(&[7; 32]),
         };
         let slow = world.rng.chance(250);
         Self { machine: Miner::new(config), ear: Ear::default(), running: BTreeSet::new(), slow }
@@ -149,6 +152,7 @@ impl MinerShell {
                 later(world, node, (5, 400), ActorEvent::Prepared { lease, job });
             }
             Effect::Infer(run) => self.infer(world, node, &run),
+            Effect::Audit(_) => unreachable!("the pools here post no rate"),
             Effect::Abort { lease } => {
                 self.running.remove(&lease);
             }

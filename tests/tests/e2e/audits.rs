@@ -1,7 +1,7 @@
 //! `swarm-node audit`: an honest proof holds, also from files alone, and a miner that runs other weights is found out.
 
-use crate::harness::{Finished, Process, Site, job_of, text};
-use crate::recompute::good;
+use crate::harness::{Finished, Process, Site, eventually, job_of, text};
+use crate::recompute::{SEALED, good};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use swarm_inference::testing::{Change, Storage, changed};
@@ -110,4 +110,52 @@ fn audit_finds_a_miner_that_runs_coarser_weights_under_the_models_name() {
     processes.into_iter().for_each(|process| _ = process.terminate().good());
     let elsewhere = Site::new();
     assert_eq!(audit(&elsewhere, &["--from", &text(&file)]).code(), Some(1));
+}
+
+/// A job of 40 tokens for this price.
+fn priced(site: &Site, name: &str, price: &str) -> Value {
+    let mut job = job_of("The carriage was at the door", 40);
+    (job["params"]["temperature"], job["payment"]["amount"]) = (json!(0.9), price.into());
+    site.submit(&site.job(name, &job)).good().json()
+}
+
+#[test]
+fn miners_look_at_each_others_proofs_and_one_that_runs_coarser_weights_loses_its_pay() {
+    let site = Site::new();
+    let coarse = coarse(&site);
+    let args = ["--epoch", "12s", "--heartbeat", "1s", "--audit-rate", "100", "--established", "0"];
+    let operator = site.operator(&args);
+    let honest = ["alice.eth", "bob.eth", "carol.eth"].map(|ens| site.miner(ens, &["--min-price", "0.20"]));
+    operator.expect("epoch 0 sealed");
+    let good_one = priced(&site, "honest", "0.20");
+    assert_eq!(good_one["receipt"]["epoch"], 1);
+    eventually("somebody who finds that it holds", || {
+        honest.iter().any(|miner| !miner.lines_with("it holds").is_empty()).then_some(())
+    });
+
+    let mut command = site.command("swarm-node");
+    command.args(["--role", "miner", "--ens", "mallory.eth"]).env("SWARMPOOL_CHEAT_MODEL", text(&coarse));
+    let cheat = Process::start("mallory.eth", command);
+    cheat.expect("joined swarmpool.eth");
+    // All of them in one epoch: looks at false proofs cost more than their fees, which stops a small pool for the rest of one.
+    operator.expect_after(operator.mark(), "sealed");
+    for n in 0..4 {
+        let answer = priced(&site, &format!("false-{n}"), "0.10");
+        assert_eq!(answer["receipt"]["miner"], crate::recompute::wallet(&site, "mallory.eth"), "{answer}");
+    }
+    // The third miss in twenty audits condemns: that proof and the next are overturned.
+    let back = eventually("the money of two jobs", || {
+        let free = site.client(&["status", "--json"]).good().json()["free_usdc"].clone();
+        (free == "99.60").then_some(free)
+    });
+    assert_eq!(back, "99.60");
+    for miner in &honest {
+        assert!(!miner.lines_with("it is not what the model says").is_empty());
+        assert!(miner.lines_with("it breaks the rules").is_empty());
+    }
+    operator.expect("sealed");
+    good(&site.client(&["verify", "--json"]).good().json(), &SEALED);
+    honest.into_iter().for_each(|miner| _ = miner.terminate().good());
+    cheat.terminate().good();
+    operator.terminate().good();
 }

@@ -94,7 +94,7 @@ fn evidence(site: &Site, elsewhere: &Site, told: &[&str]) {
 }
 
 /// The wallet of a miner, as its own command says.
-fn wallet(site: &Site, miner: &str) -> String {
+pub fn wallet(site: &Site, miner: &str) -> String {
     let key = std::fs::read_to_string(site.data(&format!("miner-{miner}")).join("key")).unwrap();
     let bytes: [u8; 32] = hex::decode(key.trim()).unwrap().try_into().unwrap();
     SecretKey::from_bytes(&bytes).unwrap().address().to_string()

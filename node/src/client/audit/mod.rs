@@ -8,8 +8,8 @@ use super::checks::{Check, no, open, report, yes};
 use super::recompute::begin;
 use crate::cli::{AuditArgs, Exit, UserError};
 use crate::storage::disk::write_atomic;
-use crate::workload::{KnownModel, Models, recomputed, rescore_request};
-use anyhow::{Result, anyhow};
+use crate::workload::{KnownModel, Models, distances, rescore_request};
+use anyhow::Result;
 use evidence::{Content, Evidence, LeaseTerms};
 use search::{job_of, proof_of};
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use std::time::Instant;
 use swarm_crypto::address::Address;
 use swarm_inference::{CancelToken, Hardware, Registry};
 use swarm_protocol::acceptance::{self, Opened};
-use swarm_protocol::distance::{Distances, Draws, Excess, measure};
+use swarm_protocol::distance::{Distances, Excess};
 use swarm_protocol::statement::{Assurance, Intake, Job, JobType, Proof, Signed, Statement, lease_id};
 
 /// An accepted proof, and all that it names.
@@ -260,11 +260,7 @@ async fn compare(
             return Err(UserError::input("interrupted before all was computed").hint("run it again").into());
         }
     };
-    let own: Vec<_> = rescored.into_iter().map(recomputed).collect();
-    let draws = Draws::of(&opened.proof().lease, &job.params);
-    let draws = (job.assurance == Assurance::Seeded).then_some(&draws);
-    let distances = measure(&opened.transcript().steps, &own, draws).map_err(|error| anyhow!("{error}"))?;
-    Ok((provider, distances))
+    Ok((provider, distances(job, &opened, rescored)?))
 }
 
 fn evidence_of(subject: &Subject, model: &KnownModel, found: &Found) -> Result<Evidence> {

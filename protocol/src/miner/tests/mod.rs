@@ -50,6 +50,7 @@ pub(super) fn config(slots: u32) -> Config {
         device: "cpu".into(),
         vram_mb: 500,
         boot_at: START,
+        audit_secret: AuditSecret::of(&[MINER; 32]),
     }
 }
 
@@ -264,6 +265,7 @@ fn short(effect: &Effect) -> String {
         Effect::FetchRoster { epoch, .. } => format!("fetch roster {epoch}"),
         Effect::Prepare { .. } => "prepare".into(),
         Effect::Infer(_) => "infer".into(),
+        Effect::Audit(picked) => format!("look at {}", picked.index),
         Effect::Abort { .. } => "abort".into(),
         Effect::Finished => "finished".into(),
         Effect::Story(story) => tale(story),
@@ -288,6 +290,8 @@ fn tale(story: &Story) -> String {
         Story::Draining { running } => format!("draining with {running}"),
         Story::Paused { running } => format!("paused with {running}"),
         Story::Resumed => "resumed".into(),
+        Story::Audited { finding, .. } => format!("found that it {finding:?}"),
+        Story::NotAudited { why, .. } => format!("not audited: {why}"),
     }
 }
 

@@ -4,9 +4,13 @@ mod sybils;
 mod world;
 
 use swarm_crypto::address::Address;
-use swarm_protocol::Millis;
+use swarm_protocol::finding::AuditEnd;
 use swarm_protocol::miner::{self, Story};
-use world::{Arrival, FIRST_CLIENT, FIRST_MINER, World, key};
+use swarm_protocol::money::MicroUsdc;
+use swarm_protocol::pool::{Entry, Record};
+use swarm_protocol::statement::Statement;
+use swarm_protocol::{Millis, Posted};
+use world::{Arrival, FIRST_CLIENT, FIRST_MINER, World, key, posted};
 
 #[test]
 fn one_job_has_one_winner_and_the_other_hears_of_it() {
@@ -59,6 +63,54 @@ fn operators_and_miners_may_die_at_any_time() {
         world.run_until_done();
         world.assert_settled(22);
     }
+}
+
+#[test]
+fn miners_look_at_each_others_proofs_over_a_bad_network_and_after_they_have_forgotten_what_they_sealed() {
+    let posted = Posted { audit_rate: 10_000, established: MicroUsdc(0), ..posted() };
+    let mut world = World::with(posted, 5, 20, 3);
+    world.cheat = Some(FIRST_MINER);
+    // The roster of epoch 0 is empty, and so nobody audits it.
+    world.run(20_000);
+    (0..16).for_each(|n| {
+        world.submit(FIRST_CLIENT + n, u64::from(n));
+    });
+    for round in 0..60 {
+        world.run(3_000);
+        if round % 4 == 1 {
+            let n = FIRST_MINER + round % 5;
+            world.miners.remove(&n);
+            world.start_miner(n, 1);
+        }
+        if round == 20 {
+            world.restart_operator();
+        }
+    }
+    let record = |row: &Vec<u8>| Entry::decode(row).unwrap().record;
+    let mut proofs = vec![vec![]];
+    let (mut held, mut broken, mut overturned) = (0, 0, 0);
+    for record in world.rows.iter().map(record) {
+        match record {
+            Record::Accepted { proof, .. } => {
+                proofs.last_mut().unwrap().push(Statement::decode(&proof.payload).unwrap().header.by);
+            }
+            Record::Boundary(_) => proofs.push(vec![]),
+            Record::Overturned { .. } => overturned += 1,
+            Record::AuditClosed { leaf, end } => {
+                let by = proofs[usize::try_from(leaf.epoch).unwrap()][usize::try_from(leaf.index).unwrap()];
+                match end {
+                    AuditEnd::Contradicts => broken += 1,
+                    AuditEnd::Holds => held += 1,
+                    AuditEnd::Differs | AuditEnd::Unserved => panic!("{leaf:?} ended with {end:?}"),
+                }
+                assert_eq!(by == key(FIRST_MINER).address(), end == AuditEnd::Contradicts);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((held + broken, overturned), (proofs.concat().len(), broken));
+    assert!(held > 5 && broken > 1, "{held} held, {broken} broken");
+    assert!(world.told(|story| matches!(story, Story::Audited { .. })).len() > held + 3 * broken);
 }
 
 #[test]

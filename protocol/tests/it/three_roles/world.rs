@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
 use swarm_protocol::codec::{self, JobId, Link};
+use swarm_protocol::finding::Finding;
 use swarm_protocol::miner::{self, Miner, Story};
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::pool::{JobFate, Pool, PoolConfig, PoolEffect, PoolEvent, Replay, Stage};
@@ -65,6 +66,9 @@ pub(super) struct World {
     /// When each client had its outcome.
     pub(super) ended_at: BTreeMap<Id, Timestamp>,
     pub(super) sybils: Option<Sybils>,
+    posted: Posted,
+    /// Whose proofs are false.
+    pub(super) cheat: Option<Id>,
 }
 
 /// Short times, so that a game is short too.
@@ -109,7 +113,7 @@ impl World {
     }
 
     pub(super) fn with(posted: Posted, miners: Id, lost_percent: u64, seed: u64) -> Self {
-        let pool = Pool::create(pool_config(posted), START);
+        let pool = Pool::create(pool_config(posted.clone()), START);
         let intake = Intake::new(pool.id(), key(OPERATOR).address());
         let mut world = Self {
             now: START,
@@ -128,6 +132,8 @@ impl World {
             outcomes: BTreeMap::new(),
             ended_at: BTreeMap::new(),
             sybils: None,
+            posted,
+            cheat: None,
         };
         world.settle_pool();
         (0..miners).for_each(|n| world.start_miner(FIRST_MINER + n, 1 + u32::from(n % 2)));
@@ -155,6 +161,7 @@ impl World {
             device: "cpu".into(),
             vram_mb: 0,
             boot_at: self.now,
+            audit_secret: miner::AuditSecret::of(&key(n).to_bytes()),
         };
         self.miners.insert(n, Node { machine: Miner::new(config), intake: self.intake() });
         self.to(n, Arrival::Miner(miner::Event::Connected));
@@ -341,6 +348,12 @@ impl World {
                     self.after(Millis(30), n, Arrival::Miner(Event::JobReady { lease, content }));
                 }
                 Effect::Infer(run) => self.infer(n, run.lease),
+                Effect::Audit(picked) => {
+                    let (epoch, index) = (picked.epoch, picked.index);
+                    let is_false = self.cheat.is_some_and(|n| key(n).address() == picked.wallet);
+                    let outcome = Ok(if is_false { Finding::Contradicts } else { Finding::Holds });
+                    self.after(Millis(400), n, Arrival::Miner(Event::Audited { epoch, index, outcome }));
+                }
                 Effect::Story(story) => self.stories.push((n, story)),
                 Effect::Abort { .. } | Effect::Finished => {}
             }
@@ -444,7 +457,7 @@ impl World {
             replay.row(seq as u64, row).unwrap();
         }
         let state = replay.finish().unwrap();
-        let machine = Pool::restore(pool_config(posted()), state, self.now).unwrap();
+        let machine = Pool::restore(pool_config(self.posted.clone()), state, self.now).unwrap();
         self.pool = Node { machine, intake: self.intake() };
         self.arrivals.retain(|_, (n, _)| *n != OPERATOR);
         self.settle_pool();
