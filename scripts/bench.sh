@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 benches=("$@")
-[ $# -gt 0 ] || benches=(statements pool settlement ledger lifecycle tree bitswap gossip idle latency decode batch)
+[ $# -gt 0 ] || benches=(statements pool settlement ledger lifecycle tree bitswap gossip idle latency decode batch engine stream)
 if [[ " ${benches[*]} " = *" lifecycle "* ]]; then scripts/setup.sh queues >&2; else scripts/setup.sh >&2; fi
 flags=()
 for bench in "${benches[@]}"; do flags+=(--bench "$bench"); done

@@ -39,10 +39,17 @@ pub struct Rig {
     stop: CancellationToken,
     nodes: Vec<JoinHandle<Result<()>>>,
     client: Client,
+    address: String,
     _home: tempfile::TempDir,
 }
 
 impl Rig {
+    /// Where the operator listens.
+    #[allow(dead_code, reason = "only a client that is a process of its own asks")]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Starts the three, the miner with `providers`, both nodes with the models of `manifests`; waits until a miner
     /// serves `model`.
     pub async fn start(manifests: &[PathBuf], providers: Registry, model: &str) -> Result<Self> {
@@ -71,6 +78,7 @@ impl Rig {
             client: client.context("no pool in time")??,
             stop,
             nodes: vec![operator, miner],
+            address,
             _home: home,
         })
     }
