@@ -1,10 +1,10 @@
-//! Answers as people and programs read them: text, vectors, a benchmark's figures.
+//! Answers as people and programs read them: text, vectors, a picture, a benchmark's figures.
 
 use crate::words::{best_rate, per_ns, rates};
 use serde_json::{Number, Value, json};
 use swarm_protocol::statement::{Body, Input, Job, JobType, Signed, Statement};
 use swarm_protocol::workload::bench::{Figures, Spec};
-use swarm_protocol::workload::embed;
+use swarm_protocol::workload::{embed, image};
 
 const NUMBER_BYTES: usize = 4;
 
@@ -15,6 +15,8 @@ pub(super) enum Rendered {
     Bytes(Vec<u8>),
     /// One vector for each text.
     Vectors(Vec<Vec<Value>>),
+    /// A PNG, and what it was to be.
+    Picture(Vec<u8>, image::Spec),
     /// What a benchmark found.
     Figures(Figures),
 }
@@ -34,7 +36,8 @@ pub(super) fn steps(kept: Option<&Kept>) -> &'static str {
     match kept.and_then(job_of).map(|job| job.job_type) {
         Some(JobType::Embed) => "texts",
         Some(JobType::TorchBench) => "products",
-        Some(JobType::LlmGen | JobType::SdInfer) | None => "tokens",
+        Some(JobType::SdInfer) => "steps",
+        Some(JobType::LlmGen) | None => "tokens",
     }
 }
 
@@ -44,7 +47,8 @@ impl Rendered {
         let read = kept.and_then(|kept| {
             let job = job_of(kept)?;
             match job.job_type {
-                JobType::LlmGen | JobType::SdInfer => None,
+                JobType::LlmGen => None,
+                JobType::SdInfer => picture(output, &job),
                 JobType::Embed => vectors(output, &job, kept.1.as_deref()),
                 JobType::TorchBench => Figures::decode(output).ok().map(Self::Figures),
             }
@@ -62,14 +66,22 @@ impl Rendered {
                 std::iter::once(text).chain(hex).collect()
             }
             Self::Vectors(vectors) => vec![("vectors", json!(vectors))],
+            Self::Picture(_, image::Spec { width, height, .. }) => {
+                vec![("picture", json!({ "format": "png", "width": width, "height": height }))]
+            }
             Self::Figures(figures) => vec![("figures", figures_json(figures))],
         }
     }
 
-    /// What is printed for a person: a vector to a line, as a list of JSON.
+    /// Whether a terminal cannot show it.
+    pub fn is_binary(&self) -> bool {
+        matches!(self, Self::Picture(..))
+    }
+
+    /// What is printed for a person: a vector to a line, as a list of JSON; a picture as it is.
     pub fn text(&self) -> Vec<u8> {
         match self {
-            Self::Bytes(bytes) => bytes.clone(),
+            Self::Bytes(bytes) | Self::Picture(bytes, _) => bytes.clone(),
             Self::Vectors(vectors) => {
                 let line = |vector: &Vec<Value>| format!("{}\n", json!(vector));
                 vectors.iter().map(line).collect::<String>().into_bytes()
@@ -94,6 +106,12 @@ fn vectors(output: &[u8], job: &Job, linked: Option<&[u8]>) -> Option<Rendered> 
         numbers.iter().map(|bytes| number(f32::from_le_bytes(*bytes))).collect()
     };
     Some(Rendered::Vectors(numbers.chunks(numbers.len() / texts).map(vector).collect()))
+}
+
+fn picture(output: &[u8], job: &Job) -> Option<Rendered> {
+    let Input::Text(text) = &job.input else { return None };
+    let (spec, _) = image::Spec::of_input(text).ok()?;
+    Some(Rendered::Picture(output.to_vec(), spec))
 }
 
 /// A number in the fewest digits that lead back to it.

@@ -1,6 +1,7 @@
 //! Pictures: what an honest miner delivers, and what no mutation of it may pass as.
 
 use crate::workloads::{LEASE, MODEL, job, proof};
+use serde::Deserialize;
 use swarm_crypto::digest::Digest;
 use swarm_protocol::acceptance::{AcceptanceFault as Fault, WorkUnits};
 use swarm_protocol::codec::Link;
@@ -148,4 +149,53 @@ fn content_that_the_proof_does_not_name_is_refused() {
     let signed = proof(LEASE, &longer, &good.output);
     assert!(matches!(judge(&signed, &longer, &good.output), Fault::Transcript(_)));
     assert_ne!(Link::of(&longer), good.transcript.link());
+}
+
+#[derive(Deserialize)]
+struct Vectors {
+    lease: Digest,
+    model_digest: Digest,
+    image: Vector,
+}
+
+#[derive(Deserialize)]
+struct Vector {
+    spec: String,
+    prompt: Vec<u32>,
+    steps: Vec<image::Summary>,
+    block: String,
+    prefixes: Vec<Digest>,
+    noise: Vec<Noise>,
+}
+
+#[derive(Deserialize)]
+struct Noise {
+    seed: String,
+    digest: Digest,
+}
+
+#[test]
+fn another_implementation_seeds_encodes_and_digests_a_picture_the_same() {
+    let Vectors { lease, model_digest, image: vector } = crate::vectors("workloads.json");
+    for noise in &vector.noise {
+        assert_eq!(
+            image::noise_seed(&lease, Some(noise.seed.parse().unwrap())),
+            noise.digest,
+            "{}",
+            noise.seed
+        );
+    }
+    let seed = image::noise_seed(&lease, Some(7));
+    let mut prefix = image::PrefixDigest::new(&lease, &model_digest, &vector.spec, &vector.prompt, &seed);
+    let mut prefixes = vec![prefix.digest()];
+    for summary in &vector.steps {
+        prefix.push(summary);
+        prefixes.push(prefix.digest());
+    }
+    assert_eq!(prefixes, vector.prefixes);
+    let Vector { spec, prompt, steps, block, .. } = vector;
+    let transcript =
+        image::Transcript { model: "tiny-diffusion".into(), model_digest, spec, prompt, seed, steps };
+    assert_eq!(crate::hex(&transcript.encode()), block);
+    assert_eq!(image::Transcript::decode(&transcript.encode()), Ok(transcript));
 }
