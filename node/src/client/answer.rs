@@ -7,6 +7,7 @@ use swarm_protocol::workload::bench::{Figures, Spec};
 use swarm_protocol::workload::{embed, image};
 
 const NUMBER_BYTES: usize = 4;
+const PNG_SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
 
 /// An output, read as its job's workload writes it.
 #[derive(Debug, PartialEq)]
@@ -73,9 +74,13 @@ impl Rendered {
         }
     }
 
-    /// Whether a terminal cannot show it.
+    /// Whether a terminal cannot show it: a picture, also of a job that was not sent from here.
     pub fn is_binary(&self) -> bool {
-        matches!(self, Self::Picture(..))
+        match self {
+            Self::Picture(..) => true,
+            Self::Bytes(bytes) => bytes.starts_with(&PNG_SIGNATURE),
+            Self::Vectors(_) | Self::Figures(_) => false,
+        }
     }
 
     /// What is printed for a person: a vector to a line, as a list of JSON; a picture as it is.
@@ -170,5 +175,7 @@ mod tests {
         assert_eq!(Rendered::read(b"text", None).text(), b"text");
         let fields = Rendered::read(&[0xff, 0xfe], None).fields();
         assert_eq!(fields[1], ("answer_hex", "fffe".into()));
+        let is_binary = |bytes: &[u8]| Rendered::read(bytes, None).is_binary();
+        assert!(is_binary(b"\x89PNG\r\n\x1a\n...") && !is_binary(b"PNG") && !is_binary(b""));
     }
 }
