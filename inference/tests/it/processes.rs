@@ -332,11 +332,11 @@ fn hello_of_version(version: u8, folder: &Path) -> PathBuf {
 #[test]
 fn memory_is_limited_for_the_process_and_not_for_the_node() {
     let weights = queenbee().manifest.size;
-    let little = Rig::of(&format!("exec '{ENGINE}'"), Some(weights / 2));
+    let little = Rig::of(&format!("exec '{ENGINE}'"), Some(weights - 1));
     let why = little.start().err().unwrap().to_string();
     assert!(why.contains("memory") || why.contains("signal"), "{why}");
-    // Enough for the file alone: the process takes more than it may and is ended by it.
-    let some = Rig::of(&format!("exec '{ENGINE}'"), Some(weights + (1 << 16)));
+    // Enough for the program to start with, and for the file alone: the process takes more than it may and is ended by it.
+    let some = Rig::of(&format!("exec '{ENGINE}'"), Some(weights + (1 << 20)));
     let why = some.start().err().unwrap().to_string();
     assert!(why.contains("memory") && why.contains("saying: "), "{why}");
     let plenty = Rig::of(&format!("exec '{ENGINE}'"), Some(1 << 30));
