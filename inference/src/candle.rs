@@ -2,6 +2,7 @@
 
 mod batched;
 mod bench;
+mod diffusion;
 mod embed;
 
 use std::sync::{Arc, Mutex, Weak};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use self::batched::{Batched, Worker};
 use self::bench::Bench;
+use self::diffusion::{Painter, Painting};
 use self::embed::{Embedder, Embedding};
 use crate::generate::{Predictor, generate};
 use crate::gguf::Gguf;
@@ -19,7 +21,7 @@ use crate::{
     RescoreRequest, Rescored, Sequence, Stats, Step, Support, TokenSampler, Tokenizer, Workload, candidates,
 };
 
-/// Runs Llama, Qwen2 and Qwen3 models from GGUF files, BERT models from safetensors, and the benchmark `matmul`, on the
+/// Runs Llama, Qwen2 and Qwen3 models from GGUF files, BERT and Stable Diffusion models from safetensors, and the benchmark `matmul`, on the
 /// CPU through candle.
 ///
 /// Engines of one model share its weights. Where those are computed on all cores, they also share every pass: what
@@ -35,6 +37,7 @@ struct State {
     stats: Stats,
     loaded: Vec<Weak<Loaded>>,
     embedders: Vec<Weak<Embedder>>,
+    painters: Vec<Weak<Painter>>,
 }
 
 /// A model in memory.
@@ -57,6 +60,11 @@ impl State {
         self.embedders.retain(|embedder| embedder.strong_count() > 0);
         self.embedders.iter().filter_map(Weak::upgrade).find(|embedder| embedder.manifest() == manifest)
     }
+
+    fn find_painter(&mut self, manifest: &Manifest) -> Option<Arc<Painter>> {
+        self.painters.retain(|painter| painter.strong_count() > 0);
+        self.painters.iter().filter_map(Weak::upgrade).find(|painter| painter.manifest() == manifest)
+    }
 }
 
 impl Provider for Candle {
@@ -68,6 +76,7 @@ impl Provider for Candle {
         let known = match model.workload {
             Workload::LlmGen => Architecture::named(&model.architecture).is_some(),
             Workload::Embed => model.architecture == embed::ARCHITECTURE,
+            Workload::SdInfer => model.architecture == diffusion::ARCHITECTURE,
             Workload::TorchBench => model.architecture == bench::ARCHITECTURE,
         };
         if !known {
@@ -96,6 +105,13 @@ impl Provider for Candle {
                 lock(&self.state).embedders.push(Arc::downgrade(&embedder));
                 Ok(Box::new(Embedding::new(embedder, Place::take(&self.state))))
             }
+            Workload::SdInfer => {
+                let shared = lock(&self.state).find_painter(&config.model.manifest);
+                let painter = shared.map_or_else(|| Painter::load(config).map(Arc::new), Ok)?;
+                within(painter.weight_bytes(), config.max_memory_bytes)?;
+                lock(&self.state).painters.push(Arc::downgrade(&painter));
+                Ok(Box::new(Painting::new(painter, Place::take(&self.state))))
+            }
             Workload::TorchBench => Ok(Box::new(Bench::new(&config.model, Place::take(&self.state))?)),
         }
     }
@@ -107,6 +123,7 @@ impl Provider for Candle {
         state.stats.engines = 0;
         state.loaded.clear();
         state.embedders.clear();
+        state.painters.clear();
     }
 
     fn is_running(&self) -> bool {
@@ -117,7 +134,8 @@ impl Provider for Candle {
         let state = lock(&self.state);
         let decoders = alive(&state.loaded, |loaded| loaded.decoder.weight_bytes());
         let embedders = alive(&state.embedders, Embedder::weight_bytes);
-        Stats { weight_bytes: decoders + embedders, ..state.stats }
+        let painters = alive(&state.painters, Painter::weight_bytes);
+        Stats { weight_bytes: decoders + embedders + painters, ..state.stats }
     }
 }
 
@@ -157,7 +175,7 @@ impl Place {
     }
 
     /// Counts a request without output tokens.
-    fn count(&self, result: &Result<(), EngineError>, prompt_tokens: usize, time: Duration) {
+    fn count<T>(&self, result: &Result<T, EngineError>, prompt_tokens: usize, time: Duration) {
         lock(&self.state).stats.count_without_output(result, prompt_tokens, time);
     }
 }

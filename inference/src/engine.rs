@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::{
-    BenchRequest, CancelToken, Candidate, GgufError, Lap, Manifest, ManifestError, RescoreRequest, Rescored,
-    SafetensorsError, ServerError, StopReason, Tokenizer, TokenizerError, Workload,
+    BenchRequest, CancelToken, Candidate, GgufError, Lap, Manifest, ManifestError, PaintRequest,
+    RescoreRequest, Rescored, SafetensorsError, ServerError, StopReason, Tokenizer, TokenizerError, Workload,
 };
 
 /// The most stop sequences of a request.
@@ -87,6 +87,20 @@ pub trait Engine: Send {
     ) -> Result<(), EngineError> {
         let _ = (request, cancel, sink);
         Err(EngineError::Unsupported(Workload::TorchBench))
+    }
+
+    /// Paints a picture, passing to `sink` what is left of the latents after each step, [`crate::SUMMARY_NUMBERS`] of
+    /// 1/4096, and giving the picture as a PNG in the end.
+    ///
+    /// After an error the engine can take the next request; `cancel` and the deadline are obeyed within a step.
+    fn paint(
+        &mut self,
+        request: &PaintRequest,
+        cancel: &CancelToken,
+        sink: &mut dyn FnMut(&[i32]) -> Flow,
+    ) -> Result<Vec<u8>, EngineError> {
+        let _ = (request, cancel, sink);
+        Err(EngineError::Unsupported(Workload::SdInfer))
     }
 }
 

@@ -3,8 +3,8 @@
 //! A [`Model`] is a [`Manifest`] and its weights. A [`Provider`] of the [`Registry`] turns it into an [`Engine`],
 //! which generates token by token: it offers [`Candidate`]s with integer costs and lets a [`TokenSampler`] choose.
 //! What ends a generation and what its output is are pure rules ([`stop_reason`], [`finish_output`]), so that
-//! somebody who did not run the model can recompute them from the token ids. Models of other [`Workload`]s embed texts
-//! or multiply matrices.
+//! somebody who did not run the model can recompute them from the token ids. Models of other [`Workload`]s embed texts,
+//! paint pictures or multiply matrices.
 
 /// The guide to providers, whose examples the tests run.
 #[cfg(doctest)]
@@ -25,6 +25,7 @@ mod lock;
 mod manifest;
 mod openai;
 mod output;
+mod picture;
 mod pipe;
 mod provider;
 mod queenbee;
@@ -62,6 +63,9 @@ pub use manifest::{
 };
 pub use openai::{MAX_EVENT_BYTES, OpenAi, ServerAt, ServerConfig, ServerError, ServerTimes};
 pub use output::{StopReason, StopRule, finish_output, stop_reason};
+pub use picture::{
+    MAX_PICTURE_SIDE, MAX_PICTURE_STEPS, PICTURE_SIDE_STEP, PaintRequest, SUMMARY_NUMBERS, noise, summary,
+};
 pub use pipe::{Isolated, MAX_FRAME_BYTES, PIPE_VERSION, Program, ServeError, serve};
 pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats, Support};
 pub use queenbee::queenbee;

@@ -27,7 +27,7 @@ pub const MAX_MODEL_FILES: usize = 16;
 pub const MAX_MODEL_FILE_BYTES: u64 = 64 << 20;
 /// The most numbers of an embedding vector.
 pub const MAX_DIMENSIONS: u32 = 1024;
-/// The most tokens of a text that is embedded.
+/// The most tokens of a text that is embedded, and of a picture's prompt.
 pub const MAX_EMBED_TOKENS: u32 = 512;
 
 /// What a model is for.
@@ -39,6 +39,8 @@ pub enum Workload {
     LlmGen,
     /// Embedding vectors.
     Embed,
+    /// Pictures by a diffusion model.
+    SdInfer,
     /// A matrix-product benchmark, which has no weights.
     TorchBench,
 }
@@ -49,6 +51,7 @@ impl Workload {
         match self {
             Self::LlmGen => "llm_gen",
             Self::Embed => "embed",
+            Self::SdInfer => "sd_infer",
             Self::TorchBench => "torch_bench",
         }
     }
@@ -85,12 +88,12 @@ pub struct Manifest {
     pub size: u64,
     /// blake3 digest of the weights' file, 64 lower-case hex digits.
     pub blake3: String,
-    /// Further files beside the weights: `tokenizer.json` and `config.json` of an embedding model.
+    /// Further files beside the weights: `tokenizer.json` and `config.json` of a model that embeds or paints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<ModelFile>,
-    /// GGUF's `general.architecture`; `bert` of embedding models.
+    /// GGUF's `general.architecture`; `bert` of embedding models, `stable-diffusion` of those that paint.
     pub architecture: String,
-    /// Most tokens of prompt and output together, or of one text that is embedded; 0 for benchmarks.
+    /// Most tokens of prompt and output together, of one text that is embedded, or of a picture's prompt; 0 for benchmarks.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub context_length: u32,
     /// Number of token ids; 0 for benchmarks.
@@ -105,7 +108,7 @@ pub struct Manifest {
     /// Work units per prompt token.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub weight_in: u32,
-    /// Work units per output token, embedded text, or million operations.
+    /// Work units per output token, embedded text, step and latent of one channel, or million operations.
     pub weight_out: u32,
     /// SPDX expression of the weights' licence.
     pub licence: String,
@@ -250,6 +253,10 @@ impl Manifest {
                 self.within("vocab_size", self.vocab_size, MAX_VOCAB_SIZE, "must be 1 to 262144"),
                 self.within("dimensions", self.dimensions, MAX_DIMENSIONS, "must be 1 to 1024"),
             ],
+            Workload::SdInfer => &[
+                self.within("context_length", self.context_length, MAX_EMBED_TOKENS, "must be 1 to 512"),
+                self.within("vocab_size", self.vocab_size, MAX_VOCAB_SIZE, "must be 1 to 262144"),
+            ],
             Workload::TorchBench => &[],
         };
         match rules.iter().chain(of_workload).find(|(_, holds, _)| !holds) {
@@ -368,7 +375,7 @@ impl Model {
         Ok(bytes)
     }
 
-    /// The tokenizer of an embedding model, from a `tokenizer.json` that equals the manifest.
+    /// The tokenizer of a model that embeds or paints, from a `tokenizer.json` that equals the manifest.
     pub fn text_tokenizer(&self) -> Result<TextTokenizer, LoadError> {
         let json = self.file("tokenizer.json")?;
         Ok(TextTokenizer::from_json(&json, self.manifest.context_length, self.manifest.vocab_size)?)

@@ -90,9 +90,9 @@ impl Stats {
     }
 
     /// Counts a request without output tokens that took so long, and what became of it.
-    pub fn count_without_output(
+    pub fn count_without_output<T>(
         &mut self,
-        result: &Result<(), EngineError>,
+        result: &Result<T, EngineError>,
         prompt_tokens: usize,
         time: Duration,
     ) {

@@ -1,4 +1,4 @@
-//! Tokenizers of embedding models: a `tokenizer.json` as the library `tokenizers` defines it.
+//! Tokenizers of models that embed or paint: a `tokenizer.json` as the library `tokenizers` defines it.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokenizers::{TruncationParams, TruncationStrategy};
 
 use crate::{MAX_TEXT_BYTES, TokenizerError};
 
-/// The tokenizer of an embedding model, which only goes from text to token ids; a clone is a pointer.
+/// The tokenizer of a model that embeds or paints, which only goes from text to token ids; a clone is a pointer.
 #[derive(Debug, Clone)]
 pub struct TextTokenizer(Arc<tokenizers::Tokenizer>);
 

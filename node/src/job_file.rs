@@ -164,20 +164,20 @@ impl JobFile {
     }
 }
 
+/// The names of all parameters.
+const PARAMS: [&str; 5] = ["max_tokens", "temperature", "top_p", "seed", "stop"];
+
 const EXAMPLE: &str = "correct the file; swarm-client submit --help shows a good one";
 const PAYMENT: &str = "{\"amount\": \"0.10\", \"currency\": \"USDC\"}";
 const DEFAULT_LIMITS: (u32, u32) = (120, 0);
 
 fn job_type(field: &Field<'_>) -> Result<JobType, Fault> {
-    match field.choice(&["llm_gen", "embed", "sd_infer", "torch_bench"])? {
-        "llm_gen" => Ok(JobType::LlmGen),
-        "embed" => Ok(JobType::Embed),
-        "torch_bench" => Ok(JobType::TorchBench),
-        other => {
-            let problem = format!("\"{other}\" is not built in this version; use \"llm_gen\"");
-            Err(Fault::new(&field.path, problem))
-        }
-    }
+    Ok(match field.choice(&["llm_gen", "embed", "sd_infer", "torch_bench"])? {
+        "embed" => JobType::Embed,
+        "sd_infer" => JobType::SdInfer,
+        "torch_bench" => JobType::TorchBench,
+        _ => JobType::LlmGen,
+    })
 }
 
 fn model(field: &Field<'_>) -> Result<String, Fault> {
@@ -250,7 +250,7 @@ fn block_cid(field: &Field<'_>) -> Result<Cid, Fault> {
 }
 
 fn params(field: &Field<'_>, default: &Params) -> Result<Params, Fault> {
-    let fields = Fields::of(field, &["max_tokens", "temperature", "top_p", "seed", "stop"])?;
+    let fields = Fields::of(field, &PARAMS)?;
     let max_tokens = fields.whole("max_tokens", (1, MAX_TOKENS.into()), default.max_tokens.into())?;
     let tenths = |name, range, default| {
         fields.get(name).map_or(Ok(default), |field: Field<'_>| field.ten_thousandths(range))

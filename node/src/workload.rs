@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use swarm_crypto::digest::Digest;
 use swarm_inference::{
-    self as inference, BenchRequest, EngineConfig, Hardware, Model, Registry, RescoreRequest, TextTokenizer,
-    TokenSampler, Tokenizer, Workload,
+    self as inference, BenchRequest, EngineConfig, Hardware, Model, PaintRequest, Registry, RescoreRequest,
+    TextTokenizer, TokenSampler, Tokenizer, Workload,
 };
 use swarm_protocol::acceptance::{self, AcceptanceFault, ModelFacts, Opened};
 use swarm_protocol::distance::{Distances, Draws, RECOMPUTED_PER_CANDIDATE, Recomputed, Tolerance, measure};
 use swarm_protocol::sampler::{self, Candidate};
 use swarm_protocol::statement::{Assurance, Input, Job, JobType, Proof};
 use swarm_protocol::transcript::{Step, StopReason, Transcript};
-use swarm_protocol::workload::{bench, embed};
+use swarm_protocol::workload::{bench, embed, image};
 
 /// A model that this node knows, ready to check proofs or to be run.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ enum Reads {
     Prompt(Tokenizer),
     /// As texts, each by itself.
     Texts(TextTokenizer),
+    /// As a line that says what picture, and its prompt.
+    Picture(TextTokenizer),
     /// As it is written.
     Spec,
 }
@@ -57,6 +59,7 @@ impl Models {
         let reads = match model.manifest.workload {
             Workload::LlmGen => Reads::Prompt(Tokenizer::from_gguf(&mut model.open()?)?),
             Workload::Embed => Reads::Texts(model.text_tokenizer()?),
+            Workload::SdInfer => Reads::Picture(model.text_tokenizer()?),
             Workload::TorchBench => Reads::Spec,
         };
         self.0.insert(model.manifest.name.clone(), KnownModel { model, digest, reads });
@@ -106,6 +109,7 @@ impl KnownModel {
         match self.model.manifest.workload {
             Workload::LlmGen => JobType::LlmGen,
             Workload::Embed => JobType::Embed,
+            Workload::SdInfer => JobType::SdInfer,
             Workload::TorchBench => JobType::TorchBench,
         }
     }
@@ -145,6 +149,19 @@ impl KnownModel {
         Ok(tokenizer.encode(text)?)
     }
 
+    /// What picture a job asks for, and the token ids of its prompt.
+    pub fn picture(&self, job: &Job) -> Result<(image::Spec, Vec<u32>)> {
+        let input = prompt_text(job, None)?;
+        let (spec, prompt) = image::Spec::of_input(&input)?;
+        Ok((spec, self.painted(prompt)?))
+    }
+
+    /// Token ids of a picture's prompt.
+    pub fn painted(&self, prompt: &str) -> Result<Vec<u32>> {
+        let Reads::Picture(tokenizer) = &self.reads else { return Err(self.is_for_other(JobType::SdInfer)) };
+        Ok(tokenizer.encode(prompt)?)
+    }
+
     fn is_for_other(&self, asked: JobType) -> anyhow::Error {
         let Self { model, .. } = self;
         anyhow!(
@@ -175,6 +192,11 @@ impl KnownModel {
                 let (dimensions, texts) = (manifest.dimensions, self.text_ids(job, linked)?);
                 let facts = embed::Facts { name, digest, dimensions, weight_in, weight_out, texts };
                 Ok(Ok(embed::check(job, progress, delivery, &facts)))
+            }
+            Reads::Picture(_) => {
+                let (_, prompt) = self.picture(job)?;
+                let facts = image::Facts { name, digest, weight_in, weight_out, prompt };
+                Ok(Ok(image::check(job, progress, delivery, &facts)))
             }
             Reads::Spec => {
                 let facts = bench::Facts { name, digest, weight_out };
@@ -310,4 +332,11 @@ pub fn bench_request(spec: &bench::Spec, seed: Digest) -> BenchRequest {
     };
     let bench::Spec { m, n, k, repeats, .. } = *spec;
     BenchRequest { dtype, m, n, k, repeats, seed: seed.0, deadline: None, max_memory_bytes: None }
+}
+
+/// What picture is to be painted, as engines want it.
+pub fn paint_request(spec: &image::Spec, prompt_ids: Vec<u32>, seed: Digest) -> PaintRequest {
+    let image::Spec { width, height, steps, guidance } = *spec;
+    let seed = seed.0;
+    PaintRequest { prompt_ids, width, height, steps, guidance, seed, deadline: None, max_memory_bytes: None }
 }

@@ -8,6 +8,7 @@ use crate::sampler::{Candidate, MAX_COST, ONE, draw, sample, sampling_seed, weig
 use crate::statement::{Assurance, Job, JobType, MAX_PROMPT_BYTES, Proof};
 use crate::transcript::{PrefixDigest, Step, StopReason, Transcript};
 use crate::workload::WorkloadFault;
+use crate::workload::png::PngFault;
 use std::collections::BTreeSet;
 use swarm_crypto::digest::Digest;
 
@@ -161,6 +162,23 @@ pub enum AcceptanceFault {
     /// A checksum is not that of the product.
     #[error("the checksum of lap {0} is not that of the product")]
     Checksum(usize),
+    /// The noise of a picture was drawn from something else than the job and the lease name.
+    #[error("the noise was not drawn from the seed")]
+    Seed,
+    /// The picture took more or fewer steps than asked.
+    #[error("the transcript has {found} steps, {due} were asked for")]
+    Steps {
+        /// How many it has.
+        found: usize,
+        /// How many were asked for.
+        due: u32,
+    },
+    /// What is left of a step is not as many numbers as it should be, or one of them is beyond the largest.
+    #[error("what is left of step {0} is not the means of its parts")]
+    Summary(usize),
+    /// The output is not the picture that was asked for.
+    #[error("the output is no picture: {0}")]
+    Picture(PngFault),
     /// The transcript does not extend a prefix that was reported as progress.
     #[error("the transcript does not extend the progress reported at {0} units")]
     Progress(u64),

@@ -21,7 +21,8 @@ use swarm_inference::{
     Manifest, Provider, Registry, Stats, Step, Support, TokenSampler, Tokenizer, queenbee,
 };
 
-const TOKENS: u32 = 256;
+/// The model of the manifest has room for 256 with the prompt.
+const TOKENS: u32 = 240;
 const STEP: Duration = Duration::from_millis(20);
 const JOBS: usize = 12;
 
@@ -115,7 +116,7 @@ fn read_along(address: &str, home: &Path, made: &Made) -> Result<(Vec<f64>, f64)
     made.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let job = home.join("job.json");
     let text = r#"{"job_type": "llm_gen", "model": "queenbee-nano", "input": {"text": "Once"},
-        "params": {"max_tokens": 256, "temperature": 1.0}, "payment": {"amount": "0.01", "currency": "USDC"}}"#;
+        "params": {"max_tokens": 240, "temperature": 1.0}, "payment": {"amount": "0.01", "currency": "USDC"}}"#;
     std::fs::write(&job, text)?;
     let start = Instant::now();
     let mut client = Command::new(std::env::current_exe()?)

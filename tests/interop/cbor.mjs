@@ -10,7 +10,7 @@ function head(major, value) {
 }
 
 function parts(value) {
-  if (typeof value === "number" || typeof value === "bigint") return head(0, value);
+  if (typeof value === "number" || typeof value === "bigint") return value < 0 ? head(1, -1n - BigInt(value)) : head(0, value);
   if (value instanceof Uint8Array) return [...head(2, value.length), ...value];
   if (typeof value === "string") {
     const utf8 = new TextEncoder().encode(value);

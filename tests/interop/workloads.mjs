@@ -1,4 +1,4 @@
-// Blocks, prefix digests and checksums of the workloads without token steps, as JSON on stdout.
+// Blocks, prefix digests, checksums and noise of the workloads without token steps, as JSON on stdout.
 import { blake3 } from "@noble/hashes/blake3";
 import { bytesToHex, utf8ToBytes } from "@noble/hashes/utils";
 import { encode } from "./cbor.mjs";
@@ -74,7 +74,32 @@ function benchmark([spec, m, n, k, repeats, bytes], number) {
   };
 }
 
+// The seed of a picture's noise, and the first of its numbers.
+function noise(seed) {
+  const digest = blake3(encode([seed]), { context: utf8ToBytes("swarmpool v1 sampling") });
+  const drawn = blake3(new Uint8Array(0), { key: digest, dkLen: 64 });
+  const uniform = (at) => Number(BigInt("0x" + bytesToHex(drawn.slice(at, at + 8))) >> 11n);
+  const numbers = [0, 16, 32, 48].flatMap((at) => {
+    const radius = Math.sqrt(-2 * Math.log((uniform(at) + 1) / 2 ** 53));
+    const angle = 2 * Math.PI * (uniform(at + 8) / 2 ** 53);
+    return [radius * Math.cos(angle), radius * Math.sin(angle)];
+  });
+  return { seed: seed.toString(), digest: bytesToHex(digest), numbers };
+}
+
+function picture() {
+  const [spec, prompt] = ["128 64 2 7500", [49406, 320, 5004, 49407]];
+  const seed = blake3(encode([7n]), { context: utf8ToBytes("swarmpool v1 sampling") });
+  const steps = [0, 1].map((step) => Array.from({ length: 64 }, (_, at) => (at - 32) * 4099 ** step));
+  const prefixes = [hash(lease, model_digest, spec, prompt, seed)];
+  for (const summary of steps) prefixes.push(hash(prefixes.at(-1), summary));
+  const block = encode({ model: "tiny-diffusion", model_digest, spec, prompt, seed, steps });
+  const noises = [7n, 300n, (1n << 64n) - 1n].map(noise);
+  return { spec, prompt, steps, block: bytesToHex(block), prefixes: prefixes.map(bytesToHex), noise: noises };
+}
+
 const specs = [["f32 1 1 1 1", 1, 1, 1, 1, 4], ["f16 5 3 70 4", 5, 3, 70, 4, 2], ["bf16 33 64 31 3", 33, 64, 31, 3, 2]];
 console.log(JSON.stringify({
-  lease: bytesToHex(lease), model_digest: bytesToHex(model_digest), embed: embedding(), bench: specs.map(benchmark),
+  lease: bytesToHex(lease), model_digest: bytesToHex(model_digest), embed: embedding(), image: picture(),
+  bench: specs.map(benchmark),
 }, null, 1));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::{Candidate, DType, Manifest, Model, Weights, matmul, queenbee};
 
@@ -39,6 +40,8 @@ pub(super) enum Task {
     Embed { texts: Vec<Vec<u32>> },
     /// Multiply matrices.
     Multiply { dtype: DType, m: u32, n: u32, k: u32, repeats: u32, seed: [u8; 32] },
+    /// Paint a picture.
+    Paint { prompt: Vec<u32>, width: u32, height: u32, steps: u32, guidance: u32, seed: [u8; 32] },
 }
 
 impl Task {
@@ -49,6 +52,8 @@ impl Task {
             Self::Rescore { output, .. } => output.len(),
             Self::Embed { texts } => texts.len(),
             Self::Multiply { repeats, .. } => *repeats as usize,
+            // And the picture.
+            Self::Paint { steps, .. } => *steps as usize + 1,
         }
     }
 }
@@ -70,6 +75,10 @@ pub(super) enum Report {
     Vector { id: u64, numbers: Vec<u32> },
     /// The next product, and how long it took.
     Lap { id: u64, nanoseconds: u64, checksum: u32 },
+    /// What is left of the next step of a picture.
+    Summary { id: u64, numbers: Vec<i32> },
+    /// The picture as a PNG.
+    Picture { id: u64, png: ByteBuf },
     /// The task is over and holds nothing any more.
     Ended { id: u64, why: Option<String> },
     /// The process is alive.
@@ -152,6 +161,7 @@ fn malformed(what: String) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::picture::MAX_PICTURE_BYTES;
 
     fn begin(task: Task) -> Order {
         Order::Begin { id: 1, task, max_memory_bytes: None }
@@ -168,6 +178,14 @@ mod tests {
                 top_k: 512,
             }),
             begin(Task::Embed { texts: vec![vec![7; 512]; 256] }),
+            begin(Task::Paint {
+                prompt: vec![9; 512],
+                width: 64,
+                height: 128,
+                steps: 5,
+                guidance: 1000,
+                seed: [255; 32],
+            }),
             begin(Task::Multiply { dtype: DType::F16, m: 1, n: 2, k: 3, repeats: 4, seed: [5; 32] }),
             Order::Take { id: 1, token: u32::MAX },
             Order::End { id: u64::MAX },
@@ -189,6 +207,10 @@ mod tests {
         for length in 1..whole.len() {
             assert!(read::<Order>(&mut &whole[..length]).is_err(), "{length} bytes");
         }
+        let picture = Report::Picture { id: u64::MAX, png: ByteBuf::from(vec![0xff; MAX_PICTURE_BYTES]) };
+        let mut longest = Vec::new();
+        write(&mut longest, &picture).unwrap();
+        assert_eq!(read::<Report>(&mut longest.as_slice()).unwrap(), Some(picture));
         for garbage in [&[0xff; 64][..], &[0, 0, 0, 1, 0xff], &[0, 0, 0, 0], b"Segmentation fault\n"] {
             assert!(read::<Order>(&mut &*garbage).is_err());
         }

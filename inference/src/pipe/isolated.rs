@@ -10,10 +10,11 @@ use super::host::Host;
 use super::process::{Process, Reply};
 use crate::generate::{Predictor, generate};
 use crate::lock::lock;
+use crate::picture::MAX_PICTURE_BYTES;
 use crate::{
     BenchRequest, CancelToken, Candidate, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
-    GenerateRequest, Generation, Hardware, Interrupt, Lap, Manifest, Provider, RescoreRequest, Rescored,
-    Stats, Step, Support, TokenSampler, Tokenizer, Workload,
+    GenerateRequest, Generation, Hardware, Interrupt, Lap, Manifest, PaintRequest, Provider, RescoreRequest,
+    Rescored, SUMMARY_NUMBERS, Stats, Step, Support, TokenSampler, Tokenizer, Workload,
 };
 
 /// How long an engine may be silent, or take to end a job, before it is ended.
@@ -107,7 +108,7 @@ impl Isolated {
         }
         let tokenizer = match manifest.workload {
             Workload::LlmGen => Some(config.model.tokenizer()?),
-            Workload::Embed | Workload::TorchBench => None,
+            Workload::Embed | Workload::SdInfer | Workload::TorchBench => None,
         };
         let described = Described::of(&config.model)
             .map_err(|why| EngineError::Process(format!("{} cannot be given to it: {why}", manifest.name)))?;
@@ -213,7 +214,13 @@ impl Engine for Proxy {
                 found.push(scored);
                 Some(Flow::Continue)
             }
-            Reply::Scored(_) | Reply::Vector(_) | Reply::Offer(_) | Reply::Lap(_) | Reply::Ended(_) => None,
+            Reply::Scored(_)
+            | Reply::Vector(_)
+            | Reply::Offer(_)
+            | Reply::Lap(_)
+            | Reply::Summary(_)
+            | Reply::Picture(_)
+            | Reply::Ended(_) => None,
         })?;
         Ok(found)
     }
@@ -231,7 +238,13 @@ impl Engine for Proxy {
         let tokens = request.texts.iter().map(Vec::len).sum();
         self.work(task, request.max_memory_bytes, tokens, interrupt, &mut |reply| match reply {
             Reply::Vector(vector) if vector.len() == dimensions => Some(sink(&vector)),
-            Reply::Vector(_) | Reply::Scored(_) | Reply::Offer(_) | Reply::Lap(_) | Reply::Ended(_) => None,
+            Reply::Vector(_)
+            | Reply::Scored(_)
+            | Reply::Offer(_)
+            | Reply::Lap(_)
+            | Reply::Summary(_)
+            | Reply::Picture(_)
+            | Reply::Ended(_) => None,
         })
     }
 
@@ -247,8 +260,46 @@ impl Engine for Proxy {
         let task = Task::Multiply { dtype, m, n, k, repeats, seed };
         self.work(task, request.max_memory_bytes, 0, interrupt, &mut |reply| match reply {
             Reply::Lap(lap) => Some(sink(lap)),
-            Reply::Vector(_) | Reply::Scored(_) | Reply::Offer(_) | Reply::Ended(_) => None,
+            Reply::Vector(_)
+            | Reply::Scored(_)
+            | Reply::Offer(_)
+            | Reply::Summary(_)
+            | Reply::Picture(_)
+            | Reply::Ended(_) => None,
         })
+    }
+
+    fn paint(
+        &mut self,
+        request: &PaintRequest,
+        cancel: &CancelToken,
+        sink: &mut dyn FnMut(&[i32]) -> Flow,
+    ) -> Result<Vec<u8>, EngineError> {
+        let cancels = [cancel, &self.stopped];
+        let interrupt = Interrupt::new(&cancels, request.deadline);
+        let PaintRequest { width, height, steps, guidance, seed, .. } = *request;
+        let prompt = request.prompt_ids.clone();
+        let tokens = prompt.len();
+        let task = Task::Paint { prompt, width, height, steps, guidance, seed };
+        let (mut told, mut picture) = (0, None);
+        self.work(task, request.max_memory_bytes, tokens, interrupt, &mut |reply| match reply {
+            Reply::Summary(numbers) if numbers.len() == SUMMARY_NUMBERS && told < steps => {
+                told += 1;
+                Some(sink(&numbers))
+            }
+            Reply::Picture(png) if told == steps && png.len() <= MAX_PICTURE_BYTES => {
+                picture = Some(png);
+                Some(Flow::Continue)
+            }
+            Reply::Vector(_)
+            | Reply::Scored(_)
+            | Reply::Offer(_)
+            | Reply::Lap(_)
+            | Reply::Summary(_)
+            | Reply::Picture(_)
+            | Reply::Ended(_) => None,
+        })?;
+        picture.ok_or_else(|| gone("it told of no picture"))
     }
 }
 
@@ -339,7 +390,7 @@ impl<'a> Remote<'a> {
         match self.reply(interrupt)? {
             Reply::Offer(candidates) => self.checked(candidates),
             Reply::Ended(why) => Err(ended(why)),
-            Reply::Vector(_) | Reply::Scored(_) | Reply::Lap(_) => {
+            Reply::Vector(_) | Reply::Scored(_) | Reply::Lap(_) | Reply::Summary(_) | Reply::Picture(_) => {
                 Err(gone("it told what was not asked for"))
             }
         }

@@ -40,6 +40,8 @@ pub(super) enum Reply {
     Scored(Rescored),
     Vector(Vec<f32>),
     Lap(Lap),
+    Summary(Vec<i32>),
+    Picture(Vec<u8>),
     Ended(String),
 }
 
@@ -287,6 +289,8 @@ impl Process {
             Report::Lap { id, nanoseconds, checksum } => {
                 (id, Reply::Lap(Lap { time: Duration::from_nanos(nanoseconds), checksum }))
             }
+            Report::Summary { id, numbers } => (id, Reply::Summary(numbers)),
+            Report::Picture { id, png } => (id, Reply::Picture(png.into_vec())),
             Report::Ended { id, why } => (id, Reply::Ended(why.unwrap_or_default())),
             Report::Hello { .. } | Report::Loaded { .. } | Report::NotLoaded { .. } => {
                 return Err(unexpected(&report));

@@ -13,8 +13,8 @@ use super::frame::{self, Order, PIPE_VERSION, Report, Task};
 use crate::lock::lock;
 use crate::{
     Asked, BenchRequest, CancelToken, Candidate, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
-    GenerateRequest, Hardware, MAX_BATCH_SEQUENCES, Model, Provider, Registry, RescoreRequest, Rescored,
-    TokenSampler,
+    GenerateRequest, Hardware, MAX_BATCH_SEQUENCES, Model, PaintRequest, Provider, Registry, RescoreRequest,
+    Rescored, TokenSampler,
 };
 
 /// Between two looks at whether a sequence is over while its token is awaited.
@@ -222,6 +222,24 @@ impl Work {
                 engine.embed(&request, &self.over, &mut |vector| {
                     self.say(&Report::Vector { id, numbers: vector.iter().map(|n| n.to_bits()).collect() })
                 })
+            }
+            Task::Paint { prompt: prompt_ids, width, height, steps, guidance, seed } => {
+                let deadline = None;
+                let request = PaintRequest {
+                    prompt_ids,
+                    width,
+                    height,
+                    steps,
+                    guidance,
+                    seed,
+                    deadline,
+                    max_memory_bytes,
+                };
+                let png = engine.paint(&request, &self.over, &mut |summary| {
+                    self.say(&Report::Summary { id, numbers: summary.to_vec() })
+                })?;
+                self.say(&Report::Picture { id, png: png.into() });
+                Ok(())
             }
             Task::Multiply { dtype, m, n, k, repeats, seed } => {
                 let request =

@@ -12,6 +12,7 @@ mod gguf;
 mod manifest;
 mod openai;
 mod output;
+mod pictures;
 mod processes;
 mod provider;
 mod queenbee;

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use swarm_inference::{
     Asked, BenchRequest, CancelToken, Candle, DType, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
-    GenerateRequest, Generation, Greedy, Isolated, Model, Program, Provider, Registry, RescoreRequest,
-    Weights, matmul, queenbee,
+    GenerateRequest, Generation, Greedy, Isolated, Model, PaintRequest, Program, Provider, Registry,
+    RescoreRequest, Weights, matmul, queenbee,
 };
 use tempfile::TempDir;
 
+use crate::pictures;
 use crate::workloads::fixtures;
 
 const ENGINE: &str = env!("CARGO_BIN_EXE_swarm-engine");
@@ -140,6 +141,27 @@ fn another_process_offers_what_this_one_would_and_serves_many_at_once() {
     assert_eq!((stats.engines, stats.finished, stats.failed, stats.restarts), (4, 4, 0, 0));
     assert_eq!((stats.output_tokens, stats.weight_bytes > 1 << 20), (160, true));
     assert!(rig.changes.try_recv().is_err());
+}
+
+#[test]
+fn pictures_come_from_another_process_too() {
+    let rig = Rig::new();
+    let config = EngineConfig { model: pictures::tiny(), max_memory_bytes: None };
+    let here = pictures::paint(Candle::default().start(&config).unwrap().as_mut(), &pictures::request());
+    let mut engine = rig.provider.start(&config).unwrap();
+    let there = pictures::paint(engine.as_mut(), &pictures::request()).unwrap();
+    assert_eq!(there, here.unwrap());
+    let odd = PaintRequest { width: 65, ..pictures::request() };
+    let told = pictures::paint(engine.as_mut(), &odd).unwrap_err();
+    assert!(told.to_string().contains("a side of a picture"), "{told}");
+    let mut seen = 0;
+    let told = engine.paint(&pictures::request(), &CancelToken::new(), &mut |_| {
+        seen += 1;
+        Flow::Stop
+    });
+    assert!(matches!(told, Err(EngineError::Cancelled)) && seen == 1, "{told:?}");
+    assert_eq!(pictures::paint(engine.as_mut(), &pictures::request()).unwrap(), there, "it goes on");
+    assert_eq!((rig.provider.stats().finished, rig.provider.stats().restarts), (2, 0));
 }
 
 #[test]
@@ -333,11 +355,11 @@ fn hello_of_version(version: u8, folder: &Path) -> PathBuf {
 #[test]
 fn memory_is_limited_for_the_process_and_not_for_the_node() {
     let weights = queenbee().manifest.size;
-    let little = Rig::of(&format!("exec '{ENGINE}'"), Some(weights / 2));
+    let little = Rig::of(&format!("exec '{ENGINE}'"), Some(weights - 1));
     let why = little.start().err().unwrap().to_string();
     assert!(why.contains("memory") || why.contains("signal"), "{why}");
-    // Enough for the file alone: the process takes more than it may and is ended by it.
-    let some = Rig::of(&format!("exec '{ENGINE}'"), Some(weights + (1 << 16)));
+    // Enough for the program to start with, and for the file alone: the process takes more than it may and is ended by it.
+    let some = Rig::of(&format!("exec '{ENGINE}'"), Some(weights + (1 << 20)));
     let why = some.start().err().unwrap().to_string();
     assert!(why.contains("memory") && why.contains("saying: "), "{why}");
     let plenty = Rig::of(&format!("exec '{ENGINE}'"), Some(1 << 30));

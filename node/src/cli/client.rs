@@ -117,6 +117,10 @@ pub enum ClientCommand {
         /// Print the answer while it is made, straight from the miner
         #[arg(long, env = "SWARMPOOL_STREAM", value_parser = BoolishValueParser::new())]
         stream: bool,
+
+        /// Write the answer to this file and not to stdout
+        #[arg(long, short, env = "SWARMPOOL_OUT", value_name = "FILE", conflicts_with = "stream")]
+        out: Option<PathBuf>,
     },
     /// Check a receipt, or all that the pool has sealed, without trusting the operator
     Verify(VerifyArgs),
@@ -155,6 +159,10 @@ pub struct SubmitArgs {
     /// Print the answer while it is made, straight from the miner
     #[arg(long, env = "SWARMPOOL_STREAM", value_parser = BoolishValueParser::new(), conflicts_with = "no_wait")]
     pub stream: bool,
+
+    /// Write the answer to this file and not to stdout; a picture is not shown on a terminal, and has a file there anyway
+    #[arg(long, short, env = "SWARMPOOL_OUT", value_name = "FILE", conflicts_with_all = ["no_wait", "stream"])]
+    pub out: Option<PathBuf>,
 }
 
 /// What `verify` takes.
@@ -293,4 +301,4 @@ const SUBMIT_HELP: &str = r#"A job file:
     "params": { "max_tokens": 60 },
     "payment": { "amount": "0.10", "currency": "USDC" }
   }
-examples/embed.json and examples/bench.json are of the other job types; docs/job.schema.json has all fields."#;
+examples/embed.json, picture.json and bench.json are of the other job types; docs/job.schema.json has all fields."#;

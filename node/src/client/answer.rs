@@ -1,12 +1,13 @@
-//! Answers as people and programs read them: text, vectors, a benchmark's figures.
+//! Answers as people and programs read them: text, vectors, a picture, a benchmark's figures.
 
 use crate::words::{best_rate, per_ns, rates};
 use serde_json::{Number, Value, json};
 use swarm_protocol::statement::{Body, Input, Job, JobType, Signed, Statement};
 use swarm_protocol::workload::bench::{Figures, Spec};
-use swarm_protocol::workload::embed;
+use swarm_protocol::workload::{embed, image};
 
 const NUMBER_BYTES: usize = 4;
+const PNG_SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
 
 /// An output, read as its job's workload writes it.
 #[derive(Debug, PartialEq)]
@@ -15,6 +16,8 @@ pub(super) enum Rendered {
     Bytes(Vec<u8>),
     /// One vector for each text.
     Vectors(Vec<Vec<Value>>),
+    /// A PNG, and what it was to be.
+    Picture(Vec<u8>, image::Spec),
     /// What a benchmark found.
     Figures(Figures),
 }
@@ -34,7 +37,8 @@ pub(super) fn steps(kept: Option<&Kept>) -> &'static str {
     match kept.and_then(job_of).map(|job| job.job_type) {
         Some(JobType::Embed) => "texts",
         Some(JobType::TorchBench) => "products",
-        Some(JobType::LlmGen | JobType::SdInfer) | None => "tokens",
+        Some(JobType::SdInfer) => "steps",
+        Some(JobType::LlmGen) | None => "tokens",
     }
 }
 
@@ -44,7 +48,8 @@ impl Rendered {
         let read = kept.and_then(|kept| {
             let job = job_of(kept)?;
             match job.job_type {
-                JobType::LlmGen | JobType::SdInfer => None,
+                JobType::LlmGen => None,
+                JobType::SdInfer => picture(output, &job),
                 JobType::Embed => vectors(output, &job, kept.1.as_deref()),
                 JobType::TorchBench => Figures::decode(output).ok().map(Self::Figures),
             }
@@ -62,14 +67,26 @@ impl Rendered {
                 std::iter::once(text).chain(hex).collect()
             }
             Self::Vectors(vectors) => vec![("vectors", json!(vectors))],
+            Self::Picture(_, image::Spec { width, height, .. }) => {
+                vec![("picture", json!({ "format": "png", "width": width, "height": height }))]
+            }
             Self::Figures(figures) => vec![("figures", figures_json(figures))],
         }
     }
 
-    /// What is printed for a person: a vector to a line, as a list of JSON.
+    /// Whether a terminal cannot show it: a picture, also of a job that was not sent from here.
+    pub fn is_binary(&self) -> bool {
+        match self {
+            Self::Picture(..) => true,
+            Self::Bytes(bytes) => bytes.starts_with(&PNG_SIGNATURE),
+            Self::Vectors(_) | Self::Figures(_) => false,
+        }
+    }
+
+    /// What is printed for a person: a vector to a line, as a list of JSON; a picture as it is.
     pub fn text(&self) -> Vec<u8> {
         match self {
-            Self::Bytes(bytes) => bytes.clone(),
+            Self::Bytes(bytes) | Self::Picture(bytes, _) => bytes.clone(),
             Self::Vectors(vectors) => {
                 let line = |vector: &Vec<Value>| format!("{}\n", json!(vector));
                 vectors.iter().map(line).collect::<String>().into_bytes()
@@ -94,6 +111,12 @@ fn vectors(output: &[u8], job: &Job, linked: Option<&[u8]>) -> Option<Rendered> 
         numbers.iter().map(|bytes| number(f32::from_le_bytes(*bytes))).collect()
     };
     Some(Rendered::Vectors(numbers.chunks(numbers.len() / texts).map(vector).collect()))
+}
+
+fn picture(output: &[u8], job: &Job) -> Option<Rendered> {
+    let Input::Text(text) = &job.input else { return None };
+    let (spec, _) = image::Spec::of_input(text).ok()?;
+    Some(Rendered::Picture(output.to_vec(), spec))
 }
 
 /// A number in the fewest digits that lead back to it.
@@ -152,5 +175,7 @@ mod tests {
         assert_eq!(Rendered::read(b"text", None).text(), b"text");
         let fields = Rendered::read(&[0xff, 0xfe], None).fields();
         assert_eq!(fields[1], ("answer_hex", "fffe".into()));
+        let is_binary = |bytes: &[u8]| Rendered::read(bytes, None).is_binary();
+        assert!(is_binary(b"\x89PNG\r\n\x1a\n...") && !is_binary(b"PNG") && !is_binary(b""));
     }
 }

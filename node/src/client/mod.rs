@@ -19,6 +19,7 @@ mod submit;
 mod survey;
 mod verify;
 mod watch;
+mod written;
 
 use crate::cli::{ClientArgs, ClientCommand, Exit, UserError};
 use crate::clock::Clock;
@@ -32,6 +33,7 @@ use anyhow::Result;
 use output::Printer;
 use saved::Saved;
 use std::sync::Arc;
+use submit::Reading;
 use swarm_crypto::key::SecretKey;
 use swarm_protocol::statement::Verified;
 use tokio::sync::mpsc;
@@ -74,7 +76,7 @@ pub async fn run(args: ClientArgs, stop: CancellationToken) -> Result<Exit> {
     match session.args.command.clone() {
         ClientCommand::Submit(submit) => submit::submit(session, &submit).await,
         ClientCommand::Get(get) => get::content(session, &get).await,
-        ClientCommand::Wait { job, stream } => submit::wait(session, job, stream).await,
+        ClientCommand::Wait { job, stream, out } => submit::wait(session, job, Reading { stream, out }).await,
         ClientCommand::Cancel { job } => submit::cancel(session, job).await,
         ClientCommand::Status { job: Some(job) } => account::job(session, job).await,
         ClientCommand::Status { job: None } => status::pool(session).await,

@@ -81,6 +81,11 @@ impl Saved {
         Ok(path)
     }
 
+    /// Where a picture is put that nobody named a file for.
+    pub fn picture_path(&self, job: &JobId) -> Result<PathBuf> {
+        self.file("pictures", job, "png")
+    }
+
     /// Where a job's receipt is kept, if it is.
     pub fn receipt_path(&self, job: &JobId) -> Result<Option<PathBuf>> {
         let path = self.file("receipts", job, "json")?;

@@ -3,6 +3,7 @@
 use super::along::Along;
 use super::answer::{Rendered, steps};
 use super::output::{receipt_json, receipt_of, stage_text};
+use super::written;
 use super::{Connection, Session};
 use crate::cli::{Exit, SubmitArgs, UserError};
 use crate::content::import;
@@ -13,6 +14,7 @@ use crate::network::{NetworkEvent, Until};
 use crate::wire;
 use anyhow::{Context, Result};
 use cid::Cid;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use swarm_protocol::codec::JobId;
 use swarm_protocol::query::{Answer, Fate, Query};
@@ -30,8 +32,18 @@ const UNKNOWN: &str = "check the id, and that --pool is the pool it was sent to"
 
 type Inbox = mpsc::Sender<Input<Event, ()>>;
 
+/// How an answer is wanted.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    /// While it is made.
+    pub stream: bool,
+    /// In this file.
+    pub out: Option<PathBuf>,
+}
+
 pub(super) async fn submit(session: Session, args: &SubmitArgs) -> Result<Exit> {
-    check_stream(&session, args.stream)?;
+    let reading = Reading { stream: args.stream, out: args.out.clone() };
+    check_stream(&session, reading.stream)?;
     let file = JobFile::read(&args.file)?;
     let prepared = file.prepare()?;
     if args.no_wait && prepared.text.is_some() {
@@ -54,11 +66,11 @@ pub(super) async fn submit(session: Session, args: &SubmitArgs) -> Result<Exit> 
         return announce_only(&session, &connection, signed).await;
     }
     let submission = Submission::new(&verified).context("the job was just signed")?;
-    follow(session, connection, submission, id, args.stream).await
+    follow(session, connection, submission, id, reading).await
 }
 
-pub(super) async fn wait(session: Session, job: JobId, stream: bool) -> Result<Exit> {
-    check_stream(&session, stream)?;
+pub(super) async fn wait(session: Session, job: JobId, reading: Reading) -> Result<Exit> {
+    check_stream(&session, reading.stream)?;
     let kept = session.saved.job(&job)?;
     let connection = session.connect().await?;
     let now = session.clock.now();
@@ -76,7 +88,7 @@ pub(super) async fn wait(session: Session, job: JobId, stream: bool) -> Result<E
         }
         None => Submission::resume(job, now),
     };
-    follow(session, connection, submission, job, stream).await
+    follow(session, connection, submission, job, reading).await
 }
 
 fn check_stream(session: &Session, stream: bool) -> Result<(), UserError> {
@@ -202,7 +214,7 @@ async fn follow(
     connection: Connection,
     mut submission: Submission,
     id: JobId,
-    stream: bool,
+    reading: Reading,
 ) -> Result<Exit> {
     let Connection { link, events, beacon, .. } = connection;
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
@@ -211,7 +223,7 @@ async fn follow(
     let listener = tokio::spawn(listen(link.clone(), events, inbox.clone()));
     let steps = steps(session.saved.job(&id)?.as_ref());
     let printer = session.printer.clone();
-    let along = stream.then(|| Along::new(link.clone(), printer.clone(), id));
+    let along = reading.stream.then(|| Along::new(link.clone(), printer.clone(), id));
     let mut shell = ClientShell { link: link.clone(), inbox, printer, along, steps, outcome: None };
     let run = driver::run(&mut submission, &mut shell, &mut inputs, session.clock, &session.stop).await;
     listener.abort();
@@ -219,7 +231,10 @@ async fn follow(
     link.network().shutdown().await;
     run?;
     match shell.outcome {
-        Some(outcome) => conclude(&session, id, outcome, shell.along.and_then(Along::end)),
+        Some(outcome) => {
+            let read = shell.along.and_then(Along::end);
+            conclude(&session, id, outcome, (read, reading.out.as_deref()))
+        }
         None => Err(UserError::input("interrupted; the job goes on without you")
             .hint(format!("swarm-client wait {id}"))
             .into()),
@@ -254,10 +269,13 @@ async fn listen(link: Link, mut events: mpsc::Receiver<NetworkEvent>, inbox: Inb
     }
 }
 
-fn conclude(session: &Session, id: JobId, outcome: Outcome, read: Option<Streamed>) -> Result<Exit> {
+/// What was read along of an answer, and the file that it is wanted in.
+type Wanted<'a> = (Option<Streamed>, Option<&'a Path>);
+
+fn conclude(session: &Session, id: JobId, outcome: Outcome, wanted: Wanted<'_>) -> Result<Exit> {
     let failed = |message: String, hint: String| Err(UserError::input(message).hint(hint).into());
     match outcome {
-        Outcome::Answer { receipt, output } => answered(session, id, &receipt, &output, read),
+        Outcome::Answer { receipt, output } => answered(session, id, &receipt, &output, wanted),
         Outcome::Refused { reason, detail, .. } => {
             if session.printer.is_json() {
                 let value = serde_json::json!({ "job": id.to_string(), "status": "refused", "reason": reason, "detail": detail });
@@ -323,18 +341,26 @@ fn answered(
     id: JobId,
     signed: &Signed,
     output: &[u8],
-    read: Option<Streamed>,
+    (read, out): Wanted<'_>,
 ) -> Result<Exit> {
     let path = session.saved.keep_receipt(&id, signed, output)?;
     let (receipt, _) = receipt_of(signed).context("the receipt was checked")?;
     let answer = Rendered::read(output, session.saved.job(&id)?.as_ref());
+    let file = written::file(session, id, &answer, out)?;
     if session.printer.is_json() {
         let mut object = serde_json::json!({
             "job": id.to_string(), "status": "answered", "cost_usdc": receipt.price.to_string(),
             "receipt": receipt_json(signed), "receipt_file": path,
         });
         answer.fields().into_iter().for_each(|(name, value)| object[name] = value);
+        if let Some(file) = &file {
+            object["answer_file"] = file.display().to_string().into();
+        }
         session.printer.object(&object);
+    } else if let Some(file) = &file {
+        session.printer.answer(file.display().to_string().as_bytes());
+    } else if answer.is_binary() {
+        session.printer.bytes(&answer.text());
     } else {
         print_rest(session, &answer.text(), read);
     }

@@ -2,22 +2,26 @@
 
 use super::{Check, fail, failed, ok};
 use crate::words::rates;
-use crate::workload::{KnownModel, Models, bench_request};
-use anyhow::{Context, Result, anyhow};
+use crate::workload::{KnownModel, Models, bench_request, paint_request};
+use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use swarm_inference::{
-    BenchRequest, CancelToken, EmbedRequest, Engine, Flow, GenerateRequest, Greedy, Hardware, Provider,
-    Registry, Support,
+    BenchRequest, CancelToken, EmbedRequest, Engine, Flow, GenerateRequest, Greedy, Hardware, PaintRequest,
+    Provider, Registry, Support,
 };
 use swarm_protocol::statement::JobType;
 use swarm_protocol::workload::bench::{DType, Figures, Spec};
+use swarm_protocol::workload::image;
 
 /// What each model is asked to continue, and how far.
 const PROMPT: &str = "Once upon a time";
 const TOKENS: u32 = 16;
 /// What a benchmark multiplies.
 const PRODUCT: Spec = Spec { dtype: DType::F32, m: 512, n: 512, k: 512, repeats: 4 };
+/// The picture that is painted: the smallest, of a single step.
+const PICTURE: image::Spec =
+    image::Spec { width: image::SIDE_STEP, height: image::SIDE_STEP, steps: 1, guidance: image::NO_GUIDANCE };
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -66,7 +70,7 @@ fn run(registry: &Registry, name: &str, model: &KnownModel) -> Check {
         JobType::LlmGen => answer(engine.as_mut()),
         JobType::Embed => embed(engine.as_mut(), model),
         JobType::TorchBench => benchmark(engine.as_mut()),
-        JobType::SdInfer => Err(anyhow!("no engine is for {}", model.workload().as_str())),
+        JobType::SdInfer => paint(engine.as_mut(), model),
     });
     found.map_or_else(|error| failed(check.clone(), &error), |found| ok(check.clone(), found))
 }
@@ -94,6 +98,17 @@ fn embed(engine: &mut dyn Engine, model: &KnownModel) -> Result<String> {
         Flow::Continue
     })?;
     Ok(format!("embeds, {numbers} numbers in {:.0} ms", begun.elapsed().as_secs_f64() * 1000.0))
+}
+
+fn paint(engine: &mut dyn Engine, model: &KnownModel) -> Result<String> {
+    let (prompt, deadline) = (model.painted(PROMPT)?, Some(Instant::now() + PATIENCE));
+    let asked = paint_request(&PICTURE, prompt, swarm_crypto::digest::Digest::ZERO);
+    let begun = Instant::now();
+    let request = PaintRequest { deadline, ..asked };
+    engine.paint(&request, &CancelToken::new(), &mut |_| Flow::Continue)?;
+    let image::Spec { width, height, .. } = PICTURE;
+    let ms = begun.elapsed().as_secs_f64() * 1000.0;
+    Ok(format!("paints, a step and a picture of {width} by {height} pixels in {ms:.0} ms"))
 }
 
 fn benchmark(engine: &mut dyn Engine) -> Result<String> {

@@ -61,9 +61,10 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "\"llm\"",
         "job_type must be \"llm_gen\" or \"embed\" or \"sd_infer\" or \"torch_bench\", not \"llm\"",
     ),
-    ("\"llm_gen\"", "\"sd_infer\"", "job_type \"sd_infer\" is not built in this version; use \"llm_gen\""),
+    ("\"llm_gen\"", "\"sd_infer\"", "params.max_tokens is for llm_gen, not for sd_infer; leave it out"),
     ("\"llm_gen\"", "\"embed\"", "params is for llm_gen, not for embed; leave it out"),
     ("{\"text\": \"Once\"}", "{\"texts\": [\"Once\"]}", "input.texts is for job_type embed"),
+    ("{\"text\": \"Once\"}", "{\"picture\": {\"prompt\": \"x\"}}", "input.picture is for job_type sd_infer"),
     ("{\"text\": \"Once\"}", "{\"product\": {}}", "input.product is for job_type torch_bench"),
     // Numbers.
     ("60}", "0}", "params.max_tokens must be 1 to 4096, not 0"),
@@ -185,6 +186,7 @@ fn the_schema_refuses_what_it_can_express() {
         "at least 0.000004",
         "is for llm_gen",
         "is for job_type embed",
+        "is for job_type sd_infer",
         "too large",
         "on one line",
         "must be a CID",
@@ -252,6 +254,55 @@ fn texts_are_the_lines_of_an_embedding_job() {
         told.message.ends_with("holds 257 texts, each line being one; 1 to 256 are embedded"),
         "{told:?}"
     );
+}
+
+#[test]
+fn a_picture_is_a_line_and_its_prompt() {
+    let picture =
+        |more: &str| other("sd_infer", &format!(r#"{{"picture":{{"prompt":"A bee,\nflying"{more}}}}}"#));
+    let text = |more: &str| match picture(more).unwrap().prepare().unwrap().input {
+        Input::Text(text) => text,
+        input => panic!("{input:?}"),
+    };
+    assert_eq!(text(""), "512 512 30 7500\nA bee,\nflying");
+    let all = r#","width":64,"height":1024,"steps":1,"guidance":1.25"#;
+    assert_eq!(text(all), "64 1024 1 1250\nA bee,\nflying");
+    assert_eq!(text(r#","guidance":"12.5000""#), "512 512 30 12500\nA bee,\nflying");
+    let job = picture("").unwrap();
+    assert_eq!((job.job_type, job.params.seed), (JobType::SdInfer, None));
+    let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
+    let default = |name: &str| {
+        let place = format!("/$defs/picture/properties/picture/properties/{name}/default");
+        schema.pointer(&place).unwrap().to_string()
+    };
+    let due = workloads::PICTURE;
+    let due = [due.width, due.height, due.steps].map(|number| number.to_string());
+    assert_eq!(["width", "height", "steps"].map(default), due);
+    assert_eq!(default("guidance"), "7.5");
+    for (more, told) in [
+        (r#","width":63"#, "input.picture.width must be 64 to 1024, not 63"),
+        (
+            r#","width":65"#,
+            "input.picture cannot be painted: a side of a picture is a multiple of 64 up to 1024",
+        ),
+        (
+            r#","width":640,"height":576"#,
+            "input.picture cannot be painted: a picture has at most 327680 pixels, such as 512 by 640",
+        ),
+        (r#","steps":101"#, "input.picture.steps must be 1 to 100, not 101"),
+        (r#","guidance":0.5"#, "input.picture.guidance must be 1 to 30, not 0.5"),
+        (r#","guidance":7.0005"#, "input.picture.guidance must have at most three decimals"),
+        (r#","seed":7"#, "input.picture.seed is a parameter; write \"params\": {\"seed\": 7}"),
+    ] {
+        assert_eq!(picture(more).unwrap_err(), told, "{more}");
+    }
+    let long = format!(r#"{{"picture":{{"prompt":"{}"}}}}"#, "x".repeat(2049));
+    assert_eq!(
+        other("sd_infer", &long).unwrap_err(),
+        "input.picture.prompt has 2049 bytes; 2048 is the most"
+    );
+    let told = other("sd_infer", r#"{"text":"a bee"}"#).unwrap_err();
+    assert_eq!(told, "input.text is not a field of input, which has: picture");
 }
 
 #[test]

@@ -1,23 +1,23 @@
 //! What job files of other workloads than text have of their own.
 
 use super::fields::{Fault, Field, Fields};
-use super::{Source, within_input};
+use super::{PARAMS, Source, within_input};
 use crate::cli::UserError;
 use std::path::Path;
 use swarm_protocol::statement::{Assurance, JobType, Params};
 use swarm_protocol::workload::bench::{DType, MAX_REPEATS, MAX_SIDE, Spec};
-use swarm_protocol::workload::embed;
+use swarm_protocol::workload::{embed, image};
 
 /// What holds where a file says nothing: parameters, and the assurance.
 pub(super) fn defaults(job_type: JobType) -> (Params, Assurance) {
     match job_type {
-        JobType::LlmGen | JobType::SdInfer => {
+        JobType::LlmGen => {
             let params =
                 Params { max_tokens: 128, temperature: 7_000, top_p: 9_500, seed: None, stop: Vec::new() };
             (params, Assurance::Seeded)
         }
-        // Nothing is sampled.
-        JobType::Embed | JobType::TorchBench => {
+        // No token is sampled.
+        JobType::Embed | JobType::SdInfer | JobType::TorchBench => {
             let params =
                 Params { max_tokens: 1, temperature: 0, top_p: 10_000, seed: None, stop: Vec::new() };
             (params, Assurance::Distance)
@@ -28,23 +28,31 @@ pub(super) fn defaults(job_type: JobType) -> (Params, Assurance) {
 /// An input to show to somebody who left it out.
 pub(super) fn example(job_type: JobType) -> &'static str {
     match job_type {
-        JobType::LlmGen | JobType::SdInfer => "{\"text\": \"your prompt\"}",
+        JobType::LlmGen => "{\"text\": \"your prompt\"}",
         JobType::Embed => "{\"texts\": [\"a text\", \"another\"]}",
+        JobType::SdInfer => "{\"picture\": {\"prompt\": \"what it shows\"}}",
         JobType::TorchBench => {
             "{\"product\": {\"dtype\": \"f32\", \"m\": 512, \"n\": 512, \"k\": 512, \"repeats\": 8}}"
         }
     }
 }
 
-/// Refuses fields that are about sampling where nothing is sampled.
+/// Refuses fields that are about sampling tokens where none is sampled; a picture's noise has a seed too.
 pub(super) fn check_fields(job_type: JobType, fields: &Fields<'_>) -> Result<(), Fault> {
-    let given = ["params", "assurance"].into_iter().find_map(|name| fields.get(name));
-    match (job_type, given) {
-        (JobType::Embed | JobType::TorchBench, Some(field)) => Err(Fault::new(
-            &field.path,
-            format!("is for llm_gen, not for {}; leave it out", job_type.as_str()),
-        )),
-        _ => Ok(()),
+    let foreign = |field: Field<'_>| {
+        let problem = format!("is for llm_gen, not for {}; leave it out", job_type.as_str());
+        Err(Fault::new(&field.path, problem))
+    };
+    let (params, assurance) = (fields.get("params"), fields.get("assurance"));
+    match job_type {
+        JobType::LlmGen => Ok(()),
+        JobType::Embed | JobType::TorchBench => params.or(assurance).map_or(Ok(()), foreign),
+        JobType::SdInfer => {
+            let params = params.map(|params| Fields::of(&params, &PARAMS)).transpose()?;
+            let sampling = PARAMS.iter().filter(|name| **name != "seed");
+            let of_text = params.and_then(|params| sampling.into_iter().find_map(|name| params.get(name)));
+            of_text.or(assurance).map_or(Ok(()), foreign)
+        }
     }
 }
 
@@ -58,6 +66,7 @@ pub(super) fn source(job_type: JobType, field: &Field<'_>) -> Result<Option<Sour
         false => Ok(()),
     };
     only("texts", JobType::Embed)?;
+    only("picture", JobType::SdInfer)?;
     only("product", JobType::TorchBench)?;
     match job_type {
         JobType::Embed if field.has("texts") => {
@@ -67,12 +76,17 @@ pub(super) fn source(job_type: JobType, field: &Field<'_>) -> Result<Option<Sour
         JobType::Embed if field.has("messages") => {
             Err(Fault::new(&field.path, "must be texts, text, file, or cid with bytes for job_type embed"))
         }
+        JobType::SdInfer => {
+            let fields = Fields::of(field, &["picture"])?;
+            let picture = fields.require("picture", "{\"prompt\": \"what it shows\"}")?;
+            Ok(Some(Source::Text(self::picture(&picture)?)))
+        }
         JobType::TorchBench => {
             let fields = Fields::of(field, &["product"])?;
             let product = fields.require("product", "{\"dtype\": \"f32\", \"m\": 512, …}")?;
             Ok(Some(Source::Text(spec(&product)?.to_string())))
         }
-        JobType::Embed | JobType::LlmGen | JobType::SdInfer => Ok(None),
+        JobType::Embed | JobType::LlmGen => Ok(None),
     }
 }
 
@@ -91,6 +105,48 @@ fn texts(field: &Field<'_>) -> Result<String, Fault> {
     };
     let lines: Vec<String> = items.iter().map(line).collect::<Result<_, _>>()?;
     Ok(within_input(field, &lines.join("\n"))?.to_owned())
+}
+
+/// What a file that says only what a picture shows asks for.
+pub(super) const PICTURE: image::Spec = image::Spec { width: 512, height: 512, steps: 30, guidance: 7_500 };
+
+/// A line that says what picture, and from the next on its prompt.
+fn picture(field: &Field<'_>) -> Result<String, Fault> {
+    if field.has("seed") {
+        return Err(Fault::new(
+            format!("{}.seed", field.path),
+            "is a parameter; write \"params\": {\"seed\": 7}",
+        ));
+    }
+    let fields = Fields::of(field, &["prompt", "width", "height", "steps", "guidance"])?;
+    let prompt = fields.require("prompt", "\"what it shows\"")?;
+    let shows = prompt.string("text in quotes")?;
+    if shows.len() > image::MAX_PROMPT_BYTES {
+        let most = image::MAX_PROMPT_BYTES;
+        return Err(Fault::new(&prompt.path, format!("has {} bytes; {most} is the most", shows.len())));
+    }
+    let number = |name, (least, most): (u32, u32), default: u32| {
+        let number = fields.whole(name, (least.into(), most.into()), default.into())?;
+        Ok(u32::try_from(number).expect("its range was checked"))
+    };
+    let sides = (image::SIDE_STEP, image::MAX_SIDE);
+    let spec = image::Spec {
+        width: number("width", sides, PICTURE.width)?,
+        height: number("height", sides, PICTURE.height)?,
+        steps: number("steps", (1, image::MAX_STEPS), PICTURE.steps)?,
+        guidance: fields.get("guidance").map_or(Ok(PICTURE.guidance), |field| guidance(&field))?,
+    };
+    spec.check().map_err(|fault| Fault::new(&field.path, format!("cannot be painted: {fault}")))?;
+    Ok(format!("{spec}\n{shows}"))
+}
+
+/// In thousandths.
+fn guidance(field: &Field<'_>) -> Result<u32, Fault> {
+    let tenths = field.ten_thousandths((10 * image::NO_GUIDANCE, 10 * image::MAX_GUIDANCE))?;
+    if !tenths.is_multiple_of(10) {
+        return Err(Fault::new(&field.path, "must have at most three decimals"));
+    }
+    Ok(tenths / 10)
 }
 
 fn spec(field: &Field<'_>) -> Result<Spec, Fault> {

@@ -1,17 +1,20 @@
 //! One job on one engine: from what a client signed to the transcript and the output that a proof names.
 
 use crate::words::short_job;
-use crate::workload::{KnownModel, NormativeSampler, bench_request, prompt_text, step, stop_reason};
-use anyhow::{Context, Result, anyhow};
+use crate::workload::{
+    KnownModel, NormativeSampler, bench_request, paint_request, prompt_text, step, stop_reason,
+};
+use anyhow::{Context, Result};
 use std::time::{Duration, Instant};
 use swarm_crypto::digest::Digest;
 use swarm_inference::{
-    BenchRequest, CancelToken, EmbedRequest, Engine, Flow, GenerateRequest, Generation, Sampling,
+    BenchRequest, CancelToken, EmbedRequest, Engine, Flow, GenerateRequest, Generation, PaintRequest,
+    Sampling,
 };
 use swarm_protocol::miner::Run;
 use swarm_protocol::statement::JobType;
 use swarm_protocol::transcript::{PrefixDigest, Transcript};
-use swarm_protocol::workload::{bench, embed};
+use swarm_protocol::workload::{bench, embed, image};
 
 /// What a run left behind.
 #[derive(Debug)]
@@ -22,7 +25,7 @@ pub struct Made {
     pub output: Vec<u8>,
 }
 
-/// Who hears of every token, text or lap: what of a text became certain with it, how many there are, and the digest of
+/// Who hears of every token, text, step or lap: what of a text became certain with it, how many there are, and the digest of
 /// the transcript up to there.
 type Progress<'a> = &'a mut dyn FnMut(&[u8], u64, Digest);
 
@@ -39,7 +42,7 @@ pub fn carry_out(
         JobType::LlmGen => generate(engine, run, model, within, cancel, progress),
         JobType::Embed => embed(engine, run, model, within, cancel, progress),
         JobType::TorchBench => benchmark(engine, run, model, within, cancel, progress),
-        JobType::SdInfer => Err(anyhow!("{} is not built in this version", run.job.job_type.as_str())),
+        JobType::SdInfer => paint(engine, run, model, within, cancel, progress),
     }
 }
 
@@ -132,6 +135,36 @@ fn embed(
     };
     engine.embed(&request, cancel, &mut sink)?;
     let transcript = embed::Transcript { model: run.job.model.clone(), model_digest: model.digest(), texts };
+    Ok(Made { transcript: transcript.encode(), output })
+}
+
+/// Paints the picture that a job asks for.
+fn paint(
+    engine: &mut dyn Engine,
+    run: &Run,
+    model: &KnownModel,
+    within: Duration,
+    cancel: &CancelToken,
+    progress: Progress<'_>,
+) -> Result<Made> {
+    let (spec, prompt) = model.picture(&run.job)?;
+    let seed = image::noise_seed(&run.lease, run.job.params.seed);
+    let deadline = Some(Instant::now() + within);
+    let asked = paint_request(&spec, prompt.clone(), seed);
+    let request = PaintRequest { deadline, max_memory_bytes: max_memory(run), ..asked };
+    let spec = spec.to_string();
+    let mut prefix = image::PrefixDigest::new(&run.lease, &model.digest(), &spec, &prompt, &seed);
+    let mut steps = Vec::new();
+    let mut sink = |summary: &[i32]| {
+        prefix.push(summary);
+        steps.push(summary.to_vec());
+        progress(&[], prefix.steps(), prefix.digest());
+        std::thread::sleep(token_pause());
+        Flow::Continue
+    };
+    let output = engine.paint(&request, cancel, &mut sink)?;
+    let (model, model_digest) = (run.job.model.clone(), model.digest());
+    let transcript = image::Transcript { model, model_digest, spec, prompt, seed, steps };
     Ok(Made { transcript: transcript.encode(), output })
 }
 

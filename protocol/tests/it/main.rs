@@ -7,6 +7,7 @@ mod acceptance;
 mod audits;
 mod histories;
 mod laws;
+mod pictures;
 mod record_pages;
 mod sampler;
 mod second;

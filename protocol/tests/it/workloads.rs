@@ -7,18 +7,18 @@ use swarm_protocol::codec::{JobId, Link, raw_cid};
 use swarm_protocol::sampler::sampling_seed;
 use swarm_protocol::statement::{Input, Job, JobType, Proof};
 use swarm_protocol::workload::bench::{self, Spec, SpecFault};
-use swarm_protocol::workload::{WorkloadFault, check_input, embed};
+use swarm_protocol::workload::{WorkloadFault, check_input, embed, image};
 
-const LEASE: Digest = Digest([1; 32]);
-const MODEL: Digest = Digest([2; 32]);
+pub(super) const LEASE: Digest = Digest([1; 32]);
+pub(super) const MODEL: Digest = Digest([2; 32]);
 
-fn job(job_type: JobType, model: &str, text: &str) -> Job {
+pub(super) fn job(job_type: JobType, model: &str, text: &str) -> Job {
     let input = Input::Text(text.to_owned());
     Job { job_type, model: model.to_owned(), input, ..crate::toy::job(1, 0, &[]) }
 }
 
 /// What an attacker would sign over exactly this.
-fn proof(lease: Digest, transcript: &[u8], output: &[u8]) -> Proof {
+pub(super) fn proof(lease: Digest, transcript: &[u8], output: &[u8]) -> Proof {
     Proof {
         job: JobId::of(b"job"),
         lease,
@@ -245,12 +245,20 @@ fn a_job_that_its_workload_cannot_be_given_is_named() {
     let chat = Input::Chat(Vec::new());
     assert_eq!(check(&Job { input: chat, ..embed.clone() }), WorkloadFault::Chat(JobType::Embed));
     let sealed = Input::Sealed { cid: raw_cid(b"x") };
-    assert_eq!(check(&Job { input: sealed, ..embed.clone() }), WorkloadFault::Sealed);
-    let image = Job { job_type: JobType::SdInfer, ..embed };
-    assert_eq!(check(&image), WorkloadFault::Unbuilt(JobType::SdInfer));
+    assert_eq!(check(&Job { input: sealed, ..embed }), WorkloadFault::Sealed);
+    let picture = job(JobType::SdInfer, "m", "64 64 20 7500\na bee");
+    assert_eq!(check_input(&picture), Ok(()));
+    let narrow = Input::Text("65 64 20 7500\na bee".into());
+    assert_eq!(
+        check(&Job { input: narrow, ..picture.clone() }),
+        WorkloadFault::Image(image::SpecFault::Side)
+    );
+    let chat = Input::Chat(Vec::new());
+    assert_eq!(check(&Job { input: chat, ..picture.clone() }), WorkloadFault::Chat(JobType::SdInfer));
+    assert_eq!(check(&Job { input: linked.clone(), ..picture }), WorkloadFault::Linked(JobType::SdInfer));
     let measure = job(JobType::TorchBench, "m", "f32 8 8 8 1");
     assert_eq!(check_input(&measure), Ok(()));
-    assert_eq!(check(&Job { input: linked, ..measure.clone() }), WorkloadFault::Linked);
+    assert_eq!(check(&Job { input: linked, ..measure.clone() }), WorkloadFault::Linked(JobType::TorchBench));
     let too_large = Input::Text("f32 4097 8 8 1".into());
     assert_eq!(check(&Job { input: too_large, ..measure }), WorkloadFault::Bench(SpecFault::Side));
 }
@@ -318,7 +326,7 @@ fn another_implementation_multiplies_encodes_and_digests_a_benchmark_the_same() 
     }
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(super) fn unhex(text: &str) -> Vec<u8> {
     let pairs = text.as_bytes().chunks_exact(2);
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }

@@ -149,7 +149,7 @@ fn in_a_job_file() {
         ("zero price", amount(json!("0"))),
         ("a price too small to share", amount(json!("0.000003"))),
         ("wrong currency", with(|job| job["payment"]["currency"] = "EUR".into())),
-        ("workload not built", with(|job| job["job_type"] = "sd_infer".into())),
+        ("parameters of another workload", with(|job| job["job_type"] = "sd_infer".into())),
         ("sealed input", with(|job| job["input"] = json!({ "sealed": {} }))),
         ("two inputs", with(|job| job["input"] = json!({ "text": "a", "file": "b.txt" }))),
         ("input file missing", with(|job| job["input"] = json!({ "file": "none.txt" }))),

@@ -14,7 +14,7 @@ use swarm_protocol::query::{Answer, Query};
 use swarm_protocol::race::Roster;
 use swarm_protocol::statement::{Carrier, Intake, Signed, Statement, Topic};
 use swarm_protocol::transcript::Transcript;
-use swarm_protocol::workload::{bench, embed};
+use swarm_protocol::workload::{bench, embed, image, png};
 use swarm_protocol::{Rejection, Timestamp};
 
 pub const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -60,6 +60,8 @@ pub fn targets() -> Vec<Target> {
         target("transcript", 50, 20_000, &TRANSCRIPT, Box::new(transcript)),
         target("embedding", 20, 4_000, &EMBEDDING, Box::new(embedding)),
         target("benchmark", 20, 2_000, &BENCHMARK, Box::new(benchmark)),
+        target("picture", 20, 20_000, &PICTURE, Box::new(picture)),
+        target("png", 30, 4_000, &PNG, Box::new(picture_file)),
         target("figures", 10, 1_000, &STRICT, Box::new(strict::<bench::Figures>)),
         target("texts", 60, 200, &TEXTS, Box::new(texts)),
     ]
@@ -336,6 +338,39 @@ fn benchmark(bytes: &[u8]) -> Outcome {
         Err(error) => no_transcript(error),
     }
 }
+
+const PICTURE: [&str; 6] = [
+    "a picture",
+    "no picture",
+    "malformed",
+    "too many bytes in the model's name",
+    "too many tokens",
+    "too many steps",
+];
+
+fn picture(bytes: &[u8]) -> Outcome {
+    match image::Transcript::decode(bytes) {
+        Ok(transcript) => {
+            assert_eq!(transcript.encode(), bytes, "not the bytes that it was");
+            let Ok(spec) = image::Spec::parse(&transcript.spec) else { return "no picture".into() };
+            assert_eq!(spec.to_string(), transcript.spec);
+            "a picture".into()
+        }
+        Err(error) => no_transcript(error),
+    }
+}
+
+const PNG: [&str; 6] = ["whole", "Signature", "Chunks", "Checksum", "Form", "Rows"];
+
+fn picture_file(bytes: &[u8]) -> Outcome {
+    match png::check(bytes, SIDE, SIDE) {
+        Ok(()) => "whole".into(),
+        Err(fault) => format!("{fault:?}").into(),
+    }
+}
+
+/// The sides of the pictures that are looked at.
+const SIDE: u32 = 8;
 
 const TEXTS: [&str; 6] =
     ["a link", "an address", "an amount", "no link: malformed", "no address", "no amount"];

@@ -19,7 +19,7 @@ use swarm_protocol::statement::{
     ModelOffer, ModelSupply, Params, PayoutMode, Proof, Reason, Refusal, Role, Signed, Statement, lease_id,
 };
 use swarm_protocol::transcript::{Step, StopReason, Transcript};
-use swarm_protocol::workload::{bench, embed};
+use swarm_protocol::workload::{bench, embed, image};
 use swarm_protocol::{Machine, Millis, Posted};
 
 const DAG_PB: u64 = 0x70;
@@ -54,6 +54,7 @@ pub fn write_all() {
     transcripts();
     embeddings();
     benchmarks();
+    pictures();
     ipfs();
     files();
     for (n, steps) in [
@@ -440,6 +441,50 @@ fn benchmarks() {
     write("figures", "good", &bench::Figures::of(&spec, &laps).unwrap().encode());
 }
 
+fn pictures() {
+    let of = |model: &str, spec: &str, prompt: Vec<u32>, steps: usize| {
+        let (model, spec) = (model.to_owned(), spec.to_owned());
+        let steps = vec![vec![-1; image::SUMMARY_NUMBERS]; steps];
+        let (model_digest, seed) = (Digest([3; 32]), Digest([4; 32]));
+        image::Transcript { model, model_digest, spec, prompt, seed, steps }.encode()
+    };
+    write("picture", "good", &of(MODEL, "64 128 2 7500", vec![49_406, 320, 49_407], 2));
+    write("picture", "spec", &of(MODEL, "64 128 2", vec![], 1));
+    write("picture", "name", &of(&"n".repeat(200), "64 64 1 1000", vec![], 1));
+    write("picture", "tokens", &of(MODEL, "64 64 1 1000", vec![1; image::MAX_PROMPT_TOKENS + 1], 1));
+    write("picture", "steps", &of(MODEL, "64 64 1 1000", vec![], image::MAX_STEPS as usize + 1));
+    let chunk = |kind: &[u8; 4], content: &[u8]| {
+        let summed = [&kind[..], content].concat();
+        let length = u32::try_from(content.len()).expect("a few bytes").to_be_bytes();
+        [&length[..], &summed, &crc32fast::hash(&summed).to_be_bytes()].concat()
+    };
+    let file = |form: &[u8], rows: &[u8]| {
+        let header = chunk(b"IHDR", &[&[0, 0, 0, 8, 0, 0, 0, 8], form].concat());
+        // One stored block of deflate, within what zlib puts around it.
+        let length = u16::try_from(rows.len()).expect("a few bytes").to_le_bytes();
+        let rest = length.map(|byte| !byte);
+        let sum = adler32(rows).to_be_bytes();
+        let data = [&[0x78, 1, 1][..], &length, &rest, rows, &sum].concat();
+        [&b"\x89PNG\r\n\x1a\n"[..], &header, &chunk(b"IDAT", &data), &chunk(b"IEND", &[])].concat()
+    };
+    let (form, rows) = ([8, 2, 0, 0, 0], [0; 8 * 25]);
+    let good = file(&form, &rows);
+    write("png", "good", &good);
+    write("png", "form", &file(&[16, 2, 0, 0, 0], &rows));
+    write("png", "rows", &file(&form, &rows[1..]));
+    write("png", "cut", &good[..good.len() - 12]);
+    write("png", "checksum", &[&good[..good.len() - 1], b"x"].concat());
+}
+
+/// RFC 1950.
+fn adler32(bytes: &[u8]) -> u32 {
+    let step = |(a, b): (u32, u32), byte: &u8| {
+        ((a + u32::from(*byte)) % 65_521, (b + a + u32::from(*byte)) % 65_521)
+    };
+    let (a, b) = bytes.iter().fold((1, 0), step);
+    b << 16 | a
+}
+
 fn ipfs() {
     let data = b"block".to_vec();
     let (cid, kind) = (raw_cid(&data), WantKind::Have);
@@ -528,10 +573,13 @@ fn files() {
         job.replace("\"text\":\"Once\"", "\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]").as_bytes(),
     );
     write("job-file", "no-model", job.replace("\"model\":\"queenbee-nano\",", "").as_bytes());
+    write("job-file", "sealed", job.replace("\"text\":\"Once\"", "\"sealed\":{}").as_bytes());
     write("job-file", "two-inputs", job.replace("\"Once\"", "\"Once\",\"file\":\"a\"").as_bytes());
     write("job-file", "not-text", b"{\xff}");
     write("job-file", "embed", job.replace("llm_gen", "embed").as_bytes());
     write("job-file", "image", job.replace("llm_gen", "sd_infer").as_bytes());
+    let picture = "{\"job_type\":\"sd_infer\",\"model\":\"m\",\"input\":{\"picture\":{\"prompt\":\"a bee\",\"width\":64,\"guidance\":7.5}},\"params\":{\"seed\":7},\"payment\":{\"amount\":\"0.10\",\"currency\":\"USDC\"}}";
+    write("job-file", "picture", picture.as_bytes());
     write("job-file", "no-text", job.replace("Once", "").as_bytes());
     for field in ["job_type", "model", "input", "params", "payment", "limits"] {
         write("job-file", field, job.replacen(field, "other", 1).as_bytes());
