@@ -18,6 +18,7 @@ mod candidates;
 mod candle;
 mod chat;
 mod decoder;
+mod describe;
 mod engine;
 mod generate;
 mod gguf;
@@ -46,6 +47,7 @@ pub use decoder::{
     Architecture, BLOCK_POSITIONS, Compute, Decoder, DecoderConfig, Llama3Scaling, MAX_CONFIG_BYTES,
     MAX_ONE_CORE_PARAMETERS, RotaryPairs, Sequence, Show,
 };
+pub use describe::{Found, spdx};
 pub use engine::{
     EmbedRequest, Engine, EngineError, Flow, GenerateRequest, Generation, Greedy, LoadError, MAX_STOP_BYTES,
     MAX_STOP_SEQUENCES, Sampling, Step, TokenSampler,

@@ -25,7 +25,7 @@ pub(crate) use error::clap_message;
 pub use error::{Exit, UserError, report};
 pub use node::{
     AccelMode, ContentArgs, LedgerKind, LimitArgs, MetricsArgs, MinerArgs, ModelsCommand, NodeArgs,
-    NodeCommand, NodeRole, OperatorArgs, Payout, RedisArgs,
+    NodeCommand, NodeRole, OperatorArgs, Payout, PullArgs, RedisArgs,
 };
 pub use shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
 pub(crate) use values::nearest;

@@ -48,7 +48,7 @@ pub struct NodeArgs {
     #[arg(long, env = "SWARMPOOL_ROLE", value_enum, required = true)]
     pub role: Option<NodeRole>,
 
-    /// A further model: its manifest.json, weights beside it; repeatable
+    /// A further model: the name of one that was pulled, or its manifest.json; repeatable
     #[arg(
         long = "model",
         global = true,
@@ -124,7 +124,7 @@ pub enum NodeCommand {
         #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
         json: bool,
     },
-    /// Show the models that a node here would know, or take one through the checklist for offering it
+    /// Fetch, list, check and remove the models that nodes here run
     #[command(hide = true, subcommand)]
     Models(ModelsCommand),
     /// Say why the last jobs were not this miner's, and what the pool pays for which models
@@ -161,11 +161,19 @@ pub enum NodeCommand {
 /// What can be asked of models.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum ModelsCommand {
-    /// List the built-in model and those of --model, and who can run them
+    /// List the built-in models, those that were pulled and those of --model, and who can run them
     List {
         /// Print one JSON object to stdout
         #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
         json: bool,
+    },
+    /// Fetch one and install it; --name says what jobs are to call it
+    Pull(PullArgs),
+    /// Remove one that was pulled
+    Remove {
+        /// Its name
+        #[arg(value_name = "MODEL")]
+        model: String,
     },
     /// Print the manifest of one
     Inspect {
@@ -214,6 +222,23 @@ pub enum ModelsCommand {
         #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
         json: bool,
     },
+}
+
+/// What is fetched, and from where.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct PullArgs {
+    /// A path; owner/repository[/file.gguf][@revision] on Hugging Face (HF_ENDPOINT, HF_TOKEN); or a CID, from other nodes
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+
+    /// How long to wait for a source that is silent
+    #[arg(long, env = "SWARMPOOL_PATIENCE", default_value = "30s", value_name = "TIME",
+          value_parser = positive_duration)]
+    pub patience: Millis,
+
+    /// Print one JSON object to stdout
+    #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
 }
 
 /// What a node can be.
