@@ -68,7 +68,10 @@ pub async fn run(args: &NodeArgs, command: &ModelsCommand, stop: CancellationTok
     tokio::task::spawn_blocking(move || match command {
         ModelsCommand::Pull(_) => Ok(Exit::Done),
         ModelsCommand::Remove { model } => remove(&installed, &model),
-        ModelsCommand::List { json } => list(&manifests, json),
+        ModelsCommand::List { json } => {
+            tell_unfinished(&installed);
+            list(&manifests, json)
+        }
         ModelsCommand::Inspect { model } => inspect(&find(&manifests, &model)?.manifest),
         ModelsCommand::Validate { model, text, out, json } => {
             check(&find(&manifests, &model)?, text.as_deref(), out.as_deref(), json)
@@ -90,6 +93,16 @@ fn remove(installed: &Installed, name: &str) -> Result<Exit> {
     let bytes = installed.remove(name)?;
     print(&format!("{name} is removed, {} are free again\n", BinaryBytes(bytes)));
     Ok(Exit::Done)
+}
+
+/// Says what pulls that were broken off take of the disk.
+fn tell_unfinished(installed: &Installed) {
+    for (folder, bytes) in installed.unfinished() {
+        let (bytes, folder) = (BinaryBytes(bytes), folder.display());
+        eprintln!(
+            "{bytes} of a pull that has not ended are in {folder}: pull again to go on, or remove that folder"
+        );
+    }
 }
 
 /// The CID of a model that others can have from here.

@@ -48,7 +48,7 @@ pub struct NodeArgs {
     #[arg(long, env = "SWARMPOOL_ROLE", value_enum, required = true)]
     pub role: Option<NodeRole>,
 
-    /// A further model: the name of one that was pulled, or its manifest.json; repeatable
+    /// A further model: its manifest.json, or the name of a pulled one; repeatable
     #[arg(
         long = "model",
         global = true,

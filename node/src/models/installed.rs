@@ -19,6 +19,9 @@ pub const MAX_INSTALLED: usize = 1024;
 const MAX_NAME_BYTES: usize = 128;
 /// In a model's folder, beside its files.
 pub const MANIFEST_FILE: &str = "manifest.json";
+/// What the folders of pulls begin with that are under way or were broken off.
+pub const PULL_PREFIX: &str = ".pull-";
+const REMOVED_PREFIX: &str = ".removed-";
 const FOLDER: &str = "models";
 const PRIVATE_FOLDER: u32 = 0o700;
 /// What every build has.
@@ -92,10 +95,30 @@ impl Installed {
         }
         let bytes = bytes_in(&folder);
         // First out of the list, so that half of it is never there.
-        let leaving = self.root.join(format!(".removed-{}-{name}", std::process::id()));
+        let leaving = self.root.join(format!("{REMOVED_PREFIX}{}-{name}", std::process::id()));
         std::fs::rename(&folder, &leaving).map_err(|cause| DiskError::io("remove", &folder, cause))?;
-        std::fs::remove_dir_all(&leaving).map_err(|cause| DiskError::io("remove", &leaving, cause))?;
+        for leaving in self.folders(REMOVED_PREFIX) {
+            std::fs::remove_dir_all(&leaving).map_err(|cause| DiskError::io("remove", &leaving, cause))?;
+        }
         Ok(bytes)
+    }
+
+    /// The folders of pulls that have not ended, and the bytes in them.
+    pub fn unfinished(&self) -> Vec<(PathBuf, u64)> {
+        let folders = self.folders(PULL_PREFIX).into_iter();
+        folders
+            .map(|folder| {
+                let bytes = bytes_in(&folder);
+                (folder, bytes)
+            })
+            .collect()
+    }
+
+    fn folders(&self, prefix: &str) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let fitting =
+            entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()));
+        fitting.map(|entry| entry.path()).collect()
     }
 
     fn absent(&self, name: &str) -> UserError {

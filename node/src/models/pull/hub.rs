@@ -33,7 +33,8 @@ const MAX_TRIES: u32 = 5;
 const MIN_PROGRESS: u64 = 64 << 10;
 /// What has to come on average while the patience lasts.
 const MIN_BYTES_PER_SECOND: u64 = 1024;
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Of the patience: before the first attempt that follows one in vain.
+const FIRST_PAUSE: u32 = 60;
 /// How sentence-transformers makes one vector of many.
 const POOLING: &str = "1_Pooling/config.json";
 
@@ -166,7 +167,7 @@ impl Hub {
                     if tries == MAX_TRIES {
                         return Err(self.unreachable(&why));
                     }
-                    std::thread::sleep(FIRST_PAUSE);
+                    std::thread::sleep(self.patience / FIRST_PAUSE);
                 }
             }
         }
@@ -339,7 +340,7 @@ impl Origin for Hub {
                 wanted.name,
                 clean(&why)
             ));
-            pace.pause(FIRST_PAUSE * (1 << tries))?;
+            pace.pause(self.patience / FIRST_PAUSE * (1 << tries))?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ mod part;
 mod source;
 mod swarm;
 
-use super::installed::{Installed, MANIFEST_FILE, check_names, cid, is_name};
+use super::installed::{Installed, MANIFEST_FILE, PULL_PREFIX, check_names, cid, is_name};
 use super::published::{FileBlocks, Index};
 use crate::cli::{Exit, NodeArgs, PullArgs, UserError};
 use crate::network::Network;
@@ -274,7 +274,7 @@ struct Staging {
 impl Staging {
     fn open(installed: &Installed, source: &Source) -> Result<Self> {
         let key = blake3::hash(format!("{source:?}").as_bytes()).to_hex();
-        let folder = installed.root().join(format!(".pull-{}", &key[..16]));
+        let folder = installed.root().join(format!("{PULL_PREFIX}{}", &key[..16]));
         let failed = |cause| DiskError::io("create", &folder, cause);
         DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(&folder).map_err(failed)?;
         let lock = File::create(folder.join("lock")).map_err(failed)?;
@@ -327,6 +327,18 @@ impl Staging {
     fn remove(self) {
         if let Err(error) = std::fs::remove_dir_all(&self.folder) {
             tracing::warn!("{} is left behind: {error}", self.folder.display());
+        }
+    }
+}
+
+impl Drop for Staging {
+    /// What came stays for the next time; if nothing did, there is nothing to go on with.
+    fn drop(&mut self) {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let came = entries.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "part"));
+        if came.flat_map(|part| part.metadata()).all(|part| part.len() == 0) {
+            // It is gone after a pull that went well.
+            let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
 }
