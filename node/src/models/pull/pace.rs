@@ -115,9 +115,8 @@ impl Pace {
     /// Ends the bar, or says how it went.
     pub fn finish(&self) {
         let came = self.done - self.before;
-        match &self.bar {
-            Some(bar) => bar.finish_and_clear(),
-            None => {}
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
         }
         let rate = BinaryBytes((came as f64 / self.begun.elapsed().as_secs_f64().max(0.001)) as u64);
         let before = if self.before > 0 {

@@ -237,7 +237,13 @@ mod tests {
             part.append(&content[..7]).unwrap();
             drop(part);
             let mut again = 0;
-            drop(Part::open(folder.path(), &wanted, |n| Ok(again += n)).unwrap());
+            drop(
+                Part::open(folder.path(), &wanted, |n| {
+                    again += n;
+                    Ok(())
+                })
+                .unwrap(),
+            );
             assert_eq!(again, if wanted.check == Check::Nothing { 0 } else { 7 });
             let found = pull(folder.path(), &wanted, content).unwrap();
             assert_eq!((found.size, found.blake3.as_str()), (16, blake3.as_str()));
