@@ -11,8 +11,8 @@ use self::batched::{Batched, Worker};
 use self::bench::Bench;
 use self::embed::{Embedder, Embedding};
 use crate::generate::{Predictor, generate};
-use crate::gguf::Gguf;
 use crate::lock::lock;
+use crate::open;
 use crate::{
     Architecture, CancelToken, Candidate, Compute, Decoder, Engine, EngineConfig, EngineError, Flow,
     GenerateRequest, Generation, Hardware, Interrupt, LoadError, Manifest, PREFILL_CHUNK, Provider,
@@ -174,12 +174,10 @@ impl Drop for Place {
 fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let manifest = &config.model.manifest;
     within(manifest.size, config.max_memory_bytes)?;
-    let mut gguf = Gguf::open(config.model.open()?)?;
-    agree("architecture", manifest.architecture.as_str(), gguf.str("general.architecture")?)?;
-    let tokenizer = Tokenizer::from_metadata(&gguf)?;
-    let compute = Compute::for_parameters(gguf.parameters());
-    let decoder = Arc::new(Decoder::load_gguf(&mut gguf, compute, config.max_memory_bytes)?);
-    let shape = decoder.config();
+    let (decoder, tokenizer) = open::load(&config.model, config.max_memory_bytes)?;
+    let decoder = Arc::new(decoder);
+    let (shape, compute) = (*decoder.config(), decoder.compute());
+    agree("architecture", manifest.architecture.as_str(), shape.architecture.name())?;
     agree("context length", manifest.context_length as usize, shape.context_length)?;
     agree("vocabulary size", manifest.vocab_size as usize, shape.vocab_size)?;
     tracing::debug!(model = manifest.name, bytes = decoder.weight_bytes(), "model loaded");

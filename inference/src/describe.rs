@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::decoder::DecoderConfig;
 use crate::gguf::Gguf;
+use crate::open::eos;
 use crate::{LoadError, MAX_EMBED_TOKENS, Manifest, ModelFile, Tokenizer, Workload};
 
 /// Candidates of each position that a transcript records, where nobody has said otherwise.
@@ -15,6 +16,7 @@ const TOP_K: u32 = 16;
 /// Work units of a prompt token and of an output token, likewise.
 const WEIGHT_IN: u32 = 1;
 const WEIGHT_OUT: u32 = 4;
+const BERT: &str = "bert";
 /// The tokens at which sentence-transformers cuts a text.
 const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
 
@@ -25,18 +27,22 @@ pub struct Found<'a> {
     pub name: &'a str,
     /// Where the files are.
     pub folder: &'a Path,
-    /// The weights: GGUF of a decoder, or safetensors of a BERT model.
+    /// The weights: GGUF or safetensors.
     pub weights: ModelFile,
-    /// What belongs to them: `config.json` and `tokenizer.json` of a BERT model.
+    /// What belongs to safetensors: `config.json` and `tokenizer.json`.
     pub files: Vec<ModelFile>,
     /// SPDX expression of the licence, if it is known; else what the weights say of it.
     pub licence: Option<String>,
 }
 
-/// What is read of a BERT model's `config.json`.
+/// What is read of a `config.json`.
+#[derive(Deserialize)]
+struct Kind {
+    model_type: String,
+}
+
 #[derive(Deserialize)]
 struct Bert {
-    model_type: String,
     hidden_size: u32,
     vocab_size: u32,
     max_position_embeddings: u32,
@@ -53,7 +59,7 @@ impl Manifest {
     pub fn describe(found: Found<'_>) -> Result<Self, LoadError> {
         let manifest = match found.weights.file.ends_with(".gguf") {
             true => of_gguf(found)?,
-            false => of_bert(found)?,
+            false => of_safetensors(found)?,
         };
         // What is made here has to pass where it is read.
         let json = serde_json::to_string(&manifest).map_err(|error| LoadError::Prepare(error.to_string()))?;
@@ -92,7 +98,6 @@ fn of_gguf(mut found: Found<'_>) -> Result<Manifest, LoadError> {
     if found.licence.is_none() {
         found.licence = gguf.optional_str("general.license")?.map(spdx);
     }
-    let size = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let (context_length, vocab_size) = (size(shape.context_length), size(shape.vocab_size));
     let top_k = TOP_K.min(vocab_size);
     Ok(Manifest {
@@ -103,14 +108,35 @@ fn of_gguf(mut found: Found<'_>) -> Result<Manifest, LoadError> {
     })
 }
 
+fn of_safetensors(found: Found<'_>) -> Result<Manifest, LoadError> {
+    let Kind { model_type } = read_json(&found, "config.json")?;
+    match model_type == BERT {
+        true => of_bert(found),
+        false => of_decoder(found),
+    }
+}
+
+fn of_decoder(found: Found<'_>) -> Result<Manifest, LoadError> {
+    let config = read(&found, "config.json")?;
+    let shape = DecoderConfig::from_json(&config)?;
+    let architecture = shape.architecture.name().to_owned();
+    let (context_length, vocab_size) = (size(shape.context_length), size(shape.vocab_size));
+    Tokenizer::from_json(&read(&found, "tokenizer.json")?, vocab_size, eos(&config)?)?;
+    let top_k = TOP_K.min(vocab_size);
+    Ok(Manifest {
+        context_length,
+        vocab_size,
+        top_k,
+        ..Manifest::plain(found, Workload::LlmGen, architecture)
+    })
+}
+
+fn size(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
 fn of_bert(found: Found<'_>) -> Result<Manifest, LoadError> {
     let config: Bert = read_json(&found, "config.json")?;
-    if config.model_type != "bert" {
-        let found: String = config.model_type.chars().take(64).collect();
-        return Err(LoadError::Unsupported(format!(
-            "safetensors of {found:?} are not supported, those of \"bert\" are; for text take a GGUF file"
-        )));
-    }
     let stated = match found.files.iter().any(|file| file.file == SENTENCE_CONFIG) {
         true => read_json::<Sentences>(&found, SENTENCE_CONFIG)?.max_seq_length,
         false => None,
@@ -123,14 +149,20 @@ fn of_bert(found: Found<'_>) -> Result<Manifest, LoadError> {
         vocab_size,
         dimensions,
         weight_out: WEIGHT_IN,
-        ..Manifest::plain(found, Workload::Embed, "bert".to_owned())
+        ..Manifest::plain(found, Workload::Embed, BERT.to_owned())
     })
 }
 
 fn read_json<T: for<'a> Deserialize<'a>>(found: &Found<'_>, file: &str) -> Result<T, LoadError> {
-    let unusable = |why: String| LoadError::Unsupported(format!("the {file} is not usable: {why}"));
-    let json = std::fs::read(found.folder.join(file)).map_err(|error| unusable(error.to_string()))?;
-    serde_json::from_slice(&json).map_err(|error| unusable(error.to_string()))
+    serde_json::from_slice(&read(found, file)?).map_err(|error| unusable(file, &error))
+}
+
+fn read(found: &Found<'_>, file: &str) -> Result<Vec<u8>, LoadError> {
+    std::fs::read(found.folder.join(file)).map_err(|error| unusable(file, &error))
+}
+
+fn unusable(file: &str, why: &dyn std::fmt::Display) -> LoadError {
+    LoadError::Unsupported(format!("the {file} is not usable: {why}"))
 }
 
 /// An SPDX expression for how hubs of models name a licence.

@@ -24,6 +24,7 @@ mod generate;
 mod gguf;
 mod lock;
 mod manifest;
+mod open;
 mod openai;
 mod output;
 mod pipe;

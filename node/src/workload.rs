@@ -62,7 +62,7 @@ impl Models {
     fn add(&mut self, model: Model, held: Option<Arc<File>>) -> Result<()> {
         let digest = model.manifest.digest().parse().map_err(|e| anyhow!("manifest digest: {e}"))?;
         let reads = match model.manifest.workload {
-            Workload::LlmGen => Reads::Prompt(Tokenizer::from_gguf(&mut model.open()?)?),
+            Workload::LlmGen => Reads::Prompt(model.tokenizer()?),
             Workload::Embed => Reads::Texts(model.text_tokenizer()?),
             Workload::TorchBench => Reads::Spec,
         };

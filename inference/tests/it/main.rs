@@ -5,6 +5,7 @@
 mod batch;
 mod batched;
 mod decoders;
+mod described;
 mod fixture;
 mod forward;
 mod generation;
@@ -15,6 +16,7 @@ mod output;
 mod processes;
 mod provider;
 mod queenbee;
+mod real_tokenizers;
 mod rescore;
 mod tokenizer;
 mod validate;

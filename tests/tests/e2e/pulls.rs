@@ -1,6 +1,6 @@
 //! `swarm-node models pull` and `remove`: from a path, from a hub with faults, and from other nodes.
 
-use crate::harness::{Finished, Process, Site, eventually, text};
+use crate::harness::{Finished, Process, Site, eventually, short_job, text};
 use crate::hub::{Fault, Hub, REPOSITORY, TOKEN};
 use crate::peer::Peer;
 use rustix::process::Signal;
@@ -243,6 +243,24 @@ fn a_hub_that_lies_floods_drips_or_is_shut_installs_nothing_and_says_why() {
     let gated = Process::start("models", command).finish();
     assert!(gated.code() == Some(1) && gated.stderr.contains("set HF_TOKEN"), "{gated:?}");
     assert!(!gated.stderr.contains(TOKEN));
+}
+
+#[test]
+fn a_pulled_model_of_safetensors_runs_jobs() {
+    let site = Site::new();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/decoders/qwen3");
+    let file = |name: &str| std::fs::read(fixtures.join(name)).unwrap();
+    let tokenizer = swarm_inference::testing::tokenizer_json().into_bytes();
+    let files = [("model.safetensors", file("model.safetensors")), ("config.json", file("config.json"))];
+    let hub = Hub::start(&[&files[..], &[("tokenizer.json", tokenizer)]].concat(), Fault::Nothing);
+    pulled(&site, Some(&hub), &[REPOSITORY]);
+    assert_eq!(installed(&site), ["hive"]);
+    let _operator = site.operator(&["--model", "hive"]);
+    let _miner = site.miner("alice.eth", &["--model", "hive"]);
+    let mut job = short_job("the thin cat in the");
+    job["model"] = "hive".into();
+    let done = site.submit(&site.job("hive", &job)).good().json();
+    assert_eq!(done["receipt"]["miner_usdc"], "0.075", "{done}");
 }
 
 /// A model that takes a while: behind the weights lies what no tensor names.

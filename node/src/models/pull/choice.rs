@@ -30,8 +30,9 @@ pub fn choose(place: &str, names: &[&str], asked: Option<&str>) -> Result<Choice
         (None, [one]) => one,
         (None, []) if names.contains(&WEIGHTS) => WEIGHTS,
         (None, []) => {
-            return Err(UserError::input(format!("{place} has neither a GGUF file nor {WEIGHTS}"))
-                .hint("models are GGUF files of Llama, Qwen2 or Qwen3, or safetensors of BERT"));
+            return Err(UserError::input(format!("{place} has neither a GGUF file nor {WEIGHTS}")).hint(
+                "models are Llama, Qwen2 and Qwen3 in GGUF, and these and BERT in one file of safetensors",
+            ));
         }
         (None, _) => {
             return Err(UserError::input(format!("{place} has {} GGUF files", ggufs.len()))
