@@ -227,7 +227,8 @@ pub enum ModelsCommand {
 /// What is fetched, and from where.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct PullArgs {
-    /// A path; owner/repository[/file.gguf][@revision] on Hugging Face (HF_ENDPOINT, HF_TOKEN); or a CID, from other nodes
+    /// A path; OWNER/REPOSITORY on Hugging Face, with /FILE.gguf and @REVISION if need be (HF_ENDPOINT, HF_TOKEN); or a
+    /// CID, from other nodes
     #[arg(value_name = "SOURCE")]
     pub source: String,
 

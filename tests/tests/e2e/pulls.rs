@@ -234,6 +234,9 @@ fn a_hub_that_lies_floods_drips_or_is_shut_installs_nothing_and_says_why() {
         assert!(refused.stderr.lines().count() < 12, "{fault:?}: {refused:?}");
         assert_eq!(installed(&site), Vec::<String>::new(), "{fault:?}");
     }
+    let hub = Hub::start(&[("hive.gguf", vec![7; 20_000])], Fault::Nothing);
+    let refused = start(&site, Some(&hub), &["pull", REPOSITORY]).finish();
+    assert!(refused.stderr.contains("hive cannot be run here: not a GGUF file"), "{refused:?}");
     let hub = Hub::start(&[("a.gguf", weights()), ("b.gguf", weights())], Fault::Gated);
     let several = start(&site, Some(&hub), &["pull", REPOSITORY]).finish();
     assert!(several.code() == Some(1) && several.stderr.contains("there is a.gguf, b.gguf"), "{several:?}");

@@ -143,7 +143,13 @@ impl Pull {
             blocks.push(indexed);
         }
         pace.finish();
-        finish(&whole, &name, plan, files, blocks)?;
+        if let Err(error) = finish(&whole, &name, plan, files, blocks) {
+            // What cannot be run is no use to anybody; a disk that is full may be mended.
+            if error.is::<UserError>() {
+                staging.remove();
+            }
+            return Err(error);
+        }
         pace.go_on()?;
         let folder = self.installed.take(&whole, &name)?;
         staging.remove();
