@@ -2,6 +2,7 @@
 
 mod batched;
 mod bench;
+mod device;
 mod embed;
 
 use std::sync::{Arc, Mutex, Weak};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use self::batched::{Batched, Worker};
 use self::bench::Bench;
+pub use self::device::device_name;
 use self::embed::{Embedder, Embedding};
 use crate::generate::{Predictor, generate};
 use crate::lock::lock;
@@ -19,8 +21,8 @@ use crate::{
     RescoreRequest, Rescored, Sequence, Stats, Step, Support, TokenSampler, Tokenizer, Workload, candidates,
 };
 
-/// Runs Llama, Qwen2 and Qwen3 models from GGUF files, BERT models from safetensors, and the benchmark `matmul`, on the
-/// CPU through candle.
+/// Runs Llama, Qwen2 and Qwen3 models on the processor, and BERT models and the benchmark `matmul` on a GPU where it was built
+/// for one and there is one, else on the processor, through candle.
 ///
 /// Engines of one model share its weights. Where those are computed on all cores, they also share every pass: what
 /// their requests take at a time is one batch.

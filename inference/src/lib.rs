@@ -42,7 +42,7 @@ pub use batch::{Batch, BatchLimits, JoinError, MAX_BATCH_SEQUENCES, Offer, Seque
 pub use bench::{BenchRequest, DType, Lap, MAX_BENCH_SIDE, matmul};
 pub use cancel::{CancelToken, Interrupt};
 pub use candidates::{COST_SCALE, Candidate, MAX_COST, candidates};
-pub use candle::Candle;
+pub use candle::{Candle, device_name};
 pub use chat::{Message, render_chat};
 pub use decoder::{
     Architecture, BLOCK_POSITIONS, Compute, Decoder, DecoderConfig, Llama3Scaling, MAX_CONFIG_BYTES,
