@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
-const TEMPLATE: &str = "{wide_bar} {percent:>3} % {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+const TEMPLATE: &str =
+    "{wide_bar} {percent:>3} % {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
 
 /// How far a pull is, and whether it is to go on.
 #[derive(Debug)]
