@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The long runs: the simulation, histories of the money, gossip among 10,000 nodes, every decoder fuzzed, blindly and
 # guided by coverage, power cuts of the ledger, the operator's crashes, the churn, the soak, large files over lossy and over slow links (as root,
-# after scripts/interop.sh), the services on Debian itself (as root), llama.cpp's server behind an engine, cheats against an honest auditor; arguments name some of them, none means all.
+# after scripts/interop.sh), the services on Debian itself (as root), llama.cpp's server behind an engine, cheats against an honest auditor, the build for NVIDIA's GPUs; arguments name some of them, none means all.
 # Each leaves a report in docs/nightly, to be committed. SIM_SEEDS, HISTORIES, FUZZ_EXECUTIONS, LEDGER_SEEDS, OPERATOR_KILLS,
 # CHURN_SECONDS, SOAK_SECONDS, CHEAT_JOBS and HONEST_JOBS say how much; the tests print the seeds that repeat a run. A million seeds take an hour
 # on two cores: scribbles stand for signatures there (SIM_VOUCH), and nowhere else.
@@ -21,7 +21,7 @@ export CHEAT_JOBS=${CHEAT_JOBS:-1000}
 export HONEST_JOBS=${HONEST_JOBS:-3000}
 
 parts=("$@")
-[ $# -gt 0 ] || parts=(simulation histories gossip fuzz coverage power crashes engines churn soak lossy slow install llama-server cheats)
+[ $# -gt 0 ] || parts=(simulation histories gossip fuzz coverage power crashes engines churn soak lossy slow install llama-server cheats cuda)
 
 scripts/setup.sh
 cargo build --locked --workspace --bins --tests --examples
@@ -70,10 +70,11 @@ for part in "${parts[@]}"; do
         install) report install scripts/test-install.sh whole || failed=1 ;;
         llama-server) report llama-server scripts/llama-server.sh || failed=1 ;;
         cheats) report cheats cargo test --locked --workspace --test cheats -- --nocapture --test-threads 1 || failed=1 ;;
+        cuda) report cuda scripts/build-cuda.sh || failed=1 ;;
         slow) run slow e2e slow_and_lossy || failed=1 ;;
         *)
             echo "error: there is no part named $part" >&2
-            echo "  → name simulation, histories, gossip, fuzz, coverage, power, crashes, engines, churn, soak, lossy, slow, install, llama-server or cheats" >&2
+            echo "  → name simulation, histories, gossip, fuzz, coverage, power, crashes, engines, churn, soak, lossy, slow, install, llama-server, cheats or cuda" >&2
             exit 2
             ;;
     esac

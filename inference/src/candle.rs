@@ -2,6 +2,7 @@
 
 mod batched;
 mod bench;
+mod device;
 mod diffusion;
 mod embed;
 
@@ -10,19 +11,20 @@ use std::time::Duration;
 
 use self::batched::{Batched, Worker};
 use self::bench::Bench;
+pub use self::device::device_name;
 use self::diffusion::{Painter, Painting};
 use self::embed::{Embedder, Embedding};
 use crate::generate::{Predictor, generate};
-use crate::gguf::Gguf;
 use crate::lock::lock;
+use crate::open;
 use crate::{
     Architecture, CancelToken, Candidate, Compute, Decoder, Engine, EngineConfig, EngineError, Flow,
     GenerateRequest, Generation, Hardware, Interrupt, LoadError, Manifest, PREFILL_CHUNK, Provider,
     RescoreRequest, Rescored, Sequence, Stats, Step, Support, TokenSampler, Tokenizer, Workload, candidates,
 };
 
-/// Runs Llama, Qwen2 and Qwen3 models from GGUF files, BERT and Stable Diffusion models from safetensors, and the benchmark `matmul`, on the
-/// CPU through candle.
+/// Runs Llama, Qwen2 and Qwen3 models and Stable Diffusion on the processor, and BERT models and the benchmark `matmul` on a
+/// GPU where it was built for one and there is one, else on the processor, through candle.
 ///
 /// Engines of one model share its weights. Where those are computed on all cores, they also share every pass: what
 /// their requests take at a time is one batch.
@@ -192,12 +194,10 @@ impl Drop for Place {
 fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
     let manifest = &config.model.manifest;
     within(manifest.size, config.max_memory_bytes)?;
-    let mut gguf = Gguf::open(config.model.open()?)?;
-    agree("architecture", manifest.architecture.as_str(), gguf.str("general.architecture")?)?;
-    let tokenizer = Tokenizer::from_metadata(&gguf)?;
-    let compute = Compute::for_parameters(gguf.parameters());
-    let decoder = Arc::new(Decoder::load_gguf(&mut gguf, compute, config.max_memory_bytes)?);
-    let shape = decoder.config();
+    let (decoder, tokenizer) = open::load(&config.model, config.max_memory_bytes)?;
+    let decoder = Arc::new(decoder);
+    let (shape, compute) = (*decoder.config(), decoder.compute());
+    agree("architecture", manifest.architecture.as_str(), shape.architecture.name())?;
     agree("context length", manifest.context_length as usize, shape.context_length)?;
     agree("vocabulary size", manifest.vocab_size as usize, shape.vocab_size)?;
     tracing::debug!(model = manifest.name, bytes = decoder.weight_bytes(), "model loaded");

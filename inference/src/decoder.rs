@@ -103,8 +103,17 @@ impl Decoder {
         compute: Compute,
         max_bytes: Option<u64>,
     ) -> Result<Self, LoadError> {
-        let config = DecoderConfig::from_json(config)?;
+        Self::load_safetensors(DecoderConfig::from_json(config)?, readers, Some(compute), max_bytes)
+    }
+
+    pub(crate) fn load_safetensors(
+        config: DecoderConfig,
+        readers: Vec<impl Read + Seek>,
+        compute: Option<Compute>,
+        max_bytes: Option<u64>,
+    ) -> Result<Self, LoadError> {
         let mut files = Safetensors::open(readers)?;
+        let compute = compute.unwrap_or_else(|| Compute::for_parameters(files.parameters()));
         Self::load(Weights::new(Source::Safetensors(&mut files), compute, max_bytes), config)
     }
 

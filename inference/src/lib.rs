@@ -18,11 +18,13 @@ mod candidates;
 mod candle;
 mod chat;
 mod decoder;
+mod describe;
 mod engine;
 mod generate;
 mod gguf;
 mod lock;
 mod manifest;
+mod open;
 mod openai;
 mod output;
 mod picture;
@@ -41,12 +43,13 @@ pub use batch::{Batch, BatchLimits, JoinError, MAX_BATCH_SEQUENCES, Offer, Seque
 pub use bench::{BenchRequest, DType, Lap, MAX_BENCH_SIDE, matmul};
 pub use cancel::{CancelToken, Interrupt};
 pub use candidates::{COST_SCALE, Candidate, MAX_COST, candidates};
-pub use candle::Candle;
+pub use candle::{Candle, device_name};
 pub use chat::{Message, render_chat};
 pub use decoder::{
     Architecture, BLOCK_POSITIONS, Compute, Decoder, DecoderConfig, Llama3Scaling, MAX_CONFIG_BYTES,
     MAX_ONE_CORE_PARAMETERS, RotaryPairs, Sequence, Show,
 };
+pub use describe::{Found, spdx};
 pub use engine::{
     EmbedRequest, Engine, EngineError, Flow, GenerateRequest, Generation, Greedy, LoadError, MAX_STOP_BYTES,
     MAX_STOP_SEQUENCES, Sampling, Step, TokenSampler,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{LoadError, MAX_COST, TextTokenizer, Tokenizer};
+use crate::{LoadError, MAX_COST, TextTokenizer};
 
 /// The largest manifest that is read, in bytes.
 pub const MAX_MANIFEST_BYTES: u64 = 64 * 1024;
@@ -88,7 +88,7 @@ pub struct Manifest {
     pub size: u64,
     /// blake3 digest of the weights' file, 64 lower-case hex digits.
     pub blake3: String,
-    /// Further files beside the weights: `tokenizer.json` and `config.json` of a model that embeds or paints.
+    /// Further files beside the weights: `tokenizer.json` and `config.json` where these are safetensors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<ModelFile>,
     /// GGUF's `general.architecture`; `bert` of embedding models, `stable-diffusion` of those that paint.
@@ -222,6 +222,11 @@ impl Manifest {
             .chain(self.files.iter().map(|file| (&file.blake3, &file.file)))
             .map(|(digest, file)| format!("{digest}  {file}\n"));
         blake3::hash(lines.collect::<String>().as_bytes()).to_hex().to_string()
+    }
+
+    /// Whether the weights are GGUF; if not, they are safetensors, with `config.json` and `tokenizer.json` beside them.
+    pub fn is_gguf(&self) -> bool {
+        !self.file.ends_with(".safetensors")
     }
 
     fn validate(&self) -> Result<(), ManifestError> {
@@ -379,11 +384,6 @@ impl Model {
     pub fn text_tokenizer(&self) -> Result<TextTokenizer, LoadError> {
         let json = self.file("tokenizer.json")?;
         Ok(TextTokenizer::from_json(&json, self.manifest.context_length, self.manifest.vocab_size)?)
-    }
-
-    /// The model's tokenizer, from weights that equal the manifest, without loading them.
-    pub fn tokenizer(&self) -> Result<Tokenizer, LoadError> {
-        Ok(Tokenizer::from_gguf(&mut self.open()?)?)
     }
 
     fn check_bytes<B>(&self, bytes: B) -> Result<ModelReader, ManifestError>

@@ -91,6 +91,13 @@ impl<R: Read + Seek> Safetensors<R> {
         self.entries.keys().map(String::as_str)
     }
 
+    /// Elements of all tensors together.
+    pub(crate) fn parameters(&self) -> u64 {
+        let elements =
+            |entry: &Entry| entry.shape.iter().map(|&size| size as u64).fold(1, u64::saturating_mul);
+        self.entries.values().map(elements).fold(0, u64::saturating_add)
+    }
+
     /// Reads one tensor as f32, which must have exactly this shape, rows first.
     pub(crate) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, SafetensorsError> {
         let Some(entry) = self.entries.get(name).filter(|entry| entry.shape == shape) else {

@@ -11,7 +11,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
 use crate::generate::{Predictor, generate};
-use crate::tokenizer::{Vocabulary, chars_of_bytes};
+use crate::tokenizer::{Pre, Vocabulary, chars_of_bytes};
 use crate::{
     CancelToken, Candidate, Engine, EngineError, Flow, GenerateRequest, Generation, Interrupt, LoadError,
     Manifest, Model, Step, TokenSampler, Tokenizer, Weights, Workload,
@@ -198,8 +198,26 @@ pub fn tokenizer() -> Tokenizer {
         merges: merges.iter().map(String::as_str).collect(),
         eos: Some(tokens.len() as u32 - 1),
         bos: None,
+        pre: Pre::Gpt2,
     })
     .expect("the generated vocabulary is whole")
+}
+
+/// The same tokenizer as the `tokenizer.json` of a model.
+pub fn tokenizer_json() -> String {
+    let tokens = tokens();
+    let end = tokens.len() - 1;
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        tokens[..end].iter().cloned().zip((0u32..).map(serde_json::Value::from)).collect();
+    serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [{ "id": end, "content": tokens[end], "special": true }],
+        "normalizer": null,
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+        "post_processor": null,
+        "model": { "type": "BPE", "vocab": vocab, "merges": merges().collect::<Vec<_>>() },
+    })
+    .to_string()
 }
 
 fn tokens() -> Vec<String> {

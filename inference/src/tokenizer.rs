@@ -1,4 +1,7 @@
-//! Byte-level BPE from a GGUF file's metadata: text to token ids and back, without the model's weights.
+//! Byte-level BPE from a GGUF file's metadata or a `tokenizer.json`: text to token ids and back, without the model's weights.
+
+mod json;
+mod pre;
 
 use std::collections::HashMap;
 use std::io::{Read, Seek};
@@ -6,8 +9,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
+pub(crate) use self::pre::Pre;
 use crate::gguf::{Gguf, GgufError};
 use crate::manifest::MAX_VOCAB_SIZE;
 
@@ -59,6 +62,7 @@ pub(crate) struct Vocabulary<'a> {
     pub(crate) types: Vec<i32>,
     pub(crate) eos: Option<u32>,
     pub(crate) bos: Option<u32>,
+    pub(crate) pre: Pre,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -70,14 +74,19 @@ impl std::fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// Builds the tokenizer that a GGUF file describes; no weights are read.
     ///
-    /// `tokenizer.ggml.model` must be `gpt2` and `tokenizer.ggml.pre` `gpt-2`.
+    /// `tokenizer.ggml.model` must be `gpt2`, and `tokenizer.ggml.pre` that of GPT-2, Llama 3 or Qwen2.
     pub fn from_gguf(reader: &mut (impl Read + Seek)) -> Result<Self, TokenizerError> {
         Self::from_metadata(&Gguf::open(reader)?)
     }
 
     pub(crate) fn from_metadata<R: Read + Seek>(gguf: &Gguf<R>) -> Result<Self, TokenizerError> {
         supported("model", gguf.str("tokenizer.ggml.model")?, "gpt2")?;
-        supported("pre", gguf.str("tokenizer.ggml.pre")?, "gpt-2")?;
+        let name = gguf.str("tokenizer.ggml.pre")?;
+        let pre = Pre::named(name).ok_or_else(|| TokenizerError::Unsupported {
+            what: "pre",
+            found: name.chars().take(64).collect(),
+            supported: "gpt-2, llama-bpe and qwen2",
+        })?;
         let bos = gguf.optional_u32("tokenizer.ggml.bos_token_id")?;
         let add_bos = gguf.optional_bool("tokenizer.ggml.add_bos_token")?;
         Self::new(&Vocabulary {
@@ -86,6 +95,7 @@ impl Tokenizer {
             types: gguf.i32s("tokenizer.ggml.token_type")?,
             eos: gguf.optional_u32("tokenizer.ggml.eos_token_id")?,
             bos: bos.filter(|_| add_bos == Some(true)),
+            pre,
         })
     }
 
@@ -108,10 +118,11 @@ impl Tokenizer {
         let bpe = BPE::builder()
             .vocab_and_merges(ids.into_iter().collect::<Vocab>(), merges)
             .cache_capacity(0)
+            .ignore_merges(vocabulary.pre.takes_whole_words())
             .build()
             .map_err(|error| malformed(error.to_string()))?;
         let mut bpe = tokenizers::Tokenizer::new(bpe);
-        bpe.with_pre_tokenizer(Some(ByteLevel::new(false, false, true)));
+        bpe.with_pre_tokenizer(Some(vocabulary.pre.build()?));
         Ok(Self(Arc::new(Inner { bpe, pieces, eos: vocabulary.eos, bos: vocabulary.bos })))
     }
 

@@ -5,7 +5,6 @@ use std::time::Instant;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::gguf::Gguf;
 use crate::{
     COST_SCALE, CancelToken, Candidate, Compute, Decoder, Engine, EngineConfig, EngineError, Flow,
     GenerateRequest, Greedy, Hardware, Interrupt, LoadError, Manifest, Model, NoProvider, Registry, Step,
@@ -135,13 +134,13 @@ pub fn validate(registry: &Registry, model: &Model, text: &str) -> Result<Valida
 
 /// A model's weights twice, for what engines do not show: computed as engines do here, and the other way.
 pub fn both_ways(model: &Model) -> Result<[Decoder; 2], LoadError> {
-    let own = Compute::for_parameters(Gguf::open(model.open()?)?.parameters());
-    let other = match own {
+    let own = model.decoder(None, None)?;
+    let other = match own.compute() {
         Compute::OneCore => Compute::AllCores,
         Compute::AllCores => Compute::OneCore,
     };
-    let load = |compute| Decoder::from_gguf(&mut model.open()?, compute);
-    Ok([load(own)?, load(other)?])
+    let other = model.decoder(Some(other), None)?;
+    Ok([own, other])
 }
 
 /// Pieces of the text, which leave room to go on.

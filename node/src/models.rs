@@ -1,24 +1,33 @@
 //! The models that a node here would know, seen one by one before they are offered.
 
 mod calibrate;
+mod installed;
+mod published;
+mod pull;
 
 use self::calibrate::{Calibration, Pair, calibrate};
+pub use self::installed::hold;
+use self::installed::{Installed, cid};
+pub use self::published::Shelf;
 use crate::cli::{Exit, ModelsCommand, NodeArgs, UserError};
 use crate::storage::disk::write_atomic;
 use crate::tables::{Column, column, table};
 use crate::words::{clean, size};
 use anyhow::Result;
+use indicatif::BinaryBytes;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use swarm_inference::{Hardware, Manifest, Model, Registry, Validation, matmul, queenbee, validate};
+use swarm_inference::{Hardware, Manifest, Model, Registry, Validation, Weights, matmul, queenbee, validate};
+use tokio_util::sync::CancellationToken;
 
-const LIST: [Column; 5] = [
+const LIST: [Column; 6] = [
     column("model", 40, 0),
     column("size", 10, 0),
     column("context", 8, 1),
     column("licence", 20, 2),
     column("runs on", 80, 0),
+    column("CID", 60, 1),
 ];
 const PAIRS: [Column; 7] = [
     column("run", 24, 0),
@@ -40,11 +49,29 @@ const TEXT: &str = "It is a truth universally acknowledged, that a single man in
     Netherfield Park is let at last?\" Mr. Bennet replied that he had not. \"But it is,\" returned she; \"for Mrs. Long has \
     just been here, and she told me all about it.\" Mr. Bennet made no answer.";
 
+/// Puts the manifests of pulled models where the user has written their names.
+pub fn resolve(args: &mut NodeArgs) -> Result<()> {
+    if args.models.is_empty() {
+        return Ok(());
+    }
+    Installed::of(&args.files)?.resolve(&mut args.models);
+    Ok(())
+}
+
 /// Carries out one command; engines keep the caller's thread busy, so it has one of its own.
-pub async fn run(args: &NodeArgs, command: &ModelsCommand) -> Result<Exit> {
-    let (manifests, command) = (args.models.clone(), command.clone());
+pub async fn run(args: &NodeArgs, command: &ModelsCommand, stop: CancellationToken) -> Result<Exit> {
+    if let ModelsCommand::Pull(pull) = command {
+        return pull::run(args, pull, stop).await;
+    }
+    let installed = Installed::of(&args.files)?;
+    let (manifests, command) = (known(args, &installed), command.clone());
     tokio::task::spawn_blocking(move || match command {
-        ModelsCommand::List { json } => list(&manifests, json),
+        ModelsCommand::Pull(_) => Ok(Exit::Done),
+        ModelsCommand::Remove { model } => remove(&installed, &model),
+        ModelsCommand::List { json } => {
+            tell_unfinished(&installed);
+            list(&manifests, json)
+        }
         ModelsCommand::Inspect { model } => inspect(&find(&manifests, &model)?.manifest),
         ModelsCommand::Validate { model, text, out, json } => {
             check(&find(&manifests, &model)?, text.as_deref(), out.as_deref(), json)
@@ -54,6 +81,34 @@ pub async fn run(args: &NodeArgs, command: &ModelsCommand) -> Result<Exit> {
         }
     })
     .await?
+}
+
+/// The manifests of `--model`, and of what was pulled, each once.
+fn known(args: &NodeArgs, installed: &Installed) -> Vec<PathBuf> {
+    let pulled = installed.manifests().into_iter().filter(|path| !args.models.contains(path));
+    args.models.iter().cloned().chain(pulled).collect()
+}
+
+fn remove(installed: &Installed, name: &str) -> Result<Exit> {
+    let bytes = installed.remove(name)?;
+    print(&format!("{name} is removed, {} are free again\n", BinaryBytes(bytes)));
+    Ok(Exit::Done)
+}
+
+/// Says what pulls that were broken off take of the disk.
+fn tell_unfinished(installed: &Installed) {
+    for (folder, bytes) in installed.unfinished() {
+        let (bytes, folder) = (BinaryBytes(bytes), folder.display());
+        eprintln!(
+            "{bytes} of a pull that has not ended are in {folder}: pull again to go on, or remove that folder"
+        );
+    }
+}
+
+/// The CID of a model that others can have from here.
+fn cid_of(model: &Model) -> Option<String> {
+    let Weights::File(weights) = &model.weights else { return None };
+    cid(&weights.with_file_name(installed::MANIFEST_FILE)).map(|cid| cid.to_string())
 }
 
 fn all(manifests: &[PathBuf]) -> Result<Vec<Model>> {
@@ -80,7 +135,7 @@ fn find(manifests: &[PathBuf], wanted: &str) -> Result<Model> {
     }
     let names: Vec<_> = all.iter().map(|model| model.manifest.name.as_str()).collect();
     Err(UserError::input(format!("there is no model '{wanted}'"))
-        .hint(format!("there is {}; name another's manifest.json", names.join(", ")))
+        .hint(format!("there is {}; pull another, or name its manifest.json", names.join(", ")))
         .into())
 }
 
@@ -94,7 +149,8 @@ fn list(manifests: &[PathBuf], json: bool) -> Result<Exit> {
     if json {
         let entry = |model: &Model| {
             let provider = runs_on(&model.manifest);
-            json!({ "manifest": model.manifest, "provider": provider.as_ref().ok(), "reason": provider.as_ref().err() })
+            let reason = provider.as_ref().err();
+            json!({ "manifest": model.manifest, "provider": provider.as_ref().ok(), "reason": reason, "cid": cid_of(model) })
         };
         print(&format!("{}\n", json!({ "models": all.iter().map(entry).collect::<Vec<_>>() })));
         return Ok(Exit::Done);
@@ -108,6 +164,7 @@ fn list(manifests: &[PathBuf], json: bool) -> Result<Exit> {
             manifest.context_length.to_string(),
             clean(&manifest.licence),
             clean(&provider),
+            cid_of(model).unwrap_or_default(),
         ]
     };
     print(&table(&LIST, &all.iter().map(row).collect::<Vec<_>>()));

@@ -1,9 +1,12 @@
 //! Where jobs and models meet: prompts, samplers, transcripts and facts, translated between the rules and the engines.
 
 use crate::cli::UserError;
+use crate::models::hold;
 use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use swarm_crypto::digest::Digest;
 use swarm_inference::{
     self as inference, BenchRequest, EngineConfig, Hardware, Model, PaintRequest, Registry, RescoreRequest,
@@ -22,6 +25,8 @@ pub struct KnownModel {
     model: Model,
     digest: Digest,
     reads: Reads,
+    /// While it is open, the model is not removed.
+    _held: Option<Arc<File>>,
 }
 
 /// How a model takes a job's input.
@@ -45,24 +50,26 @@ impl Models {
     /// The built-in models and those of the manifest files.
     pub fn load(manifests: &[PathBuf]) -> Result<Self> {
         let mut models = Self::default();
-        models.add(inference::queenbee())?;
-        models.add(inference::matmul())?;
+        models.add(inference::queenbee(), None)?;
+        models.add(inference::matmul(), None)?;
         for path in manifests {
             let model = Model::from_manifest_file(path).map_err(anyhow::Error::from);
-            model.and_then(|model| models.add(model)).map_err(|error| unusable(path, &error))?;
+            // Not held where the file system has no locks, or while it is being removed: then it is not there either.
+            let held = hold(path).ok().map(Arc::new);
+            model.and_then(|model| models.add(model, held)).map_err(|error| unusable(path, &error))?;
         }
         Ok(models)
     }
 
-    fn add(&mut self, model: Model) -> Result<()> {
+    fn add(&mut self, model: Model, held: Option<Arc<File>>) -> Result<()> {
         let digest = model.manifest.digest().parse().map_err(|e| anyhow!("manifest digest: {e}"))?;
         let reads = match model.manifest.workload {
-            Workload::LlmGen => Reads::Prompt(Tokenizer::from_gguf(&mut model.open()?)?),
+            Workload::LlmGen => Reads::Prompt(model.tokenizer()?),
             Workload::Embed => Reads::Texts(model.text_tokenizer()?),
             Workload::SdInfer => Reads::Picture(model.text_tokenizer()?),
             Workload::TorchBench => Reads::Spec,
         };
-        self.0.insert(model.manifest.name.clone(), KnownModel { model, digest, reads });
+        self.0.insert(model.manifest.name.clone(), KnownModel { model, digest, reads, _held: held });
         Ok(())
     }
 

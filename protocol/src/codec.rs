@@ -139,6 +139,11 @@ pub fn raw_cid(bytes: &[u8]) -> Cid {
     Cid::new_v1(RAW, multihash(digest::sha2_256(bytes)))
 }
 
+/// CIDv1 (raw) of content whose sha2-256 digest this is.
+pub fn raw_cid_of(sha2_256: [u8; 32]) -> Cid {
+    Cid::new_v1(RAW, multihash(sha2_256))
+}
+
 /// CIDv1 (dag-pb, sha2-256) of a DAG-PB block.
 pub fn dag_pb_cid(block: &[u8]) -> Cid {
     Cid::new_v1(DAG_PB, multihash(digest::sha2_256(block)))

@@ -2,19 +2,24 @@
 
 use std::process::ExitCode;
 
-use swarm_inference::{Registry, serve};
+use swarm_inference::{Registry, device_name, serve};
 
 const ABOUT: &str = "\
 Runs a model for swarm-node, which starts this program by itself: there is nothing to do with it by hand.
 
   swarm-node --role miner    starts it
-  swarm-node doctor          whether it works on this machine";
+  swarm-node doctor          whether it works on this machine
+  swarm-engine --device      what computes benchmarks and embeddings here: cuda or cpu";
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         None => serve_node(),
         Some("--version" | "-V") => {
             println!("swarm-engine {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Some("--device") => {
+            println!("{}", device_name());
             ExitCode::SUCCESS
         }
         Some("--help" | "-h") => {

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use candle_core::{DType as Stored, Device, Tensor};
+use candle_core::{DType as Stored, Tensor};
 
 use super::Place;
+use super::device::device;
 use crate::bench::{Factors, cells};
 use crate::{
     BenchRequest, CancelToken, DType, Engine, EngineError, Flow, Interrupt, Lap, LoadError, MAX_BENCH_SIDE,
@@ -35,11 +36,11 @@ impl Bench {
         check(request)?;
         let cancels = [cancel, &self.place.stopped];
         let interrupt = Interrupt::new(&cancels, request.deadline);
-        let (device, [m, n, k]) = (Device::Cpu, sides(request));
+        let (device, [m, n, k]) = (device(), sides(request));
         let stored = stored(request.dtype);
         let matrix = |stream, rows: usize, columns: usize| {
             let cells = cells(&request.seed, stream, rows * columns);
-            Tensor::from_vec(cells, (rows, columns), &device)?.to_dtype(stored)
+            Tensor::from_vec(cells, (rows, columns), device)?.to_dtype(stored)
         };
         let (a, b) = (matrix(0, m, k)?, matrix(1, k, n)?);
         let mut factors = Factors::new(&request.seed);

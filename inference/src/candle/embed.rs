@@ -4,10 +4,11 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 
+use super::device::device;
 use super::{Place, agree, within};
 use crate::{
     CancelToken, EmbedRequest, Engine, EngineConfig, EngineError, Flow, Interrupt, LoadError, Manifest,
@@ -47,7 +48,7 @@ impl Embedder {
         let mut bytes = Vec::new();
         let read = config.model.open()?.read_to_end(&mut bytes);
         read.map_err(|error| LoadError::Prepare(error.to_string()))?;
-        let tensors = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu)?;
+        let tensors = VarBuilder::from_buffered_safetensors(bytes, DType::F32, device())?;
         let model = BertModel::load(tensors, &shape)?;
         tracing::debug!(model = manifest.name, bytes = manifest.size, "model loaded");
         Ok(Self { manifest: manifest.clone(), shape, model })
@@ -70,7 +71,7 @@ impl Embedder {
 
     /// One text at a time: its vector then depends on no other, and needs neither padding nor mask.
     fn embed(&self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
-        let ids = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
+        let ids = Tensor::new(ids, device())?.unsqueeze(0)?;
         let states = self.model.forward(&ids, &ids.zeros_like()?, None)?;
         let mean: Vec<f32> = states.mean(1)?.squeeze(0)?.to_vec1()?;
         let length = mean.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt();

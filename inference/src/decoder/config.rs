@@ -33,6 +33,15 @@ impl Architecture {
             _ => None,
         }
     }
+
+    /// That name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
 }
 
 /// Which two numbers of a head turn together.

@@ -5,6 +5,7 @@
 mod batch;
 mod batched;
 mod decoders;
+mod described;
 mod fixture;
 mod forward;
 mod generation;
@@ -16,6 +17,7 @@ mod pictures;
 mod processes;
 mod provider;
 mod queenbee;
+mod real_tokenizers;
 mod rescore;
 mod tokenizer;
 mod validate;

@@ -15,13 +15,14 @@ const MAX_BLOCKING_THREADS: usize = 128;
 /// How long such a thread stays when there is nothing to do: below the time between two looks at the address file.
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
-pub(super) fn node(args: NodeArgs) -> Result<Exit> {
+pub(super) fn node(mut args: NodeArgs) -> Result<Exit> {
+    models::resolve(&mut args)?;
     finish(runtime()?, async {
         let stop = on_signals()?;
         match args.command.clone() {
             Some(NodeCommand::Status { json }) => return status::show(&args, json).await,
             Some(NodeCommand::Doctor { json }) => return doctor::show(&args, json).await,
-            Some(NodeCommand::Models(command)) => return models::run(&args, &command).await,
+            Some(NodeCommand::Models(command)) => return models::run(&args, &command, stop).await,
             Some(NodeCommand::Explain { json }) => return status::explain(&args, json).await,
             Some(NodeCommand::Pause) => return miner::tell(&args, miner::Order::Pause).await,
             Some(NodeCommand::Resume) => return miner::tell(&args, miner::Order::Resume).await,

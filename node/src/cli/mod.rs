@@ -11,6 +11,7 @@ use crate::config;
 mod client;
 mod dispatch;
 mod error;
+mod models;
 mod node;
 mod shared;
 #[cfg(test)]
@@ -23,9 +24,10 @@ pub use client::{
 };
 pub(crate) use error::clap_message;
 pub use error::{Exit, UserError, report};
+pub use models::{ModelsCommand, PullArgs};
 pub use node::{
-    AccelMode, ContentArgs, LedgerKind, LimitArgs, MetricsArgs, MinerArgs, ModelsCommand, NodeArgs,
-    NodeCommand, NodeRole, OperatorArgs, Payout, RedisArgs,
+    AccelMode, ContentArgs, LedgerKind, LimitArgs, MetricsArgs, MinerArgs, NodeArgs, NodeCommand, NodeRole,
+    OperatorArgs, Payout, RedisArgs,
 };
 pub use shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
 pub(crate) use values::nearest;

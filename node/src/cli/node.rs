@@ -10,6 +10,7 @@ use swarm_protocol::statement::PayoutMode;
 use swarm_protocol::{Millis, Posted};
 
 use super::UserError;
+use super::models::ModelsCommand;
 use super::shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
 use super::values::{
     content_age, content_size, duration, ens_name, ipfs_api, listener, positive_duration, window,
@@ -48,7 +49,7 @@ pub struct NodeArgs {
     #[arg(long, env = "SWARMPOOL_ROLE", value_enum, required = true)]
     pub role: Option<NodeRole>,
 
-    /// A further model: its manifest.json, weights beside it; repeatable
+    /// A further model: its manifest.json, or the name of a pulled one; repeatable
     #[arg(
         long = "model",
         global = true,
@@ -124,7 +125,7 @@ pub enum NodeCommand {
         #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
         json: bool,
     },
-    /// Show the models that a node here would know, or take one through the checklist for offering it
+    /// Fetch, list, check and remove the models that nodes here run
     #[command(hide = true, subcommand)]
     Models(ModelsCommand),
     /// Say why the last jobs were not this miner's, and what the pool pays for which models
@@ -156,64 +157,6 @@ pub enum NodeCommand {
     /// Check an accepted proof again: its statements, its lease, its tokens, and with the model itself its probabilities
     #[command(hide = true)]
     Audit(super::client::AuditArgs),
-}
-
-/// What can be asked of models.
-#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
-pub enum ModelsCommand {
-    /// List the built-in model and those of --model, and who can run them
-    List {
-        /// Print one JSON object to stdout
-        #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
-        json: bool,
-    },
-    /// Print the manifest of one
-    Inspect {
-        /// Its name, or its manifest.json
-        #[arg(value_name = "MODEL")]
-        model: String,
-    },
-    /// Take one through the checklist: whether it is whole, fits, repeats itself, and answers alone as among others
-    Validate {
-        /// Its name, or its manifest.json
-        #[arg(value_name = "MODEL")]
-        model: String,
-
-        /// A text of the kind that the model knows, which it scores and continues [default: the opening of a novel]
-        #[arg(long, env = "SWARMPOOL_TEXT", value_name = "FILE")]
-        text: Option<PathBuf>,
-
-        /// Write what was found as JSON to this file too
-        #[arg(long, env = "SWARMPOOL_OUT", value_name = "FILE")]
-        out: Option<PathBuf>,
-
-        /// Print one JSON object to stdout
-        #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
-        json: bool,
-    },
-    /// Measure how far apart honest runs of one are on this machine, and print the tolerance for its manifest
-    Calibrate {
-        /// Its name, or its manifest.json
-        #[arg(value_name = "MODEL")]
-        model: String,
-
-        /// A text of the kind that the model knows, pieces of which it continues [default: the opening of a novel]
-        #[arg(long, env = "SWARMPOOL_TEXT", value_name = "FILE")]
-        text: Option<PathBuf>,
-
-        /// Jobs for each way to run it; the more, the surer it is that false alarms are rare
-        #[arg(long, env = "SWARMPOOL_CALIBRATION_JOBS", default_value = "400", value_name = "N",
-              value_parser = clap::value_parser!(u32).range(2..=100_000))]
-        jobs: u32,
-
-        /// Write what was found as JSON to this file too
-        #[arg(long, env = "SWARMPOOL_OUT", value_name = "FILE")]
-        out: Option<PathBuf>,
-
-        /// Print one JSON object to stdout
-        #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
-        json: bool,
-    },
 }
 
 /// What a node can be.

@@ -57,6 +57,22 @@ pub fn encode(children: &[Child]) -> Vec<u8> {
     out
 }
 
+/// The block of a folder of one node over these names, which must be in their order, each once.
+pub fn encode_folder(links: &[(&str, Child)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, child) in links {
+        let mut link = Vec::new();
+        put_bytes(&mut link, 1, &child.cid.to_bytes());
+        put_bytes(&mut link, 2, name.as_bytes());
+        put_number(&mut link, 3, child.size);
+        put_bytes(&mut out, 2, &link);
+    }
+    let mut folder = Vec::new();
+    put_number(&mut folder, 1, PLAIN_FOLDER);
+    put_bytes(&mut out, 1, &folder);
+    out
+}
+
 /// Reads a node of a file; takes memory for at most `max_children`.
 pub fn decode(block: &[u8], max_children: usize) -> Result<Node<'_>, UnixFsError> {
     let (mut links, mut file) = (Vec::new(), None);

@@ -12,7 +12,7 @@ mod walk;
 mod writer;
 
 pub use ahead::{MAX_AHEAD, read_ahead};
-pub use dag_pb::{Child, Folder, decode_folder};
+pub use dag_pb::{Child, Folder, decode_folder, encode_folder};
 pub use path::{MAX_PATH_BYTES, PathError, Resolver};
 pub use reader::Reader;
 pub use walk::{Listing, MAX_WALK_BLOCKS, Walk, WalkError};

@@ -55,6 +55,14 @@ impl Reader {
         self.ahead.last().map(|(cid, _, _)| *cid)
     }
 
+    /// How many bytes of the file the block that is needed next holds, if it is a leaf of a known length.
+    pub fn wanted_length(&self) -> Option<u64> {
+        match self.ahead.last() {
+            Some((cid, Length::Exactly(length), _)) if cid.codec() == RAW => Some(*length),
+            _ => None,
+        }
+    }
+
     /// The next `most` blocks as far as they are known: that which is wanted, and others that are certain to follow.
     pub fn ahead(&self, most: usize) -> impl Iterator<Item = Cid> {
         self.ahead.iter().rev().take(most).map(|(cid, _, _)| *cid)

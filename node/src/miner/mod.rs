@@ -17,6 +17,7 @@ use crate::home::{data_dir, join_terms, network_config, wallet};
 use crate::import;
 use crate::link::{Heard, Link};
 use crate::metrics::{Exporter, MinerMetrics, Server};
+use crate::models::Shelf;
 use crate::network::{Network, NetworkEvent};
 use crate::providers::Providers;
 use crate::session::join;
@@ -70,8 +71,8 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let blocks = upkeep::open(&args.content, &directory.file("blocks.redb"), clock, stop.clone())?;
     import::archives(&args.import, &blocks).await?;
     let network = network_config(&args.network, &directory, &args.pool.pool, "miner", "miner")?;
-    let (network, mut events) =
-        Network::start(args.limits.apply(network), daemon::source(daemon.as_ref(), &blocks)).await?;
+    let source = Shelf::over(daemon::source(daemon.as_ref(), &blocks), &args.models);
+    let (network, mut events) = Network::start(args.limits.apply(network), source).await?;
     let mirroring = CancellationToken::new();
     let _ends = mirroring.clone().drop_guard();
     let (_no_tree, tree) = watch::channel(None);

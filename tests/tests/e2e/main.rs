@@ -19,6 +19,7 @@ mod harness;
 mod helia;
 mod homes;
 mod hostile;
+mod hub;
 mod inputs;
 mod internet;
 mod kubo;
@@ -30,6 +31,7 @@ mod models;
 mod payouts;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod peer;
+mod pulls;
 mod recompute;
 mod redis;
 mod reference;

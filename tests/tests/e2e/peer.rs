@@ -28,6 +28,11 @@ pub struct Peer {
 impl Peer {
     /// Starts it; `agent` is what it says that it is.
     pub async fn start(site: &Site, agent: &str) -> Self {
+        Self::with(site, agent, Arc::new(NoBlocks)).await
+    }
+
+    /// The same with blocks to give.
+    pub async fn with(site: &Site, agent: &str, blocks: Arc<dyn BlockSource>) -> Self {
         let mut identity = [0; 32];
         getrandom::fill(&mut identity).unwrap();
         let mut config = NetworkConfig::new(identity, POOL);
@@ -35,7 +40,7 @@ impl Peer {
         config.mdns = false;
         config.agent = agent.to_owned();
         config.address_file = Some(AddressFile { directory: site.runtime(), role: "peer".to_owned() });
-        let (network, events) = Network::start(config, Arc::new(NoBlocks)).await.unwrap();
+        let (network, events) = Network::start(config, blocks).await.unwrap();
         Self { network, events }
     }
 

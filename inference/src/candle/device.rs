@@ -1,0 +1,23 @@
+//! Which device computes.
+
+use std::sync::OnceLock;
+
+use candle_core::Device;
+
+/// The first GPU of NVIDIA's where this program was built for one (feature `cuda`) and there is one; else the processor.
+///
+/// `CUDA_VISIBLE_DEVICES`, which the driver reads, chooses another one, or none.
+pub(super) fn device() -> &'static Device {
+    static CHOSEN: OnceLock<Device> = OnceLock::new();
+    CHOSEN.get_or_init(|| {
+        Device::cuda_if_available(0).unwrap_or_else(|error| {
+            tracing::warn!("no GPU is used: {error}");
+            Device::Cpu
+        })
+    })
+}
+
+/// What computes benchmarks and embeddings in this process: `cuda`, or `cpu`. Text models are computed by the processor.
+pub fn device_name() -> &'static str {
+    if device().is_cuda() { "cuda" } else { "cpu" }
+}
