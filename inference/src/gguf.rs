@@ -160,6 +160,19 @@ impl<R: Read + Seek> Gguf<R> {
         sizes.fold(0, u64::saturating_add)
     }
 
+    /// The format of most elements.
+    pub(crate) fn main_format(&self) -> Option<GgmlDType> {
+        let mut counts: Vec<(GgmlDType, usize)> = Vec::new();
+        for info in self.content.tensor_infos.values() {
+            let count = info.shape.elem_count();
+            match counts.iter_mut().find(|(format, _)| *format == info.ggml_dtype) {
+                Some((_, sum)) => *sum = sum.saturating_add(count),
+                None => counts.push((info.ggml_dtype, count)),
+            }
+        }
+        counts.into_iter().max_by_key(|(_, count)| *count).map(|(format, _)| format)
+    }
+
     /// How a tensor is stored, if the file has it.
     pub(crate) fn dtype(&self, name: &str) -> Option<GgmlDType> {
         self.content.tensor_infos.get(name).map(|info| info.ggml_dtype)

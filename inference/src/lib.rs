@@ -20,6 +20,7 @@ mod chat;
 mod decoder;
 mod describe;
 mod engine;
+mod format;
 mod generate;
 mod gguf;
 mod lock;
@@ -54,6 +55,7 @@ pub use engine::{
     EmbedRequest, Engine, EngineError, Flow, GenerateRequest, Generation, Greedy, LoadError, MAX_STOP_BYTES,
     MAX_STOP_SEQUENCES, Sampling, Step, TokenSampler,
 };
+pub use format::slow_format;
 pub use generate::PREFILL_CHUNK;
 pub use gguf::{
     GgufError, MAX_ARRAY_LENGTH, MAX_HEADER_BYTES, MAX_METADATA, MAX_STRING_BYTES, MAX_TENSOR_ELEMENTS,

@@ -18,7 +18,9 @@ use indicatif::BinaryBytes;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use swarm_inference::{Hardware, Manifest, Model, Registry, Validation, Weights, matmul, queenbee, validate};
+use swarm_inference::{
+    Hardware, Manifest, Model, Registry, Validation, Weights, matmul, queenbee, slow_format, validate,
+};
 use tokio_util::sync::CancellationToken;
 
 const LIST: [Column; 6] = [
@@ -72,7 +74,7 @@ pub async fn run(args: &NodeArgs, command: &ModelsCommand, stop: CancellationTok
             tell_unfinished(&installed);
             list(&manifests, json)
         }
-        ModelsCommand::Inspect { model } => inspect(&find(&manifests, &model)?.manifest),
+        ModelsCommand::Inspect { model } => inspect(&find(&manifests, &model)?),
         ModelsCommand::Validate { model, text, out, json } => {
             check(&find(&manifests, &model)?, text.as_deref(), out.as_deref(), json)
         }
@@ -171,8 +173,11 @@ fn list(manifests: &[PathBuf], json: bool) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn inspect(manifest: &Manifest) -> Result<Exit> {
-    print(&format!("{}\n", serde_json::to_string_pretty(manifest)?));
+fn inspect(model: &Model) -> Result<Exit> {
+    if let Ok(Some(slow)) = slow_format(model) {
+        eprintln!("warning: {slow}");
+    }
+    print(&format!("{}\n", serde_json::to_string_pretty(&model.manifest)?));
     Ok(Exit::Done)
 }
 

@@ -111,6 +111,11 @@ impl KnownModel {
         &self.model.manifest
     }
 
+    /// A warning, if a processor computes it slowly for the format of its weights.
+    pub fn slow_format(&self) -> Option<String> {
+        inference::slow_format(&self.model).ok().flatten()
+    }
+
     /// What it is for.
     pub fn workload(&self) -> JobType {
         match self.model.manifest.workload {
@@ -232,6 +237,7 @@ impl KnownModel {
             name: manifest.name.clone(),
             digest: self.digest,
             top_k: manifest.top_k,
+            vocab_size: manifest.vocab_size,
             context_length: manifest.context_length,
             eos: tokenizer.eos(),
             weight_in: manifest.weight_in,

@@ -28,6 +28,8 @@ pub struct ModelFacts {
     pub digest: Digest,
     /// K: candidates per position.
     pub top_k: u32,
+    /// How many token ids there are.
+    pub vocab_size: u32,
     /// Most tokens of prompt and output together.
     pub context_length: u32,
     /// The token that ends a text, if the model has one.
@@ -94,6 +96,14 @@ pub enum AcceptanceFault {
     /// A token is a candidate twice.
     #[error("a candidate of step {0} occurs twice")]
     CandidateRepeated(usize),
+    /// A candidate is no token of the model.
+    #[error("step {step} has the candidate {token}, which the model does not have")]
+    UnknownToken {
+        /// Which step.
+        step: usize,
+        /// Which token.
+        token: u32,
+    },
     /// A cost is beyond the highest.
     #[error("a candidate of step {0} costs more than {MAX_COST}")]
     CostTooHigh(usize),
@@ -276,7 +286,7 @@ pub fn check(
     check_model(job, transcript, model)?;
     let seed = sampling_seed(&proof.lease, job.params.seed);
     for (n, step) in transcript.steps.iter().enumerate() {
-        check_candidates(job.assurance, n, &step.candidates, model.top_k)?;
+        check_candidates(job.assurance, n, &step.candidates, model)?;
         check_token(job, &seed, n, step)?;
     }
     let (found, spelt) = ending(job, transcript, model)?;
@@ -312,8 +322,9 @@ fn check_candidates(
     assurance: Assurance,
     step: usize,
     candidates: &[Candidate],
-    top_k: u32,
+    model: &ModelFacts,
 ) -> Result<(), AcceptanceFault> {
+    let top_k = model.top_k;
     let found = candidates.len();
     let least = match assurance {
         Assurance::Seeded => top_k as usize,
@@ -321,6 +332,10 @@ fn check_candidates(
     };
     if found < least.max(1) || found > top_k as usize {
         return Err(AcceptanceFault::CandidateCount { step, found });
+    }
+    // No model could be asked what such a token costs.
+    if let Some(unknown) = candidates.iter().find(|c| c.token >= model.vocab_size) {
+        return Err(AcceptanceFault::UnknownToken { step, token: unknown.token });
     }
     if candidates.iter().any(|c| c.cost > MAX_COST) {
         return Err(AcceptanceFault::CostTooHigh(step));

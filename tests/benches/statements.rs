@@ -198,6 +198,7 @@ impl Run {
             name: job.model.clone(),
             digest: digest(3),
             top_k: 16,
+            vocab_size: u32::MAX,
             context_length: 8192,
             eos: None,
             weight_in: 1,

@@ -331,6 +331,7 @@ class Job:
     model: str
     price: int
     seed: bytes
+    job_type: str
     attempt: int = 1
     state: str = "pending"
     lease: Lease | None = None
@@ -625,7 +626,7 @@ class Pool:
         require(link not in self.jobs, "admitted twice")
         require(price >= LEAST_PRICE, f"admitted for {price}")
         require(self.balances[SHORTFALL] == 0, "admitted while Shortfall is not zero")
-        self.jobs[link] = Job(client, payload["model"], price, seed)
+        self.jobs[link] = Job(client, payload["model"], price, seed, payload["job_type"])
         self.open.seeds.append((link, 1, seed))
         self.open.counts["admitted"] += 1
         self.move(("ClientFree", client), ("ClientReserved", client), price)
@@ -759,6 +760,7 @@ class Pool:
         require(leaf["epoch"] + HOLD_EPOCHS >= self.open.number, "challenged too late")
         require(challenged.stands and not challenged.waits, "challenged while it is audited, or after it was overturned")
         require(self.epochs[leaf["epoch"]].posted["audit_rate"] > 0, "challenged where nobody audits")
+        require(self.jobs[challenged.job].job_type == "llm_gen", "challenged what is not text")
         order = self.auditors(leaf)
         require(order[len(asked) : len(asked) + 1] == [auditor] and auditor != challenger, "another auditor is the next")
         require(amount == challenged.audit_price, f"{amount} for a challenge")
@@ -836,6 +838,8 @@ class Pool:
         picked = self.epochs[number]
         for index, each in enumerate(picked.acceptances):
             draw = int.from_bytes(keyed(picked.secret, each.lease))
+            if self.jobs[each.job].job_type != "llm_gen":
+                continue
             if draw * 10_000 < picked.posted["audit_rate"] << 256:
                 leaf = {"epoch": number, "index": index}
                 each.audit = Audit(self.auditors(leaf))

@@ -17,6 +17,7 @@ use candle_transformers::models::stable_diffusion::vae::AutoEncoderKL;
 use self::config::{COLOURS, Config};
 use super::{Place, agree, within};
 use crate::picture::{CHANNELS, noise, png, summary};
+use crate::safetensors::Safetensors;
 use crate::{
     CancelToken, Engine, EngineConfig, EngineError, Flow, Interrupt, LoadError, Manifest, PaintRequest,
 };
@@ -27,6 +28,7 @@ pub(super) const ARCHITECTURE: &str = "stable-diffusion";
 /// A Stable Diffusion model in memory.
 pub(super) struct Painter {
     manifest: Manifest,
+    weight_bytes: u64,
     config: Config,
     text: ClipTextTransformer,
     unet: UNet2DConditionModel,
@@ -44,7 +46,9 @@ impl std::fmt::Debug for Painter {
 impl Painter {
     pub(super) fn load(config: &EngineConfig) -> Result<Self, LoadError> {
         let manifest = &config.model.manifest;
-        within(manifest.size, config.max_memory_bytes)?;
+        // The file and the same as 32-bit floats, until the tensors are made.
+        let numbers = 4 * Safetensors::open(vec![config.model.open()?])?.parameters();
+        within(numbers.saturating_add(manifest.size), config.max_memory_bytes)?;
         let shape = Config::from_json(&config.model.file("config.json")?)?;
         agree("vocabulary size", manifest.vocab_size as usize, shape.text_encoder.vocab_size)?;
         let context = shape.text_encoder.max_position_embeddings;
@@ -58,7 +62,7 @@ impl Painter {
         let unet = UNet2DConditionModel::new(tensors.pp("unet"), CHANNELS, CHANNELS, false, shape.unet())?;
         let vae = AutoEncoderKL::new(tensors.pp("vae"), COLOURS, COLOURS, shape.vae())?;
         tracing::debug!(model = manifest.name, bytes = manifest.size, "model loaded");
-        Ok(Self { manifest: manifest.clone(), config: shape, text, unet, vae, blank })
+        Ok(Self { manifest: manifest.clone(), weight_bytes: numbers, config: shape, text, unet, vae, blank })
     }
 
     pub(super) fn manifest(&self) -> &Manifest {
@@ -66,7 +70,7 @@ impl Painter {
     }
 
     pub(super) fn weight_bytes(&self) -> u64 {
-        self.manifest.size
+        self.weight_bytes
     }
 
     /// The scores of all heads at the finest latents, for both prompts and twice; or the widest layers of the pixels.

@@ -10,9 +10,10 @@ use serde_bytes::ByteBuf;
 use crate::{Candidate, DType, Manifest, Model, Weights, matmul, queenbee};
 
 /// The version of what is said; both ends must have the same.
-pub const PIPE_VERSION: u32 = 1;
-/// The longest frame, in bytes: a text of 4,096 tokens with 256 candidates at each, of which the costs are asked for.
-pub const MAX_FRAME_BYTES: u32 = 8 << 20;
+pub const PIPE_VERSION: u32 = 2;
+/// The longest frame, in bytes: a text of 4,096 tokens with 256 candidates at each, of which the costs are asked for, or 256
+/// texts of 8,192 tokens.
+pub const MAX_FRAME_BYTES: u32 = 16 << 20;
 
 /// What a node says to an engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

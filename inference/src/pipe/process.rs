@@ -20,6 +20,8 @@ use crate::{Candidate, Lap, MAX_BATCH_SEQUENCES, Rescored};
 
 /// Between two signs of life that are asked for.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a step of a picture, or its decoding, may take on a slow processor.
+const STEP_PATIENCE: Duration = Duration::from_secs(600);
 /// Orders that may wait to be written; a process that reads none for so long is stuck.
 const MAX_ORDERS: usize = 4 * MAX_BATCH_SEQUENCES;
 /// How long a process may take to be gone once its output has ended.
@@ -58,8 +60,8 @@ pub(super) struct Process {
 struct State {
     heard_at: Instant,
     next: u64,
-    tasks: BTreeMap<u64, SyncSender<Reply>>,
-    /// Those that were told to end, and when.
+    tasks: BTreeMap<u64, (SyncSender<Reply>, Duration)>,
+    /// Those that were told to end, and until when they have to.
     ending: BTreeMap<u64, Instant>,
     ended: u64,
     /// Why it is of no use any more.
@@ -298,7 +300,7 @@ impl Process {
         };
         let mut state = lock(&self.state);
         let over = matches!(reply, Reply::Ended(_));
-        match state.tasks.get(&id).map(|task| task.try_send(reply)) {
+        match state.tasks.get(&id).map(|(task, _)| task.try_send(reply)) {
             Some(Err(TrySendError::Full(_))) => return Err("it told more than was asked for".to_owned()),
             Some(Ok(()) | Err(TrySendError::Disconnected(_))) => {}
             None if state.ending.contains_key(&id) => {}
@@ -326,7 +328,10 @@ impl Process {
         }
         let id = state.next;
         state.next += 1;
-        state.tasks.insert(id, replies);
+        // Nothing looks up within a step of a picture.
+        let patience =
+            if matches!(task, Task::Paint { .. }) { self.patience.max(STEP_PATIENCE) } else { self.patience };
+        state.tasks.insert(id, (replies, patience));
         drop(state);
         self.order(Order::Begin { id, task, max_memory_bytes })?;
         Ok((id, receiver))
@@ -337,11 +342,11 @@ impl Process {
         self.order(Order::Take { id, token })
     }
 
-    /// Ends a task, unless it has ended; it has to obey within [`Program::patience`].
+    /// Ends a task, unless it has ended; it has to obey within [`Program::patience`], a picture within [`STEP_PATIENCE`].
     pub(super) fn leave(&self, id: u64) {
         let mut state = lock(&self.state);
-        if state.tasks.remove(&id).is_some() {
-            state.ending.insert(id, Instant::now());
+        if let Some((_, patience)) = state.tasks.remove(&id) {
+            state.ending.insert(id, Instant::now() + patience);
             drop(state);
             // An order that cannot be given has ended the process.
             let _ = self.order(Order::End { id });
@@ -354,7 +359,7 @@ impl Process {
             std::thread::sleep(self.interval());
             let state = lock(&self.state);
             let silent = state.heard_at.elapsed() > self.patience;
-            let stuck = state.ending.values().any(|since| since.elapsed() > self.patience);
+            let stuck = state.ending.values().any(|until| *until < Instant::now());
             if state.over.is_some() {
                 return;
             }
@@ -385,7 +390,7 @@ impl Process {
     fn orphan(&self, why: &str) {
         let mut state = lock(&self.state);
         state.ending.clear();
-        for task in std::mem::take(&mut state.tasks).into_values() {
+        for (task, _) in std::mem::take(&mut state.tasks).into_values() {
             // One that does not listen finds it closed.
             let _ = task.try_send(Reply::Ended(why.to_owned()));
         }

@@ -32,6 +32,9 @@ impl Engines {
         let mut idle: BTreeMap<String, Vec<Box<dyn Engine>>> = BTreeMap::new();
         for name in models.names() {
             let model = models.get(name).context("a model that was just named")?;
+            if let Some(slow) = model.slow_format() {
+                tracing::warn!("{name}: {slow}");
+            }
             for _ in 0..slots {
                 idle.entry(name.clone()).or_default().push(model.start(providers)?);
             }

@@ -52,6 +52,10 @@ async fn fetch(link: &Link, daemon: Option<&Daemon>, picked: &AuditPicked) -> Re
     if signed.id() != picked.job {
         bail!("the operator named another job");
     }
+    if job.job_type != JobType::LlmGen {
+        bail!("only text is computed again so far, this is {}", job.job_type.as_str());
+    }
+    acceptance::check_prompt(&job)?;
     let linked = match &job.input {
         Input::Linked { cid, bytes } => Some(fetch_text(link, daemon, cid, *bytes).await?),
         Input::Text(_) | Input::Chat(_) | Input::Sealed { .. } => None,
@@ -79,13 +83,13 @@ fn judge(picked: &AuditPicked, content: &Content, model: &KnownModel, engines: &
         output_bytes: picked.output_bytes,
     };
     let delivery = (&proof, transcript.as_slice(), output.as_slice());
+    let Ok(opened) = acceptance::open(&proof, transcript) else { return Ok(Finding::Contradicts) };
+    if opened.transcript().model_digest != model.digest() {
+        bail!("it was made with other weights than are here");
+    }
     if model.accept(job, linked.as_deref(), &[], delivery)?.is_err() {
         return Ok(Finding::Contradicts);
     }
-    if job.job_type != JobType::LlmGen {
-        bail!("only text is computed again so far, this is {}", job.job_type.as_str());
-    }
-    let Ok(opened) = acceptance::open(&proof, transcript) else { return Ok(Finding::Contradicts) };
     let asked = rescore_request(opened.transcript(), model.manifest().top_k);
     let asked = RescoreRequest { deadline: Some(Instant::now() + LOOK_TIMEOUT), ..asked };
     let rescored = engines.rescore(model, &asked, &CancelToken::new())?;

@@ -233,8 +233,8 @@ async fn listen(
             }
             event = events.recv() => match event {
                 None => return,
-                Some(NetworkEvent::SyncRequest { data, reply, .. }) => {
-                    streams.answer(&data, reply);
+                Some(NetworkEvent::SyncRequest { peer, data, reply }) => {
+                    streams.answer(peer, &data, reply);
                     continue;
                 }
                 Some(event) => match link.hear(event).await {

@@ -210,7 +210,9 @@ impl MinerShell {
         let (link, daemon, inbox) = (self.link.clone(), self.daemon.clone(), self.inbox.clone());
         let (models, engines) = (self.models.clone(), self.engines.clone());
         tokio::spawn(async move {
-            let outcome = look(link, daemon, models, engines, picked).await.map_err(|e| format!("{e:#}"));
+            // One that panics has brought nothing.
+            let looking = tokio::spawn(look(link, daemon, models, engines, picked));
+            let outcome = looking.await.map_err(anyhow::Error::from).flatten().map_err(|e| format!("{e:#}"));
             // The inbox is gone only when the process is.
             let _ = inbox.send(Input::Event(Event::Audited { epoch, index, outcome })).await;
         });

@@ -1,20 +1,22 @@
 //! Reading along: whoever asks this miner gets what it has made of a job so far. Engines never wait for readers.
 
 use crate::network::ReplyHandle;
-use std::collections::VecDeque;
+use libp2p::PeerId;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use swarm_crypto::digest::Digest;
 use swarm_protocol::codec::JobId;
 use swarm_protocol::query::{Answer, Query};
 use swarm_protocol::streamed::{MAX_PIECE_BYTES, Piece};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// Jobs that can be read, those that ended last among them.
 const MAX_STREAMS: usize = 64;
-/// Readers that may wait at once.
+/// Readers that may wait at once, and those of one peer.
 const MAX_READERS: usize = 64;
+const MAX_PEER_READERS: usize = 8;
 /// How long a reader waits for more, before it is told that there is none yet.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
@@ -22,12 +24,30 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct Streams {
     all: Arc<Mutex<VecDeque<Stream>>>,
-    readers: Arc<Semaphore>,
+    readers: Arc<Mutex<BTreeMap<PeerId, usize>>>,
+}
+
+/// A reader that waits; it is none any more once this is dropped.
+struct Reading {
+    peer: PeerId,
+    readers: Arc<Mutex<BTreeMap<PeerId, usize>>>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut readers = lock(&self.readers);
+        if let Some(count) = readers.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                readers.remove(&self.peer);
+            }
+        }
+    }
 }
 
 impl Default for Streams {
     fn default() -> Self {
-        Self { all: Arc::default(), readers: Arc::new(Semaphore::new(MAX_READERS)) }
+        Self { all: Arc::default(), readers: Arc::default() }
     }
 }
 
@@ -64,7 +84,7 @@ impl Streams {
     /// A job begins.
     pub fn begin(&self, job: JobId, lease: Digest) -> Writer {
         let (writer, made) = watch::channel(Made { lease, ..Made::default() });
-        let mut all = self.lock();
+        let mut all = lock(&self.all);
         all.retain(|stream| stream.job != job);
         if all.len() == MAX_STREAMS {
             all.pop_front();
@@ -74,24 +94,35 @@ impl Streams {
     }
 
     /// Answers a peer that asks; nothing but [`Query::Stream`] is for a miner.
-    pub fn answer(&self, data: &[u8], reply: ReplyHandle) {
+    pub fn answer(&self, peer: PeerId, data: &[u8], reply: ReplyHandle) {
         let Ok(Query::Stream { job, from }) = Query::decode(data) else { return };
-        let stream = self.lock().iter().find(|stream| stream.job == job).cloned();
-        let permit = self.readers.clone().try_acquire_owned();
+        let stream = lock(&self.all).iter().find(|stream| stream.job == job).cloned();
+        let reading = self.admit(peer);
         tokio::spawn(async move {
-            let answer = match (stream, permit) {
+            let answer = match (stream, reading) {
                 (None, _) => Answer::Stream(None),
-                (_, Err(_)) => Answer::Error("many read along here; ask again in a second".to_owned()),
-                (Some(stream), Ok(_permit)) => Answer::Stream(Some(stream.piece(from).await)),
+                (_, None) => Answer::Error("many read along here; ask again in a second".to_owned()),
+                (Some(stream), Some(_reading)) => Answer::Stream(Some(stream.piece(from).await)),
             };
             // Who asked may have gone.
             let _ = reply.send(answer.encode()).await;
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Stream>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Makes this peer a reader, unless it is too many already or all are.
+    fn admit(&self, peer: PeerId) -> Option<Reading> {
+        let mut readers = lock(&self.readers);
+        let (all, own) = (readers.values().sum::<usize>(), readers.get(&peer).copied().unwrap_or(0));
+        if all >= MAX_READERS || own >= MAX_PEER_READERS {
+            return None;
+        }
+        *readers.entry(peer).or_default() += 1;
+        Some(Reading { peer, readers: self.readers.clone() })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Stream {
@@ -124,7 +155,7 @@ mod tests {
     const LEASE: Digest = Digest([2; 32]);
 
     async fn read(streams: &Streams, from: u64) -> Piece {
-        let stream = streams.lock().iter().find(|stream| stream.job == JOB).cloned().unwrap();
+        let stream = lock(&streams.all).iter().find(|stream| stream.job == JOB).cloned().unwrap();
         stream.piece(from).await
     }
 
@@ -168,6 +199,21 @@ mod tests {
         for n in 0..200 {
             streams.begin(Link([n; 32]), LEASE);
         }
-        assert_eq!(streams.lock().len(), MAX_STREAMS);
+        assert_eq!(lock(&streams.all).len(), MAX_STREAMS);
+    }
+
+    #[test]
+    fn no_peer_takes_the_place_of_all_readers() {
+        let streams = Streams::default();
+        let greedy = PeerId::random();
+        let mut reading: Vec<_> = (0..MAX_PEER_READERS).map(|_| streams.admit(greedy).unwrap()).collect();
+        assert!(streams.admit(greedy).is_none());
+        let others = (MAX_PEER_READERS..MAX_READERS).map(|_| streams.admit(PeerId::random()).unwrap());
+        reading.extend(others);
+        assert!(streams.admit(PeerId::random()).is_none(), "there are {MAX_READERS}");
+        reading.truncate(1);
+        assert!(streams.admit(greedy).is_some());
+        drop(reading);
+        assert!(lock(&streams.readers).is_empty());
     }
 }

@@ -10,8 +10,11 @@ use swarm_crypto::digest::Digest;
 
 /// Most proofs that this miner is to look at, and remembers what it found.
 pub const MAX_AUDITS: usize = 256;
+/// Looks at one proof that bring nothing, until it is left.
+const MAX_LOOKS: u32 = 3;
 
-/// The proofs that the draw has this miner look at: one at a time, in their order.
+/// The proofs that the draw has this miner look at: one at a time, in their order, those after all others that could not
+/// be looked at before.
 #[derive(Debug, Default)]
 pub(super) struct Audits {
     asked: BTreeMap<Place, Asked>,
@@ -25,8 +28,14 @@ type Place = (u64, u64);
 #[derive(Debug)]
 struct Asked {
     picked: AuditPicked,
-    /// Nothing before it was looked at, and for what could not be.
-    found: Option<Finding>,
+    looks: Looks,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Looks {
+    /// So many brought nothing.
+    Failed(u32),
+    Found(Finding),
 }
 
 /// What the salts of a wallet's seals follow from; nobody else can guess them.
@@ -50,9 +59,36 @@ impl std::fmt::Debug for AuditSecret {
     }
 }
 
+impl Asked {
+    /// Looks that brought nothing, if there is to be another.
+    fn tries(&self) -> Option<u32> {
+        match self.looks {
+            Looks::Failed(tries) if tries < MAX_LOOKS => Some(tries),
+            Looks::Failed(_) | Looks::Found(_) => None,
+        }
+    }
+}
+
 impl Audits {
     fn forget_before(&mut self, epoch: u64) {
         self.asked.retain(|place, asked| asked.picked.until >= epoch || self.looking == Some(*place));
+    }
+
+    /// Remembers one more, in place of one that was opened or left if there is no other room: what is forgotten too early
+    /// is asked for again.
+    fn ask(&mut self, place: Place, picked: &AuditPicked) {
+        if self.asked.len() >= MAX_AUDITS {
+            let is_over = |asked: &Asked| match asked.looks {
+                Looks::Found(_) => asked.picked.open,
+                Looks::Failed(tries) => tries >= MAX_LOOKS,
+            };
+            let Some(over) = self.asked.iter().find(|(_, asked)| is_over(asked)).map(|(place, _)| *place)
+            else {
+                return;
+            };
+            self.asked.remove(&over);
+        }
+        self.asked.insert(place, Asked { picked: picked.clone(), looks: Looks::Failed(0) });
     }
 }
 
@@ -63,18 +99,16 @@ impl Miner {
             return;
         }
         let place = (picked.epoch, picked.index);
-        let known = self.audits.asked.get_mut(&place).map(|asked| {
-            asked.picked = picked.clone();
-            asked.found
-        });
-        match known {
-            Some(Some(finding)) => self.attest(picked, finding, now),
-            Some(None) => {}
-            None if self.audits.asked.len() < MAX_AUDITS => {
-                self.audits.asked.insert(place, Asked { picked: picked.clone(), found: None });
+        match self.audits.asked.get_mut(&place) {
+            None => self.audits.ask(place, picked),
+            // What was looked at is what is signed for.
+            Some(asked) if !is_same(&asked.picked, picked) => {}
+            Some(asked) => {
+                (asked.picked.open, asked.picked.until) = (picked.open, picked.until);
+                if let Looks::Found(finding) = asked.looks {
+                    self.attest(picked, finding, now);
+                }
             }
-            // It is said again once there is room.
-            None => {}
         }
         self.look();
     }
@@ -84,14 +118,15 @@ impl Miner {
         if self.audits.looking.is_some() || self.duty.is_resting() {
             return;
         }
-        let next = self.audits.asked.iter().find(|(_, asked)| asked.found.is_none());
-        if let Some((place, asked)) = next {
-            self.audits.looking = Some(*place);
+        let waiting =
+            self.audits.asked.iter().filter_map(|(place, asked)| Some((asked.tries()?, *place, asked)));
+        if let Some((_, place, asked)) = waiting.min_by_key(|(tries, place, _)| (*tries, *place)) {
+            self.audits.looking = Some(place);
             self.effects.push_back(Effect::Audit(Box::new(asked.picked.clone())));
         }
     }
 
-    /// What a look brought. What could not be looked at is forgotten, and looked at again when it is asked for again.
+    /// What a look brought.
     pub(super) fn take_finding(
         &mut self,
         (epoch, index): Place,
@@ -105,12 +140,12 @@ impl Miner {
         let picked = asked.picked.clone();
         match outcome {
             Ok(finding) => {
-                asked.found = Some(finding);
+                asked.looks = Looks::Found(finding);
                 self.tell(Story::Audited { job: picked.job, wallet: picked.wallet, finding });
                 self.attest(&picked, finding, now);
             }
             Err(why) => {
-                self.audits.asked.remove(&(epoch, index));
+                asked.looks = Looks::Failed(asked.tries().unwrap_or(MAX_LOOKS).saturating_add(1));
                 self.tell(Story::NotAudited { job: picked.job, why });
             }
         }
@@ -135,4 +170,9 @@ impl Miner {
     pub(super) fn forget_audits(&mut self, epoch: u64) {
         self.audits.forget_before(epoch);
     }
+}
+
+/// Whether both ask for the same look.
+fn is_same(one: &AuditPicked, other: &AuditPicked) -> bool {
+    AuditPicked { open: other.open, until: other.until, ..one.clone() } == *other
 }

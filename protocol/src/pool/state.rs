@@ -12,7 +12,8 @@ use crate::planted::{self, Bug};
 use crate::pps;
 use crate::race::Roster;
 use crate::statement::{
-    Body, EndCause, Header, Job, Nonce, PayoutMode, PpsTerms, Proof, SKEW, Signed, Statement, lease_id,
+    Body, EndCause, Header, Job, JobType, Nonce, PayoutMode, PpsTerms, Proof, SKEW, Signed, Statement,
+    lease_id,
 };
 use crate::{Posted, Timestamp, codec};
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,8 @@ pub struct JobEntry {
     pub not_after: Timestamp,
     /// Index into the pool's models.
     pub model: u32,
+    /// What is to be done.
+    pub job_type: JobType,
     /// The longest run, in seconds.
     pub max_runtime_s: u32,
     /// The attempt that is listed or leased.
@@ -380,6 +383,7 @@ impl State {
             price: job.price,
             not_after: job.last_valid_at(header.at),
             model: self.intern(&job.model),
+            job_type: job.job_type,
             max_runtime_s: job.max_runtime_s,
             attempt: 1,
             seed,

@@ -80,6 +80,12 @@ fn every_fault_has_its_name() {
         Fault::CandidateRepeated(1)
     );
     assert_eq!(with(&|d| d.transcript.steps[3].candidates[7].cost = MAX_COST + 1), Fault::CostTooHigh(3));
+    // Of no weight, so nothing else says that no model could be asked about it.
+    let impossible = Candidate { token: u32::MAX, cost: MAX_COST };
+    assert_eq!(
+        with(&|d| d.transcript.steps[3].candidates[7] = impossible),
+        Fault::UnknownToken { step: 3, token: u32::MAX }
+    );
     assert_eq!(with(&|d| d.transcript.steps[0].candidates.iter_mut().for_each(|c| c.cost = 0)), {
         // Equal costs order by token.
         Fault::CandidateOrder(0)
@@ -177,7 +183,13 @@ type Mutation = (&'static str, fn(&mut Delivery, &mut Dice) -> bool, fn(&Fault) 
 const MUTATIONS: [Mutation; 17] = [
     ("token", token, |fault| matches!(fault, Fault::NotSampled(_))),
     ("token of a candidate", candidate_token, |fault| {
-        matches!(fault, Fault::NotSampled(_) | Fault::CandidateRepeated(_) | Fault::Progress(_))
+        matches!(
+            fault,
+            Fault::NotSampled(_)
+                | Fault::CandidateRepeated(_)
+                | Fault::UnknownToken { .. }
+                | Fault::Progress(_)
+        )
     }),
     ("log-prob", cost, |fault| {
         matches!(
@@ -190,9 +202,7 @@ const MUTATIONS: [Mutation; 17] = [
         )
     }),
     ("order", order, |fault| matches!(fault, Fault::CandidateOrder(_))),
-    ("token that the model has not", unknown, |fault| {
-        matches!(fault, Fault::NotSampled(_) | Fault::Progress(_))
-    }),
+    ("token that the model has not", unknown, |fault| matches!(fault, Fault::UnknownToken { .. })),
     ("number of candidates", fewer, |fault| matches!(fault, Fault::CandidateCount { .. })),
     ("lease", lease, |fault| matches!(fault, Fault::NotSampled(_) | Fault::Progress(_))),
     ("seed", seed, |fault| matches!(fault, Fault::NotSampled(_))),

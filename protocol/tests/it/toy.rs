@@ -107,6 +107,7 @@ pub(crate) fn deliver(job: Job, context: u32) -> Delivery {
         name: "toy".into(),
         digest: Digest([9; 32]),
         top_k: TOP_K as u32,
+        vocab_size: VOCABULARY,
         context_length: context,
         eos: Some(EOS),
         weight_in: 3,

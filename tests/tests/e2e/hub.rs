@@ -57,8 +57,9 @@ pub struct Hub {
 impl Hub {
     pub fn start(files: &[(&str, Vec<u8>)], fault: Fault) -> Self {
         let listeners = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [endpoint, large] =
-            [0, 1].map(|n: usize| format!("http://{}", listeners[n].local_addr().unwrap()));
+        let [endpoint, large] = [("127.0.0.1", 0), ("localhost", 1)].map(|(host, n): (&str, usize)| {
+            format!("http://{host}:{}", listeners[n].local_addr().unwrap().port())
+        });
         let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone())).collect();
         let state = State { files, fault, faulted: 0, requests: Vec::new(), large };
         let state = Arc::new(Mutex::new(state));
@@ -134,6 +135,15 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, is_large: bool) -> Option<
             "HTTP/1.1 302 Found\r\nlocation: {location}\r\nx-repo-commit: {COMMIT}\r\nx-linked-size: {}\r\n\
              x-linked-etag: \"{etag}\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
             bytes.len()
+        )
+        .ok();
+    }
+    // Small files are elsewhere on the same server, for those who may have them.
+    if !is_large && !request.path.starts_with("/api/") {
+        return write!(
+            stream,
+            "HTTP/1.1 307 Temporary Redirect\r\nlocation: /api/resolve-cache/models/{REPOSITORY}/{COMMIT}/{name}\r\n\
+             x-repo-commit: {COMMIT}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
         )
         .ok();
     }

@@ -26,6 +26,10 @@ pub fn choose(place: &str, names: &[&str], asked: Option<&str>) -> Result<Choice
         (Some(asked), _) if !names.contains(&asked) => {
             return Err(UserError::input(format!("{place} has no file {asked}")).hint(listed(&ggufs)));
         }
+        (Some(asked), _) if !asked.ends_with(".gguf") && !asked.ends_with(".safetensors") => {
+            return Err(UserError::input(format!("{asked} holds no weights that can be run here"))
+                .hint("name a file that ends in .gguf or .safetensors"));
+        }
         (Some(asked), _) => asked,
         (None, [one]) => one,
         (None, []) if names.contains(&WEIGHTS) => WEIGHTS,
@@ -39,8 +43,9 @@ pub fn choose(place: &str, names: &[&str], asked: Option<&str>) -> Result<Choice
                 .hint(format!("name one behind a slash; {}", listed(&ggufs))));
         }
     };
+    whole(weights)?;
     if weights.ends_with(".gguf") {
-        return whole(weights).map(|()| Choice { weights: weights.to_owned(), beside: Vec::new() });
+        return Ok(Choice { weights: weights.to_owned(), beside: Vec::new() });
     }
     if let Some(missing) = NEEDED.iter().find(|needed| !names.contains(needed)) {
         return Err(UserError::input(format!("{place} has no {missing} beside {weights}"))
@@ -53,7 +58,7 @@ pub fn choose(place: &str, names: &[&str], asked: Option<&str>) -> Result<Choice
 
 /// Refuses a part of a model that was cut.
 fn whole(weights: &str) -> Result<(), UserError> {
-    let stem = weights.trim_end_matches(".gguf");
+    let stem = weights.trim_end_matches(".gguf").trim_end_matches(".safetensors");
     let is_part = stem.rsplit_once("-of-").is_some_and(|(before, count)| {
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
         is_number(count) && before.rsplit_once('-').is_some_and(|(_, number)| is_number(number))
@@ -61,7 +66,7 @@ fn whole(weights: &str) -> Result<(), UserError> {
     match is_part {
         true => Err(UserError::input(format!("{weights} is one part of a model that was cut into several"))
             .hint(
-                "take a quantisation that is one file, or join the parts with llama.cpp's llama-gguf-split",
+                "take one that is a single file, or join the parts of a GGUF with llama.cpp's llama-gguf-split",
             )),
         false => Ok(()),
     }

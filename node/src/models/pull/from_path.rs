@@ -27,7 +27,11 @@ impl FromPath {
     pub fn new(path: PathBuf) -> Self {
         let folder = match path.is_dir() {
             true => path.clone(),
-            false => path.with_file_name(""),
+            false => path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty())
+                .unwrap_or(".".as_ref())
+                .to_owned(),
         };
         Self { path, folder }
     }

@@ -110,7 +110,7 @@ impl Hub {
             .http_status_as_error(false)
             .https_only(endpoint.starts_with("https://"))
             .max_redirects(MAX_REDIRECTS)
-            .redirect_auth_headers(RedirectAuthHeaders::Never)
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .user_agent(concat!("swarm-node/", env!("CARGO_PKG_VERSION")))
             .max_response_header_size(MAX_HEADER_BYTES)
             .timeout_resolve(Some(patience))

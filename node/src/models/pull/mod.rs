@@ -29,7 +29,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use swarm::Swarm;
-use swarm_inference::{Found, MAX_MODEL_BYTES, MAX_MODEL_FILE_BYTES, Manifest, Model, ModelFile};
+use swarm_inference::{
+    Found, MAX_MODEL_BYTES, MAX_MODEL_FILE_BYTES, Manifest, Model, ModelFile, slow_format,
+};
 use tokio_util::sync::CancellationToken;
 
 const PRIVATE_FOLDER: u32 = 0o700;
@@ -201,6 +203,10 @@ impl Pull {
                 folder.display()
             ),
         };
+        let model = Model::from_manifest_file(&folder.join(MANIFEST_FILE))?;
+        if let Ok(Some(slow)) = slow_format(&model) {
+            eprintln!("warning: {slow}");
+        }
         super::print(&text);
         Ok(Exit::Done)
     }
@@ -232,6 +238,11 @@ fn fetch(
     let mut part = Part::open(&staging.folder, wanted, |read| pace.found(read))?;
     if !part.is_full() {
         origin.fetch(wanted, &mut part, pace)?;
+    }
+    if !part.is_full() {
+        return Err(UserError::input(format!("{} became shorter while it was read", wanted.name))
+            .hint("pull it again")
+            .into());
     }
     let (path, file, blocks) = part.finish()?;
     let target = whole.join(&file.file);

@@ -8,7 +8,7 @@ use anyhow::Result;
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use swarm_inference::ModelFile;
 
@@ -83,6 +83,10 @@ impl Part {
     /// The file as far as it came before, which is not believed but read through its digests again; `took` hears how far.
     pub fn open(folder: &Path, wanted: &Wanted, mut took: impl FnMut(u64) -> Result<()>) -> Result<Self> {
         let path = folder.join(format!("{}.part", wanted.key()));
+        // After a crash it may be the very file of a model that is installed, which nobody is to write to.
+        if std::fs::metadata(&path).is_ok_and(|there| there.nlink() > 1) {
+            std::fs::remove_file(&path).map_err(|cause| DiskError::io("remove", &path, cause))?;
+        }
         let open = OpenOptions::new()
             .read(true)
             .write(true)

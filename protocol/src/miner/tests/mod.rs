@@ -1,5 +1,6 @@
 //! Scripts: what happens to a miner, and what it does then.
 
+mod audits;
 mod duty;
 mod lease;
 mod race;

@@ -8,7 +8,7 @@ use crate::money::MicroUsdc;
 use crate::pool::held::HELD_EPOCHS;
 use crate::pool::record::{LeafAt, Record};
 use crate::pool::{Stage, State};
-use crate::statement::{AuditPicked, Body, Proof, Signed, Statement, Word};
+use crate::statement::{AuditPicked, Body, JobType, Proof, Signed, Statement, Word};
 use serde::{Deserialize, Serialize};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
@@ -279,8 +279,11 @@ impl State {
         audit
     }
 
+    /// What an auditor would look at; nothing where no rule says how to compute it again.
     fn subject(&self, job: &JobId) -> Option<Subject> {
-        match &self.jobs.get(job)?.stage {
+        let entry = self.jobs.get(job)?;
+        match &entry.stage {
+            Stage::Accepted(_) if entry.job_type != JobType::LlmGen => None,
             Stage::Accepted(accepted) => {
                 let (asked, id, proof) = (accepted.asked, accepted.proof, accepted.body.clone());
                 Some(Subject { asked, id, proof })
