@@ -21,7 +21,7 @@ const MAX_PEER_READERS: usize = 8;
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// What this miner is making.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Streams {
     all: Arc<Mutex<VecDeque<Stream>>>,
     readers: Arc<Mutex<BTreeMap<PeerId, usize>>>,
@@ -42,12 +42,6 @@ impl Drop for Reading {
                 readers.remove(&self.peer);
             }
         }
-    }
-}
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self { all: Arc::default(), readers: Arc::default() }
     }
 }
 
