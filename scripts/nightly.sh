@@ -24,7 +24,8 @@ parts=("$@")
 [ $# -gt 0 ] || parts=(simulation histories gossip fuzz coverage power crashes engines churn soak lossy slow install llama-server cheats cuda)
 
 scripts/setup.sh
-cargo build --locked --workspace --bins --tests --examples
+# The same selection as in scripts/test.sh: one build serves both.
+cargo build --locked --workspace --features swarm-node/kubo --bins --tests --examples
 
 commit=$(git rev-parse HEAD)
 # Reports of earlier runs that are not committed yet change nothing that runs.
@@ -50,18 +51,18 @@ report() {
 
 # The name of a part, the test that it is in, and which of that test's cases.
 run() {
-    report "$1" cargo test --locked --workspace --test "$2" -- --include-ignored --nocapture --test-threads 1 "$3"
+    report "$1" cargo test --locked --workspace --features swarm-node/kubo --test "$2" -- --include-ignored --nocapture --test-threads 1 "$3"
 }
 
 failed=0
 for part in "${parts[@]}"; do
     case $part in
         simulation) run simulation simulation simulation_ || failed=1 ;;
-        histories) report histories cargo test --locked --workspace --test it -- --nocapture --test-threads 1 money_is_conserved what_an_honest_pool || failed=1 ;;
+        histories) report histories cargo test --locked --workspace --features swarm-node/kubo --test it -- --nocapture --test-threads 1 money_is_conserved what_an_honest_pool || failed=1 ;;
         gossip) run gossip gossip gossip_ || failed=1 ;;
         fuzz) run fuzz fuzz fuzz || failed=1 ;;
         coverage) report coverage scripts/coverage-fuzz.sh || failed=1 ;;
-        power) report power cargo test --locked --workspace --lib -- --nocapture --test-threads 1 storage::tests::ledger_crash || failed=1 ;;
+        power) report power cargo test --locked --workspace --features swarm-node/kubo --lib -- --nocapture --test-threads 1 storage::tests::ledger_crash || failed=1 ;;
         crashes) run crashes e2e crashes || failed=1 ;;
         engines) run engines e2e a_thousand_jobs_are_answered || failed=1 ;;
         churn) run churn e2e churn || failed=1 ;;
@@ -69,7 +70,7 @@ for part in "${parts[@]}"; do
         lossy) run lossy e2e helia::lossy_links || failed=1 ;;
         install) report install scripts/test-install.sh whole || failed=1 ;;
         llama-server) report llama-server scripts/llama-server.sh || failed=1 ;;
-        cheats) report cheats cargo test --locked --workspace --test cheats -- --nocapture --test-threads 1 || failed=1 ;;
+        cheats) report cheats cargo test --locked --workspace --features swarm-node/kubo --test cheats -- --nocapture --test-threads 1 || failed=1 ;;
         cuda) report cuda scripts/build-cuda.sh || failed=1 ;;
         slow) run slow e2e slow_and_lossy || failed=1 ;;
         *)
