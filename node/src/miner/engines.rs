@@ -1,7 +1,7 @@
 //! The miner's engines: one for each slot and model, each busy with one job at a time.
 
 use crate::metrics::MinerMetrics;
-use crate::miner::work::{Made, carry_out};
+use crate::miner::work::{Made, Task, carry_out};
 use crate::workload::{KnownModel, Models};
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
@@ -72,7 +72,8 @@ impl Engines {
             self.metrics.token();
             progress(text, units, prefix);
         };
-        let work = || carry_out(engine.as_mut(), run, model, within, cancel, &mut progress);
+        let task = Task { run, model, within, cancel };
+        let work = || carry_out(engine.as_mut(), &task, &mut progress);
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         // What panicked is in no known state: another takes its place.
         let next = if made.is_ok() { engine } else { model.start(&self.providers)? };

@@ -29,20 +29,31 @@ pub struct Made {
 /// the transcript up to there.
 type Progress<'a> = &'a mut dyn FnMut(&[u8], u64, Digest);
 
+/// A job, and what bounds the work on it.
+pub struct Task<'a> {
+    /// What is to be done, under which lease.
+    pub run: &'a Run,
+    /// With what.
+    pub model: &'a KnownModel,
+    /// How long it may take.
+    pub within: Duration,
+    /// Ends it before.
+    pub cancel: &'a CancelToken,
+}
+
+impl Task<'_> {
+    fn deadline(&self) -> Option<Instant> {
+        Some(Instant::now() + self.within)
+    }
+}
+
 /// Does what a job asks, if it is what the engine is for; `progress` hears of every step.
-pub fn carry_out(
-    engine: &mut dyn Engine,
-    run: &Run,
-    model: &KnownModel,
-    within: Duration,
-    cancel: &CancelToken,
-    progress: Progress<'_>,
-) -> Result<Made> {
-    match run.job.job_type {
-        JobType::LlmGen => generate(engine, run, model, within, cancel, progress),
-        JobType::Embed => embed(engine, run, model, within, cancel, progress),
-        JobType::TorchBench => benchmark(engine, run, model, within, cancel, progress),
-        JobType::SdInfer => paint(engine, run, model, within, cancel, progress),
+pub fn carry_out(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) -> Result<Made> {
+    match task.run.job.job_type {
+        JobType::LlmGen => generate(engine, task, progress),
+        JobType::Embed => embed(engine, task, progress),
+        JobType::TorchBench => benchmark(engine, task, progress),
+        JobType::SdInfer => paint(engine, task, progress),
     }
 }
 
@@ -52,14 +63,8 @@ fn max_memory(run: &Run) -> Option<u64> {
 }
 
 /// Continues a job's prompt.
-fn generate(
-    engine: &mut dyn Engine,
-    run: &Run,
-    model: &KnownModel,
-    within: Duration,
-    cancel: &CancelToken,
-    progress: Progress<'_>,
-) -> Result<Made> {
+fn generate(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) -> Result<Made> {
+    let Task { run, model, cancel, .. } = *task;
     let prompt = model.prompt_ids(&run.job, run.linked.as_deref())?;
     let request = GenerateRequest {
         prompt_ids: prompt.clone(),
@@ -70,7 +75,7 @@ fn generate(
             top_p: run.job.params.top_p,
             seed: run.job.params.seed,
         },
-        deadline: Some(Instant::now() + within),
+        deadline: task.deadline(),
         max_memory_bytes: max_memory(run),
     };
     let mut prefix = PrefixDigest::new(&run.lease, &model.digest(), &prompt);
@@ -111,16 +116,10 @@ fn tell_pace(run: &Run, made: &Generation) {
 }
 
 /// Embeds a job's texts.
-fn embed(
-    engine: &mut dyn Engine,
-    run: &Run,
-    model: &KnownModel,
-    within: Duration,
-    cancel: &CancelToken,
-    progress: Progress<'_>,
-) -> Result<Made> {
+fn embed(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) -> Result<Made> {
+    let Task { run, model, cancel, .. } = *task;
     let texts = model.text_ids(&run.job, run.linked.as_deref())?;
-    let deadline = Some(Instant::now() + within);
+    let deadline = task.deadline();
     let request = EmbedRequest { texts: texts.clone(), deadline, max_memory_bytes: max_memory(run) };
     let mut prefix = embed::PrefixDigest::new(&run.lease, &model.digest());
     let (mut output, mut waiting) = (Vec::new(), texts.iter());
@@ -139,17 +138,11 @@ fn embed(
 }
 
 /// Paints the picture that a job asks for.
-fn paint(
-    engine: &mut dyn Engine,
-    run: &Run,
-    model: &KnownModel,
-    within: Duration,
-    cancel: &CancelToken,
-    progress: Progress<'_>,
-) -> Result<Made> {
+fn paint(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) -> Result<Made> {
+    let Task { run, model, cancel, .. } = *task;
     let (spec, prompt) = model.picture(&run.job)?;
     let seed = image::noise_seed(&run.lease, run.job.params.seed);
-    let deadline = Some(Instant::now() + within);
+    let deadline = task.deadline();
     let asked = paint_request(&spec, prompt.clone(), seed);
     let request = PaintRequest { deadline, max_memory_bytes: max_memory(run), ..asked };
     let spec = spec.to_string();
@@ -169,17 +162,11 @@ fn paint(
 }
 
 /// Measures what a job names.
-fn benchmark(
-    engine: &mut dyn Engine,
-    run: &Run,
-    model: &KnownModel,
-    within: Duration,
-    cancel: &CancelToken,
-    progress: Progress<'_>,
-) -> Result<Made> {
+fn benchmark(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) -> Result<Made> {
+    let Task { run, model, cancel, .. } = *task;
     let text = prompt_text(&run.job, run.linked.as_deref())?;
     let spec = bench::Spec::parse(&text)?;
-    let deadline = Some(Instant::now() + within);
+    let deadline = task.deadline();
     let request =
         BenchRequest { deadline, max_memory_bytes: max_memory(run), ..bench_request(&spec, run.seed) };
     let mut prefix = bench::PrefixDigest::new(&run.lease, &model.digest(), &text);
