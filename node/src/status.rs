@@ -20,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use swarm_crypto::address::Address;
 use swarm_protocol::Timestamp;
+use swarm_protocol::miner::Pause;
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::statement::ModelSupply;
 use swarm_protocol::view::JobState;
@@ -79,9 +80,12 @@ pub struct Seen {
     pub leased: u64,
     pub leased_here: u64,
     pub miners: u64,
-    /// Whether the owner has told it to take no jobs.
+    /// Whether it takes no jobs for now.
     #[serde(default)]
     pub paused: bool,
+    /// Whether that is because of `--hours`.
+    #[serde(default)]
+    pub outside_hours: bool,
     /// The last jobs that it heard of, oldest first.
     #[serde(default)]
     pub jobs: Vec<Entry>,
@@ -204,7 +208,8 @@ impl Told {
             leased,
             leased_here: here,
             miners: heard.live_miners(self.clock.now()) as u64,
-            paused: diary.is_paused(),
+            paused: diary.paused().is_some(),
+            outside_hours: diary.paused() == Some(Pause::Hours),
             jobs: diary.entries(),
             pays: heard
                 .beacon
@@ -346,14 +351,18 @@ fn explained(node: &NodeStatus, seen: &Seen) -> String {
             clean(entry.price_usdc.as_deref().unwrap_or("-")),
             age(entry.at_ms, node.now_ms),
             clean(&entry.outcome),
-            clean(&entry.why),
+            entry.pace.map_or(clean(&entry.why), |pace| format!("{}; {pace}", clean(&entry.why))),
         ]
     };
     let pay = |pay: &Pay| {
         let rate = pay.pps_usdc.as_deref().map_or("none yet".to_owned(), clean);
         vec![clean(&pay.model), pay.miners.to_string(), rate]
     };
-    let paused = if seen.paused { "  PAUSED: it takes no jobs until swarm-node resume\n" } else { "" };
+    let paused = match (seen.paused, seen.outside_hours) {
+        (false, _) => "",
+        (true, false) => "  PAUSED: it takes no jobs until swarm-node resume\n",
+        (true, true) => "  PAUSED: it takes no jobs until its --hours begin\n",
+    };
     let jobs = match seen.jobs.is_empty() {
         true => "  it has heard of no job yet\n".to_owned(),
         false => table(&JOB_COLUMNS, &seen.jobs.iter().map(job).collect::<Vec<_>>()),
@@ -366,7 +375,11 @@ fn seen_page(seen: &Seen) -> String {
     let age = age(0, seen.age_ms);
     let reach =
         if seen.operator_in_reach { format!("heard {age} ago") } else { format!("OUT OF REACH for {age}") };
-    let paused = if seen.paused { "  PAUSED    swarm-node resume ends it\n" } else { "" };
+    let paused = match (seen.paused, seen.outside_hours) {
+        (false, _) => "",
+        (true, false) => "  PAUSED    swarm-node resume ends it\n",
+        (true, true) => "  PAUSED    until its --hours begin\n",
+    };
     format!(
         "{paused}  operator  {}, {reach}\n  epoch     {}\n  jobs      {} pending, {} leased, {} of them here\n  miners    {} live\n",
         clean(&seen.operator),

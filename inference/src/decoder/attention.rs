@@ -3,6 +3,7 @@
 //! What a row gets depends on nothing but its own sequence, whoever else is in the batch, however the sequence was
 //! cut into runs, and whether its beginning was computed now or before.
 
+use pulp::Arch;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
@@ -33,11 +34,12 @@ pub(super) fn attention(
 ) -> Vec<f32> {
     let DecoderConfig { heads, kv_heads, head_width, .. } = *config;
     let mut out = vec![0.0; queries.len()];
+    let arch = Arch::new();
     let one = |(index, mixed): (usize, &mut [f32])| {
         let row = rows[index / heads];
         let place = Place { layer, kv_head: index % heads * kv_heads / heads };
         let query = &queries[index * head_width..][..head_width];
-        mix(config, query, sequences[row.run], place, row.position + 1, mixed);
+        arch.dispatch(|| mix(config, query, sequences[row.run], place, row.position + 1, mixed));
     };
     let work: usize = rows.iter().map(|row| 2 * (row.position + 1) * config.query_width()).sum();
     if compute == Compute::AllCores && work >= MIN_SHARED_WORK {
@@ -50,6 +52,7 @@ pub(super) fn attention(
 
 /// Adds to `mixed` the values of the first `positions` positions, weighed by the softmax of the scaled products of
 /// `query` with their keys.
+#[inline(always)]
 fn mix(
     config: &DecoderConfig,
     query: &[f32],

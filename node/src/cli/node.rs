@@ -16,6 +16,7 @@ use super::values::{
     content_age, content_size, duration, ens_name, ipfs_api, listener, positive_duration, window,
 };
 use crate::metrics::DEFAULT_ADDRESS;
+use crate::miner::Hours;
 use crate::network::NetworkConfig;
 
 const HELP: &str = "\
@@ -248,6 +249,15 @@ pub struct MinerArgs {
     /// The least price in USDC that you work for
     #[arg(long, env = "SWARMPOOL_MIN_PRICE", default_value = "0", value_name = "USDC")]
     pub min_price: MicroUsdc,
+
+    /// Take jobs at these hours only, by this machine's clock, such as 22:00-06:30 or 00:00-07:00,19:00-24:00
+    #[arg(long, env = "SWARMPOOL_HOURS", value_name = "HOURS", hide_short_help = true)]
+    pub hours: Option<Hours>,
+
+    /// The most power in watts that NVIDIA's GPU may take while the miner runs; only root may set it
+    #[arg(long, env = "SWARMPOOL_POWER_LIMIT", value_name = "WATTS", hide_short_help = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub power_limit: Option<u32>,
 
     /// What runs models: auto, a GPU if this version can use one; gpu, or the miner does not start; cpu
     #[arg(

@@ -1,14 +1,18 @@
 //! The miner: races, jobs, engines, earnings.
 
 use super::{Counters, RealCounter, Subsystem, counters, whole};
+use crate::miner::Pace;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::time::Instant;
 use swarm_protocol::finding::Finding;
 use swarm_protocol::miner::Story;
 
 const FINDINGS: [&str; 4] = ["holds", "contradicts", "differs", "none"];
+const FIRST_TOKEN_SECONDS: [f64; 9] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
+const TOKENS_PER_SECOND: [f64; 9] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0];
 const OUTCOMES: [&str; 5] = ["accepted", "refused", "lease_lost", "released", "underpaid"];
 
 /// What a miner counts. Counters begin at 0 with the process; money is in millionths of a USDC.
@@ -25,6 +29,9 @@ pub struct MinerMetrics {
     engines: Gauge,
     engines_busy: Gauge,
     busy_seconds: RealCounter,
+    joules: RealCounter,
+    first_token_seconds: Histogram,
+    tokens_per_second: Histogram,
     earned: Counter,
     operator_connected: Gauge,
 }
@@ -36,7 +43,9 @@ impl Default for MinerMetrics {
         let races = counters(["won", "lost"].map(|outcome| [("outcome", outcome)]));
         let jobs = counters(OUTCOMES.map(|outcome| [("outcome", outcome)]));
         let audits = counters(FINDINGS.map(|finding| [("finding", finding)]));
-        let busy_seconds = RealCounter::default();
+        let [busy_seconds, joules] = Default::default();
+        let first_token_seconds = Histogram::new(FIRST_TOKEN_SECONDS);
+        let tokens_per_second = Histogram::new(TOKENS_PER_SECOND);
         Self {
             claims,
             races,
@@ -49,6 +58,9 @@ impl Default for MinerMetrics {
             engines,
             engines_busy,
             busy_seconds,
+            joules,
+            first_token_seconds,
+            tokens_per_second,
             earned,
             operator_connected,
         }
@@ -101,6 +113,17 @@ impl MinerMetrics {
     /// A token was made.
     pub fn token(&self) {
         self.tokens.inc();
+    }
+
+    /// A job has used so much energy, as far as the machine tells.
+    pub fn used(&self, joules: Option<f64>) {
+        self.joules.inc_by(joules.unwrap_or_default());
+    }
+
+    /// A job of text went so fast.
+    pub fn went(&self, pace: &Pace) {
+        self.first_token_seconds.observe(pace.first_token_s);
+        self.tokens_per_second.observe(pace.tokens_per_s);
     }
 
     /// An engine has ended by itself.
@@ -158,6 +181,12 @@ impl Subsystem for MinerMetrics {
         miner.register("engines", "Jobs that can run at once", self.engines.clone());
         miner.register("engines_busy", "Jobs that run now", self.engines_busy.clone());
         miner.register("engine_busy_seconds", "Time that engines have worked", self.busy_seconds.clone());
+        let help = "Energy that jobs have used, where the machine tells it";
+        miner.register("energy_joules", help, self.joules.clone());
+        let help = "Time from an engine's begin of a text to its first token";
+        miner.register("first_token_seconds", help, self.first_token_seconds.clone());
+        let help = "Tokens a second after the first, of each text";
+        miner.register("tokens_per_second", help, self.tokens_per_second.clone());
         let help = "What receipts promise, in millionths of a USDC";
         miner.register("earned_microusdc", help, self.earned.clone());
         let help = "1 while the operator is connected";

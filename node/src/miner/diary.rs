@@ -1,19 +1,20 @@
 //! What became of the last jobs that a miner heard of, and why those that were not its own were not.
 
+use super::Pace;
 use crate::words::who;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use swarm_protocol::Timestamp;
 use swarm_protocol::codec::JobId;
-use swarm_protocol::miner::Story;
+use swarm_protocol::miner::{Pause, Story};
 use swarm_protocol::money::MicroUsdc;
 
 /// Jobs that are remembered.
 const MAX_JOBS: usize = 100;
 
 /// One job. `docs/status.md` describes its JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     pub job: String,
     /// When it was last heard of.
@@ -23,6 +24,9 @@ pub struct Entry {
     pub price_usdc: Option<String>,
     pub outcome: String,
     pub why: String,
+    /// Of text that was made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Pace>,
 }
 
 /// The last jobs, shared by those who write and those who show them.
@@ -32,7 +36,7 @@ pub struct Diary(Arc<Mutex<Written>>);
 #[derive(Debug, Default)]
 struct Written {
     entries: VecDeque<Entry>,
-    paused: bool,
+    paused: Option<Pause>,
 }
 
 impl Diary {
@@ -40,8 +44,8 @@ impl Diary {
     pub fn note(&self, story: &Story, now: Timestamp) {
         let mut written = self.written();
         match story {
-            Story::Paused { .. } => written.paused = true,
-            Story::Resumed => written.paused = false,
+            Story::Paused { why, .. } => written.paused = Some(*why),
+            Story::Resumed => written.paused = None,
             _ => {}
         }
         let Some((job, outcome, why)) = outcome(story) else { return };
@@ -58,6 +62,7 @@ impl Diary {
                 price_usdc: None,
                 outcome: String::new(),
                 why: String::new(),
+                pace: None,
             });
             entries.len() - 1
         });
@@ -68,13 +73,21 @@ impl Diary {
         }
     }
 
+    /// How fast a job went.
+    pub fn measured(&self, job: &JobId, pace: Option<Pace>) {
+        let name = job.to_string();
+        if let Some(entry) = self.written().entries.iter_mut().rfind(|entry| entry.job == name) {
+            entry.pace = pace;
+        }
+    }
+
     /// All of them, oldest first.
     pub fn entries(&self) -> Vec<Entry> {
         self.written().entries.iter().cloned().collect()
     }
 
-    /// Whether the miner takes no jobs because its owner said so.
-    pub fn is_paused(&self) -> bool {
+    /// Why the miner takes no jobs for now, if it does not.
+    pub fn paused(&self) -> Option<Pause> {
         self.written().paused
     }
 
@@ -138,10 +151,10 @@ mod tests {
         diary.note(&heard(0), Timestamp(1));
         diary.note(&Story::Lost { job: job(0), to: Address([7; 20]) }, Timestamp(2));
         diary.note(&Story::Declined { job: job(1), reason: Decline::Model("big".into()) }, Timestamp(3));
-        diary.note(&Story::Paused { running: 0 }, Timestamp(4));
-        assert!(diary.is_paused());
+        diary.note(&Story::Paused { why: Pause::Hours, running: 0 }, Timestamp(4));
+        assert_eq!(diary.paused(), Some(Pause::Hours));
         diary.note(&Story::Resumed, Timestamp(4));
-        assert!(!diary.is_paused());
+        assert_eq!(diary.paused(), None);
         let entries = diary.entries();
         let told: Vec<_> =
             entries.iter().map(|e| (e.at_ms, e.outcome.as_str(), e.model.as_deref())).collect();

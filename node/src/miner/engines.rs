@@ -1,7 +1,10 @@
 //! The miner's engines: one for each slot and model, each busy with one job at a time.
 
+use super::pace::Pace;
+use super::power::Power;
 use crate::metrics::MinerMetrics;
 use crate::miner::work::{Made, Task, carry_out};
+use crate::words::{best_rate, short_job};
 use crate::workload::{KnownModel, Models};
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
@@ -9,7 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use swarm_inference::{CancelToken, Engine, Registry, RescoreRequest, Rescored};
 use swarm_protocol::miner::Run;
-use swarm_protocol::statement::Assurance;
+use swarm_protocol::statement::{Assurance, JobType};
+use swarm_protocol::workload::bench::Figures;
 
 /// How long a job waits for an engine that is about to be free.
 const MAX_IDLE_WAIT: Duration = Duration::from_secs(2);
@@ -24,11 +28,14 @@ pub struct Engines {
     models: Arc<BTreeMap<String, Vec<Assurance>>>,
     providers: Registry,
     metrics: MinerMetrics,
+    power: Power,
+    /// Of the last benchmark.
+    gflop_s: Arc<Mutex<Option<f64>>>,
 }
 
 impl Engines {
     /// Loads every model once for each slot.
-    pub fn start(models: &Models, slots: u32, providers: &Registry) -> Result<Self> {
+    pub fn start(models: &Models, slots: u32, providers: &Registry, power: Power) -> Result<Self> {
         let mut idle: BTreeMap<String, Vec<Box<dyn Engine>>> = BTreeMap::new();
         for name in models.names() {
             let model = models.get(name).context("a model that was just named")?;
@@ -44,7 +51,15 @@ impl Engines {
         let metrics = MinerMetrics::default();
         metrics.has_engines(slots);
         let providers = providers.clone();
-        Ok(Self { idle: Arc::new(Mutex::new(idle)), freed: Arc::default(), models, providers, metrics })
+        Ok(Self {
+            idle: Arc::new(Mutex::new(idle)),
+            freed: Arc::default(),
+            models,
+            providers,
+            metrics,
+            power,
+            gflop_s: Arc::default(),
+        })
     }
 
     /// The models they run, and how checkable their answers are.
@@ -67,7 +82,7 @@ impl Engines {
         progress: &mut dyn FnMut(&[u8], u64, swarm_crypto::digest::Digest),
     ) -> Result<Made> {
         let mut engine = self.take(&run.job.model)?;
-        let _work = self.metrics.work();
+        let (_work, usage) = (self.metrics.work(), self.power.begin());
         let mut progress = |text: &[u8], units, prefix| {
             self.metrics.token();
             progress(text, units, prefix);
@@ -78,7 +93,21 @@ impl Engines {
         // What panicked is in no known state: another takes its place.
         let next = if made.is_ok() { engine } else { model.start(&self.providers)? };
         self.give_back(&run.job.model, next);
-        made.unwrap_or_else(|_| Err(anyhow!("the engine panicked")))
+        let made = made.unwrap_or_else(|_| Err(anyhow!("the engine panicked")))?;
+        Ok(Made { pace: self.measured(run, &made, usage.joules()), ..made })
+    }
+
+    /// How fast a text was made, or what a benchmark found, is counted and kept.
+    fn measured(&self, run: &Run, made: &Made, joules: Option<f64>) -> Option<Pace> {
+        let mut benchmark = self.gflop_s.lock().unwrap_or_else(PoisonError::into_inner);
+        if run.job.job_type == JobType::TorchBench {
+            *benchmark = Figures::decode(&made.output).ok().map(|figures| best_rate(&figures));
+        }
+        self.metrics.used(joules);
+        let pace = made.pace?.with(joules, *benchmark);
+        self.metrics.went(&pace);
+        tracing::info!("{}: {pace}", short_job(&run.id));
+        Some(pace)
     }
 
     /// What the model says of a finished text. It takes no slot: who audits goes on earning.

@@ -2,8 +2,11 @@
 
 mod diary;
 mod engines;
+mod hours;
 mod look;
+mod pace;
 mod pause;
+mod power;
 mod shell;
 mod story;
 mod streams;
@@ -28,7 +31,10 @@ use crate::workload::Models;
 use anyhow::Result;
 pub use diary::{Diary, Entry};
 use engines::Engines;
+pub use hours::Hours;
+pub use pace::Pace;
 pub use pause::{Order, tell};
+use power::{Limit, Power};
 use shell::MinerShell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -64,7 +70,14 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let clock = Clock::start();
     let models = Arc::new(Models::load(&args.models)?);
     let daemon = Daemon::open(args.ipfs_api.as_deref()).await?;
-    let Some(engines) = start_engines(&models, args.miner.slots, &providers.registry, &stop).await? else {
+    let _limited = args.miner.power_limit.map(Limit::set).transpose()?;
+    let power = Power::probe();
+    if let Some(sources) = power.sources() {
+        tracing::debug!("{sources} tell what they use");
+    }
+    tokio::spawn(power.clone().watch(stop.clone()));
+    let Some(engines) = start_engines(&models, args.miner.slots, (&providers.registry, power), &stop).await?
+    else {
         return Ok(());
     };
     let _listed = providers.list(directory.file(PROVIDERS_FILE))?;
@@ -118,7 +131,10 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let diary = Diary::default();
     let _ = seen.set(status::Member { link: link.clone(), view: view.clone(), diary: diary.clone() });
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
-    let _orders = pause::listen(&directory, &inbox);
+    let _orders = pause::listen(&directory, &inbox, args.miner.hours.as_ref());
+    if let Some(hours) = &args.miner.hours {
+        tokio::spawn(hours::keep(hours.clone(), inbox.clone(), stop.clone()));
+    }
     tokio::spawn(tell_gone(providers.gone.clone(), inbox.clone(), metrics.clone()));
     inbox.send(Input::Event(Event::Connected)).await?;
     for statement in first {
@@ -140,11 +156,11 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
 async fn start_engines(
     models: &Arc<Models>,
     slots: u32,
-    registry: &Registry,
+    (registry, power): (&Registry, Power),
     stop: &CancellationToken,
 ) -> Result<Option<Engines>> {
     let (models, starting) = (models.clone(), registry.clone());
-    let mut starting = tokio::task::spawn_blocking(move || Engines::start(&models, slots, &starting));
+    let mut starting = tokio::task::spawn_blocking(move || Engines::start(&models, slots, &starting, power));
     tokio::select! {
         engines = &mut starting => Ok(Some(engines??)),
         () = stop.cancelled() => {

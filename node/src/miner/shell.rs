@@ -172,7 +172,7 @@ impl MinerShell {
         let (cancel, _) = self.begin(lease);
         let (engines, models, blocks) = (self.engines.clone(), self.models.clone(), self.blocks.clone());
         let (inbox, broken, clock) = (self.inbox.clone(), self.broken.clone(), self.clock);
-        let (streams, running) = (self.streams.clone(), self.running.clone());
+        let (streams, running, diary) = (self.streams.clone(), self.running.clone(), self.diary.clone());
         let within = Duration::from_millis(run.until.since(self.clock.now()).0);
         tokio::task::spawn_blocking(move || {
             let mut passed_on: Option<std::time::Instant> = None;
@@ -191,7 +191,10 @@ impl MinerShell {
                 .get(&run.job.model)
                 .ok_or_else(|| anyhow!("the model is not loaded"))
                 .and_then(|model| engines.run(&run, model, within, &cancel, &mut progress))
-                .and_then(|made| keep(&blocks, &broken, made, clock.now()))
+                .and_then(|made| {
+                    diary.measured(&run.id, made.pace);
+                    keep(&blocks, &broken, made, clock.now())
+                })
                 .map_err(|e| format!("{e:#}"));
             lock(&running).remove(&lease);
             let _ = inbox.blocking_send(Input::Event(Event::EngineDone { lease, outcome }));

@@ -2,7 +2,7 @@
 
 use crate::words::{short_job, who};
 use swarm_protocol::finding::Finding;
-use swarm_protocol::miner::Story;
+use swarm_protocol::miner::{Pause, Story};
 use swarm_protocol::money::MicroUsdc;
 
 /// Writes one line.
@@ -60,7 +60,12 @@ pub fn tell(story: &Story) {
             tracing::warn!("the proof of {} could not be looked at for now: {why}", short_job(job));
         }
         Story::Draining { running } => tracing::info!("stopping: no new jobs, {running} still running"),
-        Story::Paused { running } => tracing::info!("paused: no new jobs, {running} still running"),
+        Story::Paused { why: Pause::Owner, running } => {
+            tracing::info!("paused: no new jobs, {running} still running");
+        }
+        Story::Paused { why: Pause::Hours, running } => {
+            tracing::info!("outside its hours: no new jobs, {running} still running");
+        }
         Story::Resumed => tracing::info!("resumed: jobs are taken again"),
     }
 }

@@ -1,6 +1,6 @@
 //! One job on one engine: from what a client signed to the transcript and the output that a proof names.
 
-use crate::words::short_job;
+use super::pace::Pace;
 use crate::workload::{
     KnownModel, NormativeSampler, bench_request, paint_request, prompt_text, step, stop_reason,
 };
@@ -8,8 +8,7 @@ use anyhow::{Context, Result};
 use std::time::{Duration, Instant};
 use swarm_crypto::digest::Digest;
 use swarm_inference::{
-    BenchRequest, CancelToken, EmbedRequest, Engine, Flow, GenerateRequest, Generation, PaintRequest,
-    Sampling,
+    BenchRequest, CancelToken, EmbedRequest, Engine, Flow, GenerateRequest, PaintRequest, Sampling,
 };
 use swarm_protocol::miner::Run;
 use swarm_protocol::statement::JobType;
@@ -23,6 +22,8 @@ pub struct Made {
     pub transcript: Vec<u8>,
     /// The output.
     pub output: Vec<u8>,
+    /// Of text.
+    pub pace: Option<Pace>,
 }
 
 /// Who hears of every token, text, step or lap: what of a text became certain with it, how many there are, and the digest of
@@ -92,7 +93,6 @@ fn generate(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) ->
     let mut other = other_weights()?;
     let engine = other.as_deref_mut().unwrap_or(engine);
     let generation = engine.generate(&request, &mut sampler, cancel, &mut sink)?;
-    tell_pace(run, &generation);
     let transcript = Transcript {
         model: run.job.model.clone(),
         model_digest: model.digest(),
@@ -100,19 +100,8 @@ fn generate(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) ->
         steps,
         stop: stop_reason(generation.stop_reason),
     };
-    Ok(Made { transcript: transcript.encode(), output: generation.output })
-}
-
-fn tell_pace(run: &Run, made: &Generation) {
-    let (first, rest) = (made.prompt_time.as_secs_f64(), made.decode_time.as_secs_f64());
-    // The first token was there when the rest began.
-    let after = made.ids.len().saturating_sub(1) as f64;
-    let pace = if rest > 0.0 { after / rest } else { 0.0 };
-    tracing::info!(
-        "{}: the first of {} tokens after {first:.2} s, then {pace:.0} a second",
-        short_job(&run.id),
-        made.ids.len()
-    );
+    let pace = Some(Pace::of(&generation));
+    Ok(Made { transcript: transcript.encode(), output: generation.output, pace })
 }
 
 /// Embeds a job's texts.
@@ -134,7 +123,7 @@ fn embed(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) -> Re
     };
     engine.embed(&request, cancel, &mut sink)?;
     let transcript = embed::Transcript { model: run.job.model.clone(), model_digest: model.digest(), texts };
-    Ok(Made { transcript: transcript.encode(), output })
+    Ok(Made { transcript: transcript.encode(), output, pace: None })
 }
 
 /// Paints the picture that a job asks for.
@@ -158,7 +147,7 @@ fn paint(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) -> Re
     let output = engine.paint(&request, cancel, &mut sink)?;
     let (model, model_digest) = (run.job.model.clone(), model.digest());
     let transcript = image::Transcript { model, model_digest, spec, prompt, seed, steps };
-    Ok(Made { transcript: transcript.encode(), output })
+    Ok(Made { transcript: transcript.encode(), output, pace: None })
 }
 
 /// Measures what a job names.
@@ -183,7 +172,7 @@ fn benchmark(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) -
     let figures = bench::Figures::of(&spec, &laps).context("the laps took no time")?;
     let (model, model_digest) = (run.job.model.clone(), model.digest());
     let transcript = bench::Transcript { model, model_digest, spec: text, laps };
-    Ok(Made { transcript: transcript.encode(), output: figures.encode() })
+    Ok(Made { transcript: transcript.encode(), output: figures.encode(), pace: None })
 }
 
 /// `SWARMPOOL_TOKEN_PAUSE_MS` makes jobs of small models long in debug builds, for tests.

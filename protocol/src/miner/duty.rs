@@ -1,5 +1,5 @@
 use super::Miner;
-use super::interface::{Effect, ModelTerms, Story};
+use super::interface::{Effect, ModelTerms, Pause, Story};
 use crate::codec::Link;
 use crate::query::Query;
 use crate::race::Roster;
@@ -38,7 +38,8 @@ pub(super) struct Duty {
     pending: u64,
     ask_at: Timestamp,
     ask_pause: Millis,
-    paused: bool,
+    /// Why no jobs are taken for now.
+    pauses: BTreeSet<Pause>,
     /// Models that nothing runs for now; at most those that are served.
     gone: BTreeSet<String>,
     drain: Option<Drain>,
@@ -62,7 +63,7 @@ struct Drain {
 impl Duty {
     /// Whether no jobs are taken.
     pub(super) fn is_resting(&self) -> bool {
-        self.paused || self.drain.is_some()
+        !self.pauses.is_empty() || self.drain.is_some()
     }
 
     /// Whether nothing runs the model for now.
@@ -160,18 +161,22 @@ impl Miner {
         self.tell(Story::Draining { running });
     }
 
-    pub(super) fn pause(&mut self, now: Timestamp) {
-        if self.duty.is_resting() {
+    pub(super) fn pause(&mut self, why: Pause, now: Timestamp) {
+        let resting = self.duty.is_resting();
+        if !self.duty.pauses.insert(why) || self.duty.drain.is_some() {
             return;
         }
-        self.duty.paused = true;
-        let running = self.rest(now);
-        self.tell(Story::Paused { running });
+        let running = if resting { self.in_hand() } else { self.rest(now) };
+        self.tell(Story::Paused { why, running });
     }
 
-    pub(super) fn resume(&mut self, now: Timestamp) {
-        if !std::mem::replace(&mut self.duty.paused, false) || self.duty.is_resting() {
+    pub(super) fn resume(&mut self, why: Pause, now: Timestamp) {
+        if !self.duty.pauses.remove(&why) || self.duty.drain.is_some() {
             return;
+        }
+        if let Some(&why) = self.duty.pauses.first() {
+            let running = self.in_hand();
+            return self.tell(Story::Paused { why, running });
         }
         self.duty.heartbeat_at = Some(now);
         self.ask_now(now);
@@ -202,6 +207,10 @@ impl Miner {
     fn rest(&mut self, now: Timestamp) -> u32 {
         self.contests.clear();
         self.duty.heartbeat_at = Some(now);
+        self.in_hand()
+    }
+
+    fn in_hand(&self) -> u32 {
         u32::try_from(self.tasks.len()).unwrap_or(u32::MAX)
     }
 

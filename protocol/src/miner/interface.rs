@@ -119,10 +119,10 @@ pub enum Event {
     Connected,
     /// The operator cannot be asked any more.
     Disconnected,
-    /// Take no more jobs until [`Event::Resume`]; the running ones go on.
-    Pause,
-    /// Take jobs again.
-    Resume,
+    /// Take no more jobs until [`Event::Resume`] for the same reason; the running ones go on.
+    Pause(Pause),
+    /// This reason is gone: take jobs again if there is no other.
+    Resume(Pause),
     /// Take no more jobs, finish the running ones and then stop.
     Drain {
         /// How long the running jobs may take; then they are released.
@@ -304,10 +304,20 @@ pub enum Story {
     },
     /// No new jobs for now; so many are still in hand.
     Paused {
+        why: Pause,
         running: u32,
     },
     /// Jobs are taken again.
     Resumed,
+}
+
+/// Why a miner takes no jobs for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pause {
+    /// Its owner said so.
+    Owner,
+    /// Its owner wants it to work at other hours only.
+    Hours,
 }
 
 /// Why a job is not for this miner.

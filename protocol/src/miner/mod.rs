@@ -23,7 +23,7 @@ mod tests;
 pub use audits::{AuditSecret, MAX_AUDITS};
 pub use contest::MAX_TRACKED_LISTINGS;
 pub use duty::MAX_ROSTERS;
-pub use interface::{Config, Content, Decline, Delivered, Effect, Event, ModelTerms, Run, Story};
+pub use interface::{Config, Content, Decline, Delivered, Effect, Event, ModelTerms, Pause, Run, Story};
 pub use task::MAX_RELEASES;
 
 use crate::clock::Clock;
@@ -198,8 +198,8 @@ impl Machine for Miner {
             Event::EngineBack { model } => self.regain_engine(&model, now),
             Event::Connected => self.connect(now),
             Event::Disconnected => self.duty.connected = false,
-            Event::Pause => self.pause(now),
-            Event::Resume => self.resume(now),
+            Event::Pause(why) => self.pause(why, now),
+            Event::Resume(why) => self.resume(why, now),
             Event::Drain { grace } => self.drain(grace, now),
         }
         self.run_due(now);

@@ -90,6 +90,31 @@ fn order(site: &Site, args: &[&str]) -> Finished {
 }
 
 #[test]
+fn a_miner_takes_no_job_outside_its_hours() {
+    let site = Site::new();
+    let operator = site.operator(&[]);
+    // A stretch that neither now nor the next minutes are in.
+    let hour = |later: i64| jiff::ZonedDateTime::now().hour().rem_euclid(24) as i64 + later;
+    let hours = format!("{:02}:00-{:02}:00", hour(8) % 24, hour(9) % 24);
+    let miner = site.miner("alice.eth", &["--hours", &hours]);
+    miner.expect("outside its hours: no new jobs, 0 still running");
+    let id = site.announce(&site.job("waiting", &short_job("Waiting")));
+    let told = order(&site, &["resume"]).good();
+    assert!(told.stderr.contains("takes jobs again once its --hours begin"), "{told:?}");
+    let status = order(&site, &["status"]).good();
+    assert!(status.stdout.contains("PAUSED    until its --hours begin"), "{status:?}");
+    let whole = site.miner("bob.eth", &["--hours", "00:00-12:00,12:00-24:00"]);
+    whole.expect("claim accepted");
+    assert_eq!(site.client(&["wait", "--json", &id]).good().json()["status"], "answered");
+    let wrong = order(&site, &["--role", "miner", "--hours", "22-6"]);
+    assert_eq!(wrong.code(), Some(2), "{wrong:?}");
+    assert!(wrong.stderr.contains("22:00-06:30"), "{wrong:?}");
+    for process in [miner, whole, operator] {
+        process.terminate().good();
+    }
+}
+
+#[test]
 fn a_paused_miner_leaves_jobs_to_others_until_it_is_resumed() {
     let site = Site::new();
     let told = order(&site, &["pause"]);
@@ -116,6 +141,12 @@ fn a_paused_miner_leaves_jobs_to_others_until_it_is_resumed() {
         miner["jobs"].as_array().unwrap().iter().map(|job| job["outcome"].clone()).collect::<Vec<_>>()
     };
     assert_eq!(jobs("miner-bob.eth"), ["earned", "earned", "earned"], "{told}");
+    let bobs =
+        told["miners"].as_array().unwrap().iter().find(|miner| miner["node"] == "miner-bob.eth").unwrap();
+    for job in bobs["jobs"].as_array().unwrap() {
+        assert!(job["pace"]["tokens"].as_u64() >= Some(1), "{job}");
+        assert!(job["pace"]["tokens_per_s"].as_f64() > Some(0.0), "{job}");
+    }
     assert!(jobs("miner-alice.eth").is_empty(), "{told}");
     assert_eq!(told["miners"][0]["pays"][1]["model"], "queenbee-nano", "{told}");
 

@@ -118,8 +118,8 @@ fn it_remembers_so_many_and_makes_room_by_what_is_over() {
 #[test]
 fn a_miner_that_rests_begins_no_look() {
     let mut script = Script::established(1);
-    script.does(Event::Pause);
+    script.does(Event::Pause(Pause::Owner));
     assert_eq!(script.hears(OPERATOR, picked(0)), [""; 0]);
-    script.does(Event::Resume);
+    script.does(Event::Resume(Pause::Owner));
     assert_eq!(script.hears(OPERATOR, picked(0)), ["look at 0"]);
 }

@@ -102,9 +102,12 @@ fn a_paused_miner_finishes_its_job_takes_no_other_and_goes_on_when_told() {
     let mut script = Script::established(2);
     let first = script.runs(1);
     script.hears(OPERATOR, listing(entry(2)));
-    assert_eq!(script.does(Event::Pause), ["paused with 1", "publish heartbeat", "hand heartbeat"]);
+    assert_eq!(
+        script.does(Event::Pause(Pause::Owner)),
+        ["paused with 1: Owner", "publish heartbeat", "hand heartbeat"]
+    );
     assert!(script.last(heartbeat).1, "others see that it takes none");
-    assert_eq!(script.does(Event::Pause), [""; 0]);
+    assert_eq!(script.does(Event::Pause(Pause::Owner)), [""; 0]);
     let lines = script.hears(OPERATOR, lease(&entry(2), MINER, script.now + Millis::from_secs(60)));
     assert!(lines[0].starts_with("released: Withdrawn"), "a claim of before is taken back: {lines:?}");
     let ended = LeaseEnded {
@@ -119,14 +122,26 @@ fn a_paused_miner_finishes_its_job_takes_no_other_and_goes_on_when_told() {
     let lines = script.does(failed);
     assert!(lines.contains(&"hand release".to_owned()), "what it has in hand it brings to an end: {lines:?}");
 
-    let lines = script.does(Event::Resume);
+    let lines = script.does(Event::Resume(Pause::Owner));
     assert_eq!(lines, ["resumed", "publish heartbeat", "hand heartbeat", "ask open jobs"]);
     assert!(!script.last(heartbeat).1);
-    assert_eq!(script.does(Event::Resume), [""; 0]);
+    assert_eq!(script.does(Event::Resume(Pause::Owner)), [""; 0]);
     let lines = script.hears(OPERATOR, listing(entry(4)));
     assert!(lines.contains(&"publish claim".to_owned()), "{lines:?}");
     assert_eq!(script.does(Event::Drain { grace: Millis::from_secs(10) })[0], "draining with 0");
-    assert_eq!(script.does(Event::Resume), [""; 0], "it ends all the same");
+    assert_eq!(script.does(Event::Resume(Pause::Owner)), [""; 0], "it ends all the same");
+}
+
+#[test]
+fn a_miner_takes_jobs_once_no_reason_to_pause_is_left() {
+    let mut script = Script::established(1);
+    assert_eq!(script.does(Event::Pause(Pause::Hours))[0], "paused with 0: Hours");
+    assert_eq!(script.does(Event::Pause(Pause::Owner)), ["paused with 0: Owner"]);
+    assert_eq!(script.does(Event::Resume(Pause::Owner)), ["paused with 0: Hours"]);
+    assert_eq!(script.hears(OPERATOR, listing(entry(1))), [""; 0]);
+    assert_eq!(script.does(Event::Resume(Pause::Owner)), [""; 0]);
+    assert_eq!(script.does(Event::Resume(Pause::Hours))[0], "resumed");
+    assert!(script.hears(OPERATOR, listing(entry(2))).contains(&"publish claim".to_owned()));
 }
 
 #[test]

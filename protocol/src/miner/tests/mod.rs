@@ -289,7 +289,7 @@ fn tale(story: &Story) -> String {
         Story::LeaseLost { cause, .. } => format!("lease lost: {cause:?}"),
         Story::Released { cause, why, .. } => format!("released: {cause:?}, {why}"),
         Story::Draining { running } => format!("draining with {running}"),
-        Story::Paused { running } => format!("paused with {running}"),
+        Story::Paused { why, running } => format!("paused with {running}: {why:?}"),
         Story::Resumed => "resumed".into(),
         Story::Audited { finding, .. } => format!("found that it {finding:?}"),
         Story::NotAudited { why, .. } => format!("not audited: {why}"),
