@@ -149,6 +149,12 @@ impl KnownModel {
         Ok(tokenizer.encode_prompt(&prompt_text(job, linked)?)?)
     }
 
+    /// The bytes that a token spells.
+    pub fn piece(&self, token: u32) -> Option<&[u8]> {
+        let Reads::Prompt(tokenizer) = &self.reads else { return None };
+        (token < tokenizer.vocab_size()).then(|| tokenizer.piece(token))
+    }
+
     /// Token ids of each text of a job's input; `linked` is the text behind a linked one.
     pub fn text_ids(&self, job: &Job, linked: Option<&str>) -> Result<Vec<Vec<u32>>> {
         let input = prompt_text(job, linked)?;

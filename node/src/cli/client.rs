@@ -114,13 +114,8 @@ pub enum ClientCommand {
         #[arg(value_name = "JOB", value_parser = job_id)]
         job: JobId,
 
-        /// Print the answer while it is made, straight from the miner
-        #[arg(long, env = "SWARMPOOL_STREAM", value_parser = BoolishValueParser::new())]
-        stream: bool,
-
-        /// Write the answer to this file and not to stdout
-        #[arg(long, short, env = "SWARMPOOL_OUT", value_name = "FILE", conflicts_with = "stream")]
-        out: Option<PathBuf>,
+        #[command(flatten)]
+        reading: ReadingArgs,
     },
     /// Check a receipt, or all that the pool has sealed, without trusting the operator
     Verify(VerifyArgs),
@@ -153,16 +148,28 @@ pub struct SubmitArgs {
     pub file: PathBuf,
 
     /// Print the job's id and do not wait for the answer
-    #[arg(long, env = "SWARMPOOL_NO_WAIT", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "SWARMPOOL_NO_WAIT", value_parser = BoolishValueParser::new(),
+          conflicts_with_all = ["stream", "out", "logprobs"])]
     pub no_wait: bool,
 
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// How an answer is wanted.
+#[derive(Debug, Clone, Args)]
+pub struct ReadingArgs {
     /// Print the answer while it is made, straight from the miner
-    #[arg(long, env = "SWARMPOOL_STREAM", value_parser = BoolishValueParser::new(), conflicts_with = "no_wait")]
+    #[arg(long, env = "SWARMPOOL_STREAM", value_parser = BoolishValueParser::new())]
     pub stream: bool,
 
     /// Write the answer to this file and not to stdout; a picture is not shown on a terminal, and has a file there anyway
-    #[arg(long, short, env = "SWARMPOOL_OUT", value_name = "FILE", conflicts_with_all = ["no_wait", "stream"])]
+    #[arg(long, short, env = "SWARMPOOL_OUT", value_name = "FILE", conflicts_with = "stream")]
     pub out: Option<PathBuf>,
+
+    /// Write the log-probability of each token, and of those it was chosen from, to this file as JSON
+    #[arg(long, env = "SWARMPOOL_LOGPROBS", value_name = "FILE")]
+    pub logprobs: Option<PathBuf>,
 }
 
 /// What `verify` takes.

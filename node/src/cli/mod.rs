@@ -19,8 +19,8 @@ mod tests;
 mod values;
 
 pub use client::{
-    AuditArgs, ClientArgs, ClientCommand, EarningsArgs, GetArgs, HistoryArgs, OutputArgs, SealedArgs,
-    SubmitArgs, VerifyArgs,
+    AuditArgs, ClientArgs, ClientCommand, EarningsArgs, GetArgs, HistoryArgs, OutputArgs, ReadingArgs,
+    SealedArgs, SubmitArgs, VerifyArgs,
 };
 pub(crate) use error::clap_message;
 pub use error::{Exit, UserError, report};

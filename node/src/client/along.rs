@@ -14,8 +14,10 @@ use swarm_protocol::streamed::Streamed;
 use tokio::task::JoinHandle;
 
 /// How often the holder is looked for under one lease, and a miner that does not answer is asked again.
-const MAX_TRIES: u32 = 20;
+const MAX_TRIES: u32 = 26;
 const PAUSE: Duration = Duration::from_millis(500);
+/// The first such pause; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// What was read so far, and who reads on.
 pub(super) struct Along {
@@ -71,6 +73,10 @@ impl Drop for Along {
     }
 }
 
+fn pause(tries: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << tries.min(16)).min(PAUSE)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -102,8 +108,8 @@ impl Reader {
                 }
                 Err(error) if tries == MAX_TRIES => return Err(error),
                 Err(_) => {
+                    tokio::time::sleep(pause(tries)).await;
                     tries += 1;
-                    tokio::time::sleep(PAUSE).await;
                 }
             }
         }
@@ -111,10 +117,10 @@ impl Reader {
 
     /// Who has the lease; the miner may not have told the operator yet from where it speaks.
     async fn holder(&self) -> Result<Holder> {
-        for _ in 0..MAX_TRIES {
+        for tries in 0..MAX_TRIES {
             match self.link.ask(Query::Holder { job: self.job }).await {
                 Some(Answer::Holder(Some(holder))) if !holder.nodes.is_empty() => return Ok(holder),
-                _ => tokio::time::sleep(PAUSE).await,
+                _ => tokio::time::sleep(pause(tries)).await,
             }
         }
         bail!("the operator does not say who runs the job")

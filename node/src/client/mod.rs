@@ -9,6 +9,7 @@ mod earnings;
 mod get;
 mod history;
 mod lists;
+mod logprobs;
 mod lookout;
 mod output;
 mod partial;
@@ -33,7 +34,6 @@ use anyhow::Result;
 use output::Printer;
 use saved::Saved;
 use std::sync::Arc;
-use submit::Reading;
 use swarm_crypto::key::SecretKey;
 use swarm_protocol::statement::Verified;
 use tokio::sync::mpsc;
@@ -76,7 +76,7 @@ pub async fn run(args: ClientArgs, stop: CancellationToken) -> Result<Exit> {
     match session.args.command.clone() {
         ClientCommand::Submit(submit) => submit::submit(session, &submit).await,
         ClientCommand::Get(get) => get::content(session, &get).await,
-        ClientCommand::Wait { job, stream, out } => submit::wait(session, job, Reading { stream, out }).await,
+        ClientCommand::Wait { job, reading } => submit::wait(session, job, reading).await,
         ClientCommand::Cancel { job } => submit::cancel(session, job).await,
         ClientCommand::Status { job: Some(job) } => account::job(session, job).await,
         ClientCommand::Status { job: None } => status::pool(session).await,

@@ -2,10 +2,11 @@
 
 use super::along::Along;
 use super::answer::{Rendered, steps};
+use super::logprobs;
 use super::output::{receipt_json, receipt_of, stage_text};
 use super::written;
 use super::{Connection, Session};
-use crate::cli::{Exit, SubmitArgs, UserError};
+use crate::cli::{Exit, ReadingArgs, SubmitArgs, UserError};
 use crate::content::import;
 use crate::driver::{self, Flow, Input, MAX_INBOX, Shell};
 use crate::job_file::JobFile;
@@ -14,7 +15,7 @@ use crate::network::{NetworkEvent, Until};
 use crate::wire;
 use anyhow::{Context, Result};
 use cid::Cid;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use swarm_protocol::codec::JobId;
 use swarm_protocol::query::{Answer, Fate, Query};
@@ -32,17 +33,8 @@ const UNKNOWN: &str = "check the id, and that --pool is the pool it was sent to"
 
 type Inbox = mpsc::Sender<Input<Event, ()>>;
 
-/// How an answer is wanted.
-#[derive(Debug, Clone)]
-pub(super) struct Reading {
-    /// While it is made.
-    pub stream: bool,
-    /// In this file.
-    pub out: Option<PathBuf>,
-}
-
 pub(super) async fn submit(session: Session, args: &SubmitArgs) -> Result<Exit> {
-    let reading = Reading { stream: args.stream, out: args.out.clone() };
+    let reading = args.reading.clone();
     check_stream(&session, reading.stream)?;
     let file = JobFile::read(&args.file)?;
     let prepared = file.prepare()?;
@@ -69,7 +61,7 @@ pub(super) async fn submit(session: Session, args: &SubmitArgs) -> Result<Exit> 
     follow(session, connection, submission, id, reading).await
 }
 
-pub(super) async fn wait(session: Session, job: JobId, reading: Reading) -> Result<Exit> {
+pub(super) async fn wait(session: Session, job: JobId, reading: ReadingArgs) -> Result<Exit> {
     check_stream(&session, reading.stream)?;
     let kept = session.saved.job(&job)?;
     let connection = session.connect().await?;
@@ -214,7 +206,7 @@ async fn follow(
     connection: Connection,
     mut submission: Submission,
     id: JobId,
-    reading: Reading,
+    reading: ReadingArgs,
 ) -> Result<Exit> {
     let Connection { link, events, beacon, .. } = connection;
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
@@ -228,17 +220,46 @@ async fn follow(
     let run = driver::run(&mut submission, &mut shell, &mut inputs, session.clock, &session.stop).await;
     listener.abort();
     session.printer.finish();
+    let told = match run {
+        Ok(()) => tell(&session, id, &link, shell, &reading).await,
+        Err(error) => Err(error),
+    };
     link.network().shutdown().await;
-    run?;
-    match shell.outcome {
-        Some(outcome) => {
-            let read = shell.along.and_then(Along::end);
-            conclude(&session, id, outcome, (read, reading.out.as_deref()))
-        }
-        None => Err(UserError::input("interrupted; the job goes on without you")
+    told
+}
+
+/// Prints what came of the job, and keeps what is wanted beside it.
+async fn tell(
+    session: &Session,
+    id: JobId,
+    link: &Link,
+    shell: ClientShell,
+    reading: &ReadingArgs,
+) -> Result<Exit> {
+    let Some(outcome) = shell.outcome else {
+        return Err(UserError::input("interrupted; the job goes on without you")
             .hint(format!("swarm-client wait {id}"))
-            .into()),
+            .into());
+    };
+    let receipt = match &outcome {
+        Outcome::Answer { receipt, .. } => Some(receipt.clone()),
+        _ => None,
+    };
+    let read = shell.along.and_then(Along::end);
+    let exit = conclude(session, id, outcome, (read, reading.out.as_deref()))?;
+    if let (Some(receipt), Some(path)) = (receipt, &reading.logprobs) {
+        let transcript = tokio::select! {
+            transcript = logprobs::fetch(link, &receipt) => transcript?,
+            () = session.stop.cancelled() => {
+                return Err(UserError::input("interrupted before the log-probabilities were there")
+                    .hint(format!("swarm-client wait {id} --logprobs {}", path.display()))
+                    .into());
+            }
+        };
+        logprobs::write(path, &id, &transcript)?;
+        session.printer.note(&format!("log-probabilities {}", path.display()));
     }
+    Ok(exit)
 }
 
 async fn listen(link: Link, mut events: mpsc::Receiver<NetworkEvent>, inbox: Inbox) {

@@ -13,6 +13,42 @@ fn assert_readable(answer: &str) {
 }
 
 #[test]
+fn an_answer_comes_with_the_probabilities_of_its_tokens() {
+    let site = Site::new();
+    let operator = site.operator(&[]);
+    let miner = site.miner("alice.eth", &[]);
+    let mut job = job_of("It is a truth universally acknowledged, that", 40);
+    job["params"]["temperature"] = 0.into();
+    let (job, file) = (site.job("job", &job), site.home().join("logprobs.json"));
+    let answered = site.client(&["submit", &text(&job), "--json", "--logprobs", &text(&file)]).good().json();
+    let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let tokens = told["logprobs"]["content"].as_array().unwrap();
+    let mut spelt = String::new();
+    for token in tokens {
+        let top = token["top_logprobs"].as_array().unwrap();
+        assert_eq!(token["id"], top[0]["id"], "at temperature 0 the likeliest");
+        assert_eq!(token["logprob"], top[0]["logprob"]);
+        let sum: f64 = top.iter().map(|other| other["logprob"].as_f64().unwrap().exp()).sum();
+        assert!(sum > 0.1 && sum < 1.001, "{sum}");
+        spelt += token["token"].as_str().unwrap();
+    }
+    assert_eq!(spelt, answered["answer"].as_str().unwrap());
+    assert_eq!((told["job"].clone(), told["stop"].as_str()), (answered["job"].clone(), Some("max_tokens")));
+
+    let again = site.home().join("again.json");
+    let id = answered["job"].as_str().unwrap();
+    site.client(&["wait", id, "--logprobs", &text(&again)]).good();
+    assert_eq!(std::fs::read(&again).unwrap(), std::fs::read(&file).unwrap());
+    let bench = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/bench.json");
+    let told = site.client(&["submit", bench, "--logprobs", &text(&again)]);
+    assert_eq!(told.code(), Some(1), "{told:?}");
+    assert!(told.stderr.contains("only text has them"), "{told:?}");
+    for process in [miner, operator] {
+        process.terminate().good();
+    }
+}
+
+#[test]
 fn a_job_is_raced_for_answered_and_receipted() {
     let site = Site::new();
     let operator = site.operator(&["--epoch", "8s"]);
