@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The provider `openai` against llama.cpp's own server with the built-in model: it is started by the provider, says what
-# the engine of this project would within the tolerance between kernels, and is stopped by it. The server is in a Python
-# package that has it built; PYTHON names a Python that has it already.
+# the engine of this project would within the tolerance between kernels, and is stopped by it; in a pool it answers jobs,
+# and audits of what it proves find nothing. The server is in a Python package that has it built; PYTHON names a Python
+# that has it already.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,4 +15,8 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 export SWARM_LLAMA_SERVER="$PYTHON $PWD/scripts/train/serve.py"
 "$PYTHON" -c 'import importlib.metadata as m; print("xllamacpp", m.version("xllamacpp"))'
-cargo test --locked --package swarm-inference --test it -- --nocapture openai::real
+# The selection of scripts/test.sh: one build serves both.
+build=(--locked --workspace --features swarm-node/kubo)
+cargo build "${build[@]}" --bins --tests --examples
+cargo test "${build[@]}" --test it -- --nocapture openai::real
+cargo test "${build[@]}" --test e2e -- --nocapture servers::

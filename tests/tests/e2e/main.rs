@@ -37,6 +37,7 @@ mod redis;
 mod reference;
 mod replay;
 mod restarts;
+mod servers;
 mod shared;
 mod soak;
 mod streams;
