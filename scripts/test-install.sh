@@ -344,7 +344,7 @@ whole() {
         say "Debian $suite"
         debian "$suite"
         mkdir -p "$folder/new"
-        cp "$programs"/swarm-{node,client} examples/job.json "$folder/new"
+        cp "$programs"/swarm-{node,client,engine} examples/job.json "$folder/new"
         check_image
         boot
         seen "$folder/debian" | sed 's/ [0-9.]* $//' >"$folder/before"
