@@ -1,20 +1,20 @@
 //! Many sequences on one model: they join and leave between tokens, and every step computes all of them in one pass.
 //!
 //! A step takes one token of every sequence that has one, and of those whose prompt is not yet computed a chunk of
-//! [`PREFILL_CHUNK`] tokens between them, the oldest first. What a sequence is offered does not depend on the others.
-//! Keys and values are bounded: a sequence that joins is sure of room to its end, or is refused. What finished
-//! sequences leave behind serves those that begin alike, until room is needed.
+//! tokens between them, the oldest first. What a sequence is offered does not depend on the others. Keys and values are
+//! bounded: a sequence that joins is sure of room to its end, or is refused. On processors, what finished sequences leave
+//! behind serves those that begin alike, until room is needed; on a device it is given back.
 
 mod prefixes;
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use thiserror::Error;
 
 use self::prefixes::{PrefixKey, Prefixes};
 use crate::decoder::Run;
-use crate::{BLOCK_POSITIONS, Decoder, EngineError, Interrupt, PREFILL_CHUNK, Sequence};
+use crate::{BLOCK_POSITIONS, Decoder, EngineError, Interrupt, Sequence};
 
 /// The most sequences that one batch may be given.
 pub const MAX_BATCH_SEQUENCES: usize = 64;
@@ -123,7 +123,7 @@ impl<M: AsRef<Decoder>> Batch<M> {
         self.prefixes.drop_oldest(lacking);
         let shared = found.blocks.len();
         let member = Member {
-            sequence: Sequence::with_prefix(found.blocks),
+            sequence: Sequence::with_prefix(found.blocks, max_tokens),
             tokens: prompt.to_vec(),
             max_tokens,
             reserved,
@@ -225,7 +225,7 @@ impl<M: AsRef<Decoder>> Batch<M> {
 
     /// How many tokens of which sequence the next step takes.
     fn taken(&self) -> BTreeMap<SequenceId, usize> {
-        let mut chunk = PREFILL_CHUNK;
+        let mut chunk = self.model.as_ref().compute().chunk();
         let mut taken = BTreeMap::new();
         for (id, member) in &self.members {
             let waiting = member.waiting();
@@ -257,7 +257,7 @@ impl<M: AsRef<Decoder>> Batch<M> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let hidden = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+        let hidden = hidden.index_select(&Tensor::new(rows, hidden.device())?, 0)?;
         let logits = self.model.as_ref().logits(&hidden)?;
         Ok(whose.into_iter().zip(logits).map(|(sequence, logits)| Offer { sequence, logits }).collect())
     }

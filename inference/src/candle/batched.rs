@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use crate::generate::Predictor;
 use crate::{
-    BLOCK_POSITIONS, Batch, BatchLimits, Candidate, Decoder, EngineError, Interrupt, JoinError, LoadError,
-    MAX_BATCH_SEQUENCES, SequenceId, candidates,
+    BLOCK_POSITIONS, Batch, BatchLimits, Candidate, Compute, Decoder, EngineError, Interrupt, JoinError,
+    LoadError, MAX_BATCH_SEQUENCES, SequenceId, candidates,
 };
 
 /// The most keys and values of all requests together, in bytes, as long as one request fits.
 const MAX_CACHE_BYTES: u64 = 2 << 30;
+/// The same on a device, which does not say what it has free; a step that finds no room there fails its requests.
+const MAX_DEVICE_CACHE_BYTES: u64 = 8 << 30;
 /// Contexts that the keys and values of all requests together may fill.
 const MAX_CONTEXTS: u64 = 8;
 /// Messages that may wait for the thread; who has more waits for a step.
@@ -149,7 +151,11 @@ impl Work {
     fn new(decoder: Arc<Decoder>) -> Self {
         let block_bytes = decoder.position_bytes() * BLOCK_POSITIONS as u64;
         let context = block_bytes * decoder.config().context_length.div_ceil(BLOCK_POSITIONS) as u64;
-        let max_cache_bytes = MAX_CACHE_BYTES.min(MAX_CONTEXTS * context).max(context);
+        let most = match decoder.compute() {
+            Compute::AllCores | Compute::OneCore => MAX_CACHE_BYTES,
+            Compute::Device => MAX_DEVICE_CACHE_BYTES,
+        };
+        let max_cache_bytes = most.min(MAX_CONTEXTS * context).max(context);
         let limits = BatchLimits { max_sequences: MAX_BATCH_SEQUENCES, max_cache_bytes };
         Self { batch: Batch::new(decoder, limits), members: BTreeMap::new(), step_time: Duration::ZERO }
     }

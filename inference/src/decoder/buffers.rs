@@ -1,0 +1,79 @@
+//! Keys and values of a sequence on a device.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::{BLOCK_POSITIONS, DecoderConfig};
+
+/// Keys and values of each layer, f32 tensors of `(kv_head, capacity, head_width)` that are written in place.
+///
+/// A clone shares them until one of both is to be written to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Buffers {
+    layers: Arc<Vec<[Tensor; 2]>>,
+}
+
+impl Buffers {
+    /// Makes room for `positions` that nobody else writes to; there will never be more than `most`.
+    ///
+    /// After an error what was written before is still there.
+    pub(super) fn reserve(
+        &mut self,
+        config: &DecoderConfig,
+        device: &Device,
+        positions: usize,
+        most: usize,
+    ) -> Result<()> {
+        let capacity = capacity(positions, most);
+        let room = |old: Option<&Tensor>| {
+            let before = old.map_or(Ok(0), |old| old.dim(1))?;
+            let shape = (config.kv_heads, capacity.max(before), config.head_width);
+            let new = Tensor::zeros(shape, DType::F32, device)?;
+            old.map_or(Ok(()), |old| new.slice_set(old, 1, 0)).map(|()| new)
+        };
+        if self.layers.is_empty() || Arc::strong_count(&self.layers) > 1 {
+            let old = |layer: usize| self.layers.get(layer);
+            let both = |layer| {
+                Ok([room(old(layer).map(|[keys, _]| keys))?, room(old(layer).map(|[_, values]| values))?])
+            };
+            self.layers = Arc::new((0..config.layers).map(both).collect::<Result<_>>()?);
+        } else if let Some(layers) = Arc::get_mut(&mut self.layers) {
+            for buffer in layers.iter_mut().flatten() {
+                if buffer.dim(1)? < positions {
+                    *buffer = room(Some(buffer))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes keys and values of one layer, `(kv_head, position, head_width)` each, from `position` on.
+    pub(super) fn write(&self, layer: usize, position: usize, both: [&Tensor; 2]) -> Result<()> {
+        let pairs = self.layers[layer].iter().zip(both);
+        pairs.into_iter().try_for_each(|(buffer, new)| buffer.slice_set(new, 1, position))
+    }
+
+    /// The keys and values of one layer at the first `positions`, without copying them.
+    pub(super) fn read(&self, layer: usize, positions: usize) -> Result<[Tensor; 2]> {
+        let [keys, values] = &self.layers[layer];
+        Ok([keys.narrow(1, 0, positions)?, values.narrow(1, 0, positions)?])
+    }
+}
+
+/// Doubles as positions come, up to the whole blocks that [`crate::Batch`] promises for `most`.
+fn capacity(positions: usize, most: usize) -> usize {
+    let promised = most.next_multiple_of(BLOCK_POSITIONS);
+    positions.next_power_of_two().clamp(BLOCK_POSITIONS, promised.max(BLOCK_POSITIONS)).max(positions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_doubles_up_to_what_was_promised() {
+        assert_eq!([1, 32, 33, 65, 200].map(|positions| capacity(positions, 1000)), [32, 32, 64, 128, 256]);
+        assert_eq!([1, 65, 129, 130].map(|positions| capacity(positions, 130)), [32, 128, 160, 160]);
+    }
+}
