@@ -240,6 +240,10 @@ fn jobs_on_a_device_say_what_jobs_on_a_processor_say() {
     let prompt = queenbee().tokenizer().unwrap().encode_prompt("It is a truth").unwrap();
     let on_processor = run(&mut *start(&Candle::computing(Compute::OneCore), queenbee()), &prompt, 40);
     let engines: Vec<_> = (0..4).map(|_| start(&candle, queenbee())).collect();
+    let bytes = [Compute::Device, Compute::OneCore]
+        .map(|compute| queenbee().decoder(Some(compute), None).unwrap().weight_bytes());
+    assert_ne!(bytes[0], bytes[1]);
+    assert_eq!(candle.stats().weight_bytes, bytes[0]);
     let together: Vec<Vec<Step>> = std::thread::scope(|scope| {
         let threads: Vec<_> = engines
             .into_iter()
