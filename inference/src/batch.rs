@@ -91,11 +91,11 @@ struct Member {
 impl<M: AsRef<Decoder>> Batch<M> {
     /// An empty batch; limits beyond [`MAX_BATCH_SEQUENCES`] are lowered to it.
     pub fn new(model: M, limits: BatchLimits) -> Self {
-        let block_bytes = model.as_ref().position_bytes() * BLOCK_POSITIONS as u64;
+        let max_blocks = blocks_in(limits.max_cache_bytes, model.as_ref());
         Self {
             model,
             max_sequences: limits.max_sequences.min(MAX_BATCH_SEQUENCES),
-            max_blocks: usize::try_from(limits.max_cache_bytes / block_bytes).unwrap_or(usize::MAX),
+            max_blocks,
             members: BTreeMap::new(),
             prefixes: Prefixes::default(),
             next: 0,
@@ -162,6 +162,11 @@ impl<M: AsRef<Decoder>> Batch<M> {
     pub fn clear(&mut self) {
         self.members.clear();
         self.prefixes = Prefixes::default();
+    }
+
+    /// Promises sequences that join from now on no more than this beside what is promised.
+    pub(crate) fn limit_cache(&mut self, max_cache_bytes: u64) {
+        self.max_blocks = blocks_in(max_cache_bytes, self.model.as_ref());
     }
 
     /// Computes what is there to compute and returns the logits of the sequences whose last token is among it.
@@ -274,6 +279,12 @@ impl<M: AsRef<Decoder>> Batch<M> {
             }
         }
     }
+}
+
+/// Whole blocks of keys and values in so many bytes.
+fn blocks_in(bytes: u64, decoder: &Decoder) -> usize {
+    let block_bytes = decoder.position_bytes() * BLOCK_POSITIONS as u64;
+    usize::try_from(bytes / block_bytes).unwrap_or(usize::MAX)
 }
 
 impl Member {
