@@ -52,13 +52,14 @@ const PROVIDERS_FILE: &str = "providers.json";
 
 /// Runs a miner until it is told to stop and has drained.
 pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
-    let providers = Providers::of(&args.miner)?;
+    let miner = args.miner.clone();
+    // An engine program is asked what it computes on, which takes a GPU's driver a while.
+    let providers = tokio::task::spawn_blocking(move || Providers::of(&miner)).await??;
     run_with(args, &providers, stop).await
 }
 
 /// The same with the engines of other providers.
 pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationToken) -> Result<()> {
-    args.miner.accel_mode.check()?;
     let directory = data_dir(&args.files, &args.pool.pool, "miner", args.data_name())?;
     let key = wallet(&args.files, &directory)?;
     let clock = Clock::start();
@@ -110,7 +111,8 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     };
     tracing::info!("joined {} of operator {}", terms.pool, joined.operator);
     let first = [joined.opened.clone(), joined.beacon.clone()];
-    let mut miner = Miner::new(config(&args, &joined.pool, &key, &models, &engines, clock));
+    let mut miner =
+        Miner::new(config(&args, &joined.pool, &key, &models, &engines, &providers.device, clock));
     let link = Link::new(network.clone(), joined, clock).await;
     let view = LiveView::keeping(directory.file(EVIDENCE_FOLDER));
     tokio::spawn(view.clone().keep(link.clone(), MAX_VIEW_PAGES, VIEW_INTERVAL, stop.clone()));
@@ -162,6 +164,7 @@ fn config(
     key: &swarm_crypto::key::SecretKey,
     models: &Models,
     engines: &Engines,
+    device: &str,
     clock: Clock,
 ) -> Config {
     let terms = |(model, assurances): (&String, &Vec<Assurance>)| ModelTerms {
@@ -177,8 +180,8 @@ fn config(
         models: engines.models().iter().map(terms).collect(),
         mode: args.miner.payout.into(),
         ens: args.miner.ens.clone(),
-        device: "cpu".to_owned(),
-        // What a processor's models may take is the machine's memory.
+        device: device.to_owned(),
+        // What a processor's models may take is the machine's memory; what a GPU has, nobody says.
         vram_mb: args.miner.engine_memory.unwrap_or_else(|| mebibytes(Hardware::probe().memory_bytes)),
         boot_at: clock.now(),
         audit_secret: AuditSecret::of(&key.to_bytes()),
