@@ -19,7 +19,7 @@ use crate::link::{Heard, Link};
 use crate::metrics::{Exporter, MinerMetrics, Server};
 use crate::models::Shelf;
 use crate::network::{Network, NetworkEvent};
-use crate::providers::Providers;
+use crate::providers::{GPU, Providers};
 use crate::session::join;
 use crate::status;
 use crate::upkeep;
@@ -27,14 +27,14 @@ use crate::view::{EVIDENCE_FOLDER, LiveView};
 use crate::workload::Models;
 use anyhow::Result;
 pub use diary::{Diary, Entry};
-use engines::Engines;
+use engines::{Engines, warn_of_slow_formats};
 pub use pause::{Order, tell};
 use shell::MinerShell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use streams::Streams;
-use swarm_inference::{Hardware, Registry};
+use swarm_inference::Hardware;
 use swarm_protocol::Millis;
 use swarm_protocol::miner::{AuditSecret, Config, Event, Miner, ModelTerms};
 use swarm_protocol::statement::Assurance;
@@ -65,7 +65,7 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let clock = Clock::start();
     let models = Arc::new(Models::load(&args.models)?);
     let daemon = Daemon::open(args.ipfs_api.as_deref()).await?;
-    let Some(engines) = start_engines(&models, args.miner.slots, &providers.registry, &stop).await? else {
+    let Some(engines) = start_engines(&models, args.miner.slots, providers, &stop).await? else {
         return Ok(());
     };
     let _listed = providers.list(directory.file(PROVIDERS_FILE))?;
@@ -142,9 +142,13 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
 async fn start_engines(
     models: &Arc<Models>,
     slots: u32,
-    registry: &Registry,
+    providers: &Providers,
     stop: &CancellationToken,
 ) -> Result<Option<Engines>> {
+    if providers.device != GPU {
+        warn_of_slow_formats(models);
+    }
+    let registry = &providers.registry;
     let (models, starting) = (models.clone(), registry.clone());
     let mut starting = tokio::task::spawn_blocking(move || Engines::start(&models, slots, &starting));
     tokio::select! {
