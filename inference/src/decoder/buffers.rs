@@ -6,12 +6,13 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::{BLOCK_POSITIONS, DecoderConfig};
 
-/// Keys and values of each layer, f32 tensors of `(kv_head, capacity, head_width)` that are written in place.
+/// Keys and values of each layer, an f32 tensor of `(2 * kv_head, capacity, head_width)` that is written in place: keys of all
+/// heads, then values.
 ///
 /// A clone shares them until one of both is to be written to.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Buffers {
-    layers: Arc<Vec<[Tensor; 2]>>,
+    layers: Arc<Vec<Tensor>>,
 }
 
 impl Buffers {
@@ -28,18 +29,15 @@ impl Buffers {
         let capacity = capacity(positions, most);
         let room = |old: Option<&Tensor>| {
             let before = old.map_or(Ok(0), |old| old.dim(1))?;
-            let shape = (config.kv_heads, capacity.max(before), config.head_width);
+            let shape = (2 * config.kv_heads, capacity.max(before), config.head_width);
             let new = Tensor::zeros(shape, DType::F32, device)?;
             old.map_or(Ok(()), |old| new.slice_set(old, 1, 0)).map(|()| new)
         };
         if self.layers.is_empty() || Arc::strong_count(&self.layers) > 1 {
-            let old = |layer: usize| self.layers.get(layer);
-            let both = |layer| {
-                Ok([room(old(layer).map(|[keys, _]| keys))?, room(old(layer).map(|[_, values]| values))?])
-            };
-            self.layers = Arc::new((0..config.layers).map(both).collect::<Result<_>>()?);
+            let layers = (0..config.layers).map(|layer| room(self.layers.get(layer)));
+            self.layers = Arc::new(layers.collect::<Result<_>>()?);
         } else if let Some(layers) = Arc::get_mut(&mut self.layers) {
-            for buffer in layers.iter_mut().flatten() {
+            for buffer in layers {
                 if buffer.dim(1)? < positions {
                     *buffer = room(Some(buffer))?;
                 }
@@ -48,16 +46,17 @@ impl Buffers {
         Ok(())
     }
 
-    /// Writes keys and values of one layer, `(kv_head, position, head_width)` each, from `position` on.
-    pub(super) fn write(&self, layer: usize, position: usize, both: [&Tensor; 2]) -> Result<()> {
-        let pairs = self.layers[layer].iter().zip(both);
-        pairs.into_iter().try_for_each(|(buffer, new)| buffer.slice_set(new, 1, position))
+    /// Writes keys and values of one layer, `(2 * kv_head, position, head_width)`, from `position` on.
+    pub(super) fn write(&self, layer: usize, position: usize, both: &Tensor) -> Result<()> {
+        self.layers[layer].slice_set(both, 1, position)
     }
 
-    /// The keys and values of one layer at the first `positions`, without copying them.
+    /// The keys and the values of one layer at the first `positions`, `(kv_head, position, head_width)` each, without
+    /// copying them.
     pub(super) fn read(&self, layer: usize, positions: usize) -> Result<[Tensor; 2]> {
-        let [keys, values] = &self.layers[layer];
-        Ok([keys.narrow(1, 0, positions)?, values.narrow(1, 0, positions)?])
+        let both = self.layers[layer].narrow(1, 0, positions)?;
+        let kv_heads = both.dim(0)? / 2;
+        Ok([both.narrow(0, 0, kv_heads)?, both.narrow(0, kv_heads, kv_heads)?])
     }
 }
 

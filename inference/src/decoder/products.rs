@@ -67,20 +67,25 @@ impl Attention for Products<'_> {
         let queries = (self.turned(&queries, heads)? * scale)?;
         let keys = self.turned(&keys, kv_heads)?;
         let values = values.reshape(((), kv_heads, head_width))?;
-        let mixed = self.spans.iter().map(|span| span.attend(self.config, layer, [&queries, &keys, &values]));
+        let both = Tensor::cat(&[keys, values], 1)?;
+        let mixed = self.spans.iter().map(|span| span.attend(self.config, layer, &queries, &both));
         Tensor::cat(&mixed.collect::<Result<Vec<_>>>()?, 0)
     }
 }
 
 impl Span<'_> {
-    /// From rows of queries, keys and values of the whole pass, `(row, head, head_width)`, to this run's rows.
-    fn attend(&self, config: &DecoderConfig, layer: usize, rows: [&Tensor; 3]) -> Result<Tensor> {
+    /// From rows of the whole pass, `(row, head, head_width)`, queries and then keys with values, to what this run's rows mix.
+    fn attend(
+        &self,
+        config: &DecoderConfig,
+        layer: usize,
+        queries: &Tensor,
+        both: &Tensor,
+    ) -> Result<Tensor> {
         let DecoderConfig { heads, kv_heads, head_width, .. } = *config;
         let (tokens, group) = (self.tokens, heads / kv_heads);
         let own = |rows: &Tensor| rows.narrow(0, self.start, tokens);
-        let by_head = |rows: &Tensor| own(rows)?.transpose(0, 1)?.contiguous();
-        let [queries, keys, values] = rows;
-        self.buffers.write(layer, self.seen, [&by_head(keys)?, &by_head(values)?])?;
+        self.buffers.write(layer, self.seen, &own(both)?.transpose(0, 1)?.contiguous()?)?;
         let [keys, values] = self.buffers.read(layer, self.seen + tokens)?;
         // The queries that share a key's head are rows of one product with it.
         let queries =
