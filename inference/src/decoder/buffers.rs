@@ -68,7 +68,26 @@ fn capacity(positions: usize, most: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
+    use crate::testing::{Shape, gguf};
+    use crate::{Compute, Decoder};
+
+    #[test]
+    fn buffers_take_no_more_than_their_positions_were_promised() {
+        let file = gguf(Shape::default()).unwrap();
+        let decoder = Decoder::from_gguf(&mut Cursor::new(file), Compute::Device).unwrap();
+        for most in [1usize, 32, 100, 300] {
+            let promised = decoder.position_bytes() * most.next_multiple_of(BLOCK_POSITIONS) as u64;
+            let mut buffers = Buffers::default();
+            for positions in 1..=most {
+                buffers.reserve(decoder.config(), &Device::Cpu, positions, most).unwrap();
+                let bytes: usize = buffers.layers.iter().map(|buffer| 4 * buffer.elem_count()).sum();
+                assert!(bytes as u64 <= promised, "{bytes} bytes at {positions} of {most} positions");
+            }
+        }
+    }
 
     #[test]
     fn room_doubles_up_to_what_was_promised() {
