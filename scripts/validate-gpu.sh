@@ -82,6 +82,10 @@ for with_gpu, without in zip(gpu["models"], cpu["models"]):
         pairs = [(a, b) for x, y in zip(with_gpu["vectors"], without["vectors"]) for a, b in zip(x, y)]
         worst = max(abs(a - b) for a, b in pairs)
         criterion(f"{model}, largest difference to the processor", worst <= 1e-4, worst, "1e-4 or less")
+    if "costs" in with_gpu:
+        apart = [abs(a - b) for a, b in zip(with_gpu["costs"], without["costs"])]
+        mean, wanted = sum(apart) / len(apart), with_gpu["tolerance"]
+        criterion(f"{model}, mean difference of costs, 1/4096 bit", mean <= wanted, mean, f"{wanted} or less")
     for rate in with_gpu.get("rates", []):
         if rate["batch"] == 1:
             moved = rate["decode_tokens_s"] * with_gpu["weight_bytes"] / 1e12

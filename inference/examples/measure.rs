@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use swarm_inference::{
-    Batch, BatchLimits, BenchRequest, CancelToken, Candle, DType, Decoder, EmbedRequest, EngineConfig, Flow,
-    Interrupt, Lap, Model, Provider, Workload, candidates, device_name, matmul,
+    Batch, BatchLimits, BenchRequest, COST_SCALE, CancelToken, Candle, DType, Decoder, EmbedRequest,
+    EngineConfig, Flow, Interrupt, KERNEL_TOLERANCE, Lap, Model, Provider, Workload, candidates, device_name,
+    matmul,
 };
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -21,6 +22,9 @@ const BATCHES: [usize; 3] = [1, 8, 64];
 const PROMPT: usize = 128;
 const TOKENS: usize = 32;
 const MAX_CACHE_BYTES: u64 = 8 << 30;
+/// A text whose first tokens' costs are compared, over several passes.
+const SCORED: &str = include_str!("../../LICENSE");
+const SCORED_TOKENS: usize = 512;
 const TEXTS: [&str; 4] = [
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a wife.",
     "A pool is a group of miners who share what they earn.",
@@ -96,15 +100,25 @@ fn embed(model: &Model) -> Outcome<Value> {
 
 fn text(model: &Model) -> Outcome<Value> {
     let decoder = model.decoder(None, None)?;
+    let mut tokens = model.tokenizer()?.encode(SCORED)?;
+    tokens.truncate(SCORED_TOKENS.min(decoder.config().context_length));
+    let scored = decoder.log_probabilities(&tokens, Interrupt::default())?;
+    let cost = |probability: &f64| -probability / std::f64::consts::LN_2 * f64::from(COST_SCALE);
+    let costs: Vec<f64> = scored.iter().map(cost).collect();
     rates(&decoder, 1)?;
     let rates = BATCHES.into_iter().map(|size| {
         let [prefill, decode] = rates(&decoder, size)?;
         Ok(json!({ "batch": size, "prefill_tokens_s": prefill, "decode_tokens_s": decode }))
     });
     let rates = rates.collect::<Outcome<Vec<_>>>()?;
-    Ok(
-        json!({ "model": model.manifest.name, "computed_on": "cpu", "weight_bytes": decoder.weight_bytes(), "rates": rates }),
-    )
+    Ok(json!({
+        "model": model.manifest.name,
+        "computed_on": decoder.compute().device_name(),
+        "weight_bytes": decoder.weight_bytes(),
+        "costs": costs,
+        "tolerance": model.manifest.tolerance.map_or(KERNEL_TOLERANCE, |tolerance| tolerance.mean),
+        "rates": rates,
+    }))
 }
 
 /// Tokens per second of prefill and of decoding in a batch of this size.

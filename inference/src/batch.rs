@@ -1,20 +1,20 @@
 //! Many sequences on one model: they join and leave between tokens, and every step computes all of them in one pass.
 //!
 //! A step takes one token of every sequence that has one, and of those whose prompt is not yet computed a chunk of
-//! [`PREFILL_CHUNK`] tokens between them, the oldest first. What a sequence is offered does not depend on the others.
-//! Keys and values are bounded: a sequence that joins is sure of room to its end, or is refused. What finished
-//! sequences leave behind serves those that begin alike, until room is needed.
+//! tokens between them, the oldest first. What a sequence is offered does not depend on the others. Keys and values are
+//! bounded: a sequence that joins is sure of room to its end, or is refused. On processors, what finished sequences leave
+//! behind serves those that begin alike, until room is needed; on a device it is given back.
 
 mod prefixes;
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use thiserror::Error;
 
 use self::prefixes::{PrefixKey, Prefixes};
 use crate::decoder::Run;
-use crate::{BLOCK_POSITIONS, Decoder, EngineError, Interrupt, PREFILL_CHUNK, Sequence};
+use crate::{BLOCK_POSITIONS, Decoder, EngineError, Interrupt, Sequence};
 
 /// The most sequences that one batch may be given.
 pub const MAX_BATCH_SEQUENCES: usize = 64;
@@ -91,11 +91,11 @@ struct Member {
 impl<M: AsRef<Decoder>> Batch<M> {
     /// An empty batch; limits beyond [`MAX_BATCH_SEQUENCES`] are lowered to it.
     pub fn new(model: M, limits: BatchLimits) -> Self {
-        let block_bytes = model.as_ref().position_bytes() * BLOCK_POSITIONS as u64;
+        let max_blocks = blocks_in(limits.max_cache_bytes, model.as_ref());
         Self {
             model,
             max_sequences: limits.max_sequences.min(MAX_BATCH_SEQUENCES),
-            max_blocks: usize::try_from(limits.max_cache_bytes / block_bytes).unwrap_or(usize::MAX),
+            max_blocks,
             members: BTreeMap::new(),
             prefixes: Prefixes::default(),
             next: 0,
@@ -123,7 +123,7 @@ impl<M: AsRef<Decoder>> Batch<M> {
         self.prefixes.drop_oldest(lacking);
         let shared = found.blocks.len();
         let member = Member {
-            sequence: Sequence::with_prefix(found.blocks),
+            sequence: Sequence::with_prefix(found.blocks, max_tokens),
             tokens: prompt.to_vec(),
             max_tokens,
             reserved,
@@ -162,6 +162,11 @@ impl<M: AsRef<Decoder>> Batch<M> {
     pub fn clear(&mut self) {
         self.members.clear();
         self.prefixes = Prefixes::default();
+    }
+
+    /// Promises sequences that join from now on no more than this beside what is promised.
+    pub(crate) fn limit_cache(&mut self, max_cache_bytes: u64) {
+        self.max_blocks = blocks_in(max_cache_bytes, self.model.as_ref());
     }
 
     /// Computes what is there to compute and returns the logits of the sequences whose last token is among it.
@@ -225,7 +230,7 @@ impl<M: AsRef<Decoder>> Batch<M> {
 
     /// How many tokens of which sequence the next step takes.
     fn taken(&self) -> BTreeMap<SequenceId, usize> {
-        let mut chunk = PREFILL_CHUNK;
+        let mut chunk = self.model.as_ref().compute().chunk();
         let mut taken = BTreeMap::new();
         for (id, member) in &self.members {
             let waiting = member.waiting();
@@ -257,7 +262,7 @@ impl<M: AsRef<Decoder>> Batch<M> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let hidden = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+        let hidden = hidden.index_select(&Tensor::new(rows, hidden.device())?, 0)?;
         let logits = self.model.as_ref().logits(&hidden)?;
         Ok(whose.into_iter().zip(logits).map(|(sequence, logits)| Offer { sequence, logits }).collect())
     }
@@ -274,6 +279,12 @@ impl<M: AsRef<Decoder>> Batch<M> {
             }
         }
     }
+}
+
+/// Whole blocks of keys and values in so many bytes.
+fn blocks_in(bytes: u64, decoder: &Decoder) -> usize {
+    let block_bytes = decoder.position_bytes() * BLOCK_POSITIONS as u64;
+    usize::try_from(bytes / block_bytes).unwrap_or(usize::MAX)
 }
 
 impl Member {

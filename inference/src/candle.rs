@@ -1,8 +1,7 @@
-//! The provider `candle`: models on this machine's processor, in this process.
+//! The provider `candle`: models on this machine's GPU or processor, in this process.
 
 mod batched;
 mod bench;
-mod device;
 mod diffusion;
 mod embed;
 
@@ -11,7 +10,6 @@ use std::time::Duration;
 
 use self::batched::{Batched, Worker};
 use self::bench::Bench;
-pub use self::device::device_name;
 use self::diffusion::{Painter, Painting};
 use self::embed::{Embedder, Embedding};
 use crate::generate::{Predictor, generate};
@@ -23,13 +21,15 @@ use crate::{
     RescoreRequest, Rescored, Sequence, Stats, Step, Support, TokenSampler, Tokenizer, Workload, candidates,
 };
 
-/// Runs Llama, Qwen2 and Qwen3 models and Stable Diffusion on the processor, and BERT models and the benchmark `matmul` on a
-/// GPU where it was built for one and there is one, else on the processor, through candle.
+/// Runs Llama, Qwen2 and Qwen3 models, Stable Diffusion, BERT models and the benchmark `matmul`: on a GPU where it was built
+/// for one and there is one, else on the processor, through candle.
 ///
-/// Engines of one model share its weights. Where those are computed on all cores, they also share every pass: what
+/// Engines of one model share its weights. Unless those are computed on one core, they also share every pass: what
 /// their requests take at a time is one batch.
 #[derive(Debug, Default)]
 pub struct Candle {
+    /// How text models compute, if not as suits them here.
+    compute: Option<Compute>,
     state: Arc<Mutex<State>>,
 }
 
@@ -48,7 +48,7 @@ struct Loaded {
     manifest: Manifest,
     tokenizer: Tokenizer,
     decoder: Arc<Decoder>,
-    /// What computes all requests together, on models that take all cores.
+    /// What computes all requests together, on models that take more than one core.
     worker: Option<Worker>,
 }
 
@@ -150,11 +150,16 @@ fn alive<T>(held: &[Weak<T>], bytes: impl Fn(&T) -> u64) -> u64 {
 }
 
 impl Candle {
+    /// Has all text models compute in this way.
+    pub fn computing(compute: Compute) -> Self {
+        Self { compute: Some(compute), ..Self::default() }
+    }
+
     fn start_decoder(&self, config: &EngineConfig) -> Result<Box<dyn Engine>, EngineError> {
         let shared = lock(&self.state).find(&config.model.manifest);
         let loaded = match shared {
             Some(loaded) => loaded,
-            None => Arc::new(load(config)?),
+            None => Arc::new(load(config, self.compute)?),
         };
         within(loaded.decoder.weight_bytes(), config.max_memory_bytes)?;
         // Of two that loaded the same at the same time, those who come later find the first.
@@ -191,18 +196,19 @@ impl Drop for Place {
     }
 }
 
-fn load(config: &EngineConfig) -> Result<Loaded, LoadError> {
+fn load(config: &EngineConfig, compute: Option<Compute>) -> Result<Loaded, LoadError> {
     let manifest = &config.model.manifest;
     within(manifest.size, config.max_memory_bytes)?;
-    let (decoder, tokenizer) = open::load(&config.model, config.max_memory_bytes)?;
+    let (decoder, tokenizer) = open::load(&config.model, compute, config.max_memory_bytes)?;
     let decoder = Arc::new(decoder);
     let (shape, compute) = (*decoder.config(), decoder.compute());
     agree("architecture", manifest.architecture.as_str(), shape.architecture.name())?;
     agree("context length", manifest.context_length as usize, shape.context_length)?;
     agree("vocabulary size", manifest.vocab_size as usize, shape.vocab_size)?;
-    tracing::debug!(model = manifest.name, bytes = decoder.weight_bytes(), "model loaded");
+    let device = compute.device_name();
+    tracing::debug!(model = manifest.name, bytes = decoder.weight_bytes(), device, "model loaded");
     let worker = match compute {
-        Compute::AllCores => Some(Worker::start(decoder.clone())?),
+        Compute::AllCores | Compute::Device => Some(Worker::start(decoder.clone())?),
         Compute::OneCore => None,
     };
     Ok(Loaded { manifest: manifest.clone(), tokenizer, decoder, worker })

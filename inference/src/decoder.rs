@@ -7,24 +7,31 @@
 //! of many sequences: the matrices are read once for all of them. A row's result does not depend on the other rows
 //! of its pass, so that a token's logits are the same to the bit alone, in a batch, after a prefix from the cache or
 //! in one pass over the whole text. Where candle multiplies few rows in another order, few rows are made more.
+//!
+//! That is so on a processor. A device ([`Compute::Device`]) chooses its kernels by the number of rows, and a row is
+//! what it would be alone but for rounding.
 
 mod attention;
+mod buffers;
 mod cache;
+mod compute;
 mod config;
 mod layer;
 mod matrix;
 mod one_core;
+mod products;
 mod score;
 mod weights;
 
 use std::io::{Read, Seek};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use candle_nn::ops;
 
-use self::attention::{Rotation, Row};
-use self::layer::{Layer, Rows};
+use self::attention::{Loops, Rotation, Row};
+use self::layer::{Attention, Layer};
 use self::matrix::Matrix;
+use self::products::Products;
 use self::weights::{Source, Weights};
 use crate::gguf::Gguf;
 use crate::safetensors::Safetensors;
@@ -32,30 +39,9 @@ use crate::{EngineError, Interrupt, LoadError};
 
 pub(crate) use self::cache::Block;
 pub use self::cache::{BLOCK_POSITIONS, Sequence};
+pub use self::compute::{Compute, MAX_ONE_CORE_PARAMETERS};
 pub use self::config::{Architecture, DecoderConfig, Llama3Scaling, MAX_CONFIG_BYTES, RotaryPairs};
 pub use self::score::Show;
-
-/// The most parameters with which [`Compute::for_parameters`] keeps to one core.
-pub const MAX_ONE_CORE_PARAMETERS: u64 = 16 << 20;
-
-/// How a loaded model computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compute {
-    /// With quantised weights as the file has them, and others as f32, on all cores.
-    AllCores,
-    /// With all weights as f32, on one core.
-    ///
-    /// A small model is quickest so: a layer takes less time than waking another core, and much less than waiting
-    /// for one that is busy.
-    OneCore,
-}
-
-impl Compute {
-    /// What suits a model of so many parameters.
-    pub fn for_parameters(parameters: u64) -> Self {
-        if parameters <= MAX_ONE_CORE_PARAMETERS { Self::OneCore } else { Self::AllCores }
-    }
-}
 
 /// A loaded model.
 pub struct Decoder {
@@ -170,7 +156,12 @@ impl Decoder {
         let DecoderConfig { width, hidden, vocab_size, context_length, .. } = self.config;
         let positions = tokens.min(context_length).next_multiple_of(BLOCK_POSITIONS);
         let row = 8 * width + 6 * self.config.query_width() + 4 * hidden;
-        let work = crate::PREFILL_CHUNK * (row + positions) + 4 * vocab_size;
+        let scores = match self.compute {
+            Compute::AllCores | Compute::OneCore => positions,
+            // Those of all heads, as they are, masked and as weights, and the mask.
+            Compute::Device => (3 * self.config.heads + 1) * positions,
+        };
+        let work = self.compute.chunk() * (row + scores) + 4 * vocab_size;
         self.position_bytes() * positions as u64 + 4 * work as u64
     }
 
@@ -236,19 +227,28 @@ impl Decoder {
     ) -> Result<Tensor, EngineError> {
         let rows = self.rows(runs)?;
         let ids: Vec<u32> = runs.iter().flat_map(|run| run.tokens).copied().collect();
-        let rotation = Rotation::new(&self.frequencies, &rows);
-        let mut sequences: Vec<&mut Sequence> = Vec::with_capacity(runs.len());
-        for run in runs {
-            run.sequence.reserve(run.tokens.len(), &self.config);
-            sequences.push(run.sequence);
-        }
-        let mut rows = Rows { compute: self.compute, rows: &rows, rotation, sequences: &mut sequences };
-        let mut x = self.embedding.rows(&Tensor::new(ids, &Device::Cpu)?)?;
+        let mut attention = self.attention(&rows, runs)?;
+        let mut x = self.embedding.rows(&Tensor::new(ids, self.compute.device())?)?;
         for layer in &self.layers[..layers] {
             interrupt.check()?;
-            x = layer.forward(&x, &self.config, &mut rows)?;
+            x = layer.forward(&x, &self.config, attention.as_mut())?;
         }
         Ok(x)
+    }
+
+    fn attention<'a>(
+        &'a self,
+        rows: &'a [Row],
+        runs: &'a mut [Run<'_>],
+    ) -> Result<Box<dyn Attention + 'a>, EngineError> {
+        let (config, compute) = (&self.config, self.compute);
+        let rotation = Rotation::new(&self.frequencies, rows);
+        Ok(match compute {
+            Compute::AllCores | Compute::OneCore => {
+                Box::new(Loops::new(config, compute, rows, rotation, runs))
+            }
+            Compute::Device => Box::new(Products::new(config, compute.device(), &rotation, runs)?),
+        })
     }
 
     fn rows(&self, runs: &[Run<'_>]) -> Result<Vec<Row>, EngineError> {
@@ -256,6 +256,9 @@ impl Decoder {
         for (index, run) in runs.iter().enumerate() {
             let seen = run.sequence.len();
             self.check(run.tokens, seen)?;
+            if !run.sequence.is_held_for(self.compute) {
+                return Err(EngineError::Request("the sequence was begun on another device"));
+            }
             rows.extend((seen..seen + run.tokens.len()).map(|position| Row { run: index, position }));
         }
         Ok(rows)

@@ -178,8 +178,13 @@ impl<R: Read + Seek> Gguf<R> {
         self.content.tensor_infos.get(name).map(|info| info.ggml_dtype)
     }
 
-    /// Reads one tensor, which must have exactly this shape, rows first.
-    pub(crate) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, GgufError> {
+    /// Reads one tensor, which must have exactly this shape, rows first, onto a device.
+    pub(crate) fn tensor(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        device: &Device,
+    ) -> Result<QTensor, GgufError> {
         let info = self.content.tensor_infos.get(name);
         let Some(info) = info.filter(|info| info.shape.dims() == shape) else {
             return Err(GgufError::Tensor { name: name.to_owned(), shape: shape.to_vec() });
@@ -187,7 +192,7 @@ impl<R: Read + Seek> Gguf<R> {
         if info.offset.checked_add(self.content.tensor_data_offset).is_none() {
             return Err(GgufError::Malformed("a tensor lies beyond the file"));
         }
-        info.read(&mut self.reader, self.content.tensor_data_offset, &Device::Cpu).map_err(parse)
+        info.read(&mut self.reader, self.content.tensor_data_offset, device).map_err(parse)
     }
 }
 

@@ -19,6 +19,7 @@ mod candle;
 mod chat;
 mod decoder;
 mod describe;
+mod device;
 mod engine;
 mod format;
 mod generate;
@@ -44,13 +45,14 @@ pub use batch::{Batch, BatchLimits, JoinError, MAX_BATCH_SEQUENCES, Offer, Seque
 pub use bench::{BenchRequest, DType, Lap, MAX_BENCH_SIDE, matmul};
 pub use cancel::{CancelToken, Interrupt};
 pub use candidates::{COST_SCALE, Candidate, MAX_COST, candidates};
-pub use candle::{Candle, device_name};
+pub use candle::Candle;
 pub use chat::{Message, render_chat};
 pub use decoder::{
     Architecture, BLOCK_POSITIONS, Compute, Decoder, DecoderConfig, Llama3Scaling, MAX_CONFIG_BYTES,
     MAX_ONE_CORE_PARAMETERS, RotaryPairs, Sequence, Show,
 };
 pub use describe::{Found, spdx};
+pub use device::device_name;
 pub use engine::{
     EmbedRequest, Engine, EngineError, Flow, GenerateRequest, Generation, Greedy, LoadError, MAX_STOP_BYTES,
     MAX_STOP_SEQUENCES, Sampling, Step, TokenSampler,

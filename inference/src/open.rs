@@ -37,14 +37,19 @@ impl Model {
     }
 }
 
-/// The weights in memory as suits their number, and the tokenizer; the weights' digest is compared once.
-pub(crate) fn load(model: &Model, max_bytes: Option<u64>) -> Result<(Decoder, Tokenizer), LoadError> {
+/// The weights in memory, computed as suits their number or as stated, and the tokenizer; the weights' digest is compared
+/// once.
+pub(crate) fn load(
+    model: &Model,
+    compute: Option<Compute>,
+    max_bytes: Option<u64>,
+) -> Result<(Decoder, Tokenizer), LoadError> {
     if !model.manifest.is_gguf() {
-        return Ok((model.decoder(None, max_bytes)?, model.tokenizer()?));
+        return Ok((model.decoder(compute, max_bytes)?, model.tokenizer()?));
     }
     let mut gguf = Gguf::open(model.open()?)?;
     let tokenizer = Tokenizer::from_metadata(&gguf)?;
-    let compute = Compute::for_parameters(gguf.parameters());
+    let compute = compute.unwrap_or_else(|| Compute::for_parameters(gguf.parameters()));
     Ok((Decoder::load_gguf(&mut gguf, compute, max_bytes)?, tokenizer))
 }
 

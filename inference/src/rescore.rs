@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::candidates::Softmax;
-use crate::{Candidate, Decoder, EngineError, Interrupt, MAX_TOP_K, PREFILL_CHUNK};
+use crate::{Candidate, Decoder, EngineError, Interrupt, MAX_TOP_K};
 
 /// The most tokens whose costs are asked for at one position.
 pub const MAX_ASKED: usize = MAX_TOP_K as usize;
@@ -70,11 +70,11 @@ impl Decoder {
         let answers: usize =
             request.output.iter().map(|asked| asked.tokens.len() + 2 * request.top_k as usize).sum();
         // Logits of a chunk twice, once as the tensor; and a vocabulary of candidates to choose the likeliest from.
-        let logits = (2 * PREFILL_CHUNK + 2) * self.config().vocab_size;
+        let logits = (2 * self.compute().chunk() + 2) * self.config().vocab_size;
         self.sequence_bytes(request.prompt_ids.len() + request.output.len()) + 4 * (answers + logits) as u64
     }
 
-    /// Scores a finished text in one prefill of [`PREFILL_CHUNK`] tokens at a time.
+    /// Scores a finished text in one prefill, as many tokens at a time as a pass takes.
     pub fn rescore(
         &self,
         request: &RescoreRequest,

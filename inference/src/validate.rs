@@ -132,11 +132,11 @@ pub fn validate(registry: &Registry, model: &Model, text: &str) -> Result<Valida
     })
 }
 
-/// A model's weights twice, for what engines do not show: computed as engines do here, and the other way.
+/// A model's weights twice, for what engines do not show: computed as engines do here, and another way on the processor.
 pub fn both_ways(model: &Model) -> Result<[Decoder; 2], LoadError> {
     let own = model.decoder(None, None)?;
     let other = match own.compute() {
-        Compute::OneCore => Compute::AllCores,
+        Compute::OneCore | Compute::Device => Compute::AllCores,
         Compute::AllCores => Compute::OneCore,
     };
     let other = model.decoder(Some(other), None)?;

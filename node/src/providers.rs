@@ -1,6 +1,6 @@
 //! Who runs models here.
 
-use crate::cli::{MinerArgs, UserError};
+use crate::cli::{AccelMode, MinerArgs, UserError};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,13 @@ pub struct Providers {
     pub registry: Registry,
     /// Changes as engines end and are started again.
     pub gone: watch::Receiver<BTreeSet<String>>,
+    /// What engines compute on, as the program that runs models says it: `cuda` or `cpu`.
+    pub device: String,
 }
+
+/// What that program says where it computes on a GPU, and on a processor.
+pub const GPU: &str = "cuda";
+const PROCESSOR: &str = "cpu";
 
 impl Providers {
     /// Engines that are processes, as a miner has them.
@@ -25,8 +31,10 @@ impl Providers {
             None => beside_this_program()?,
         };
         check(&path)?;
-        let memory = args.engine_memory.map(|mebibytes| u64::from(mebibytes) << 20);
-        let program = Program { max_memory_bytes: memory, ..Program::at(path) };
+        let max_memory_bytes = args.engine_memory.map(|mebibytes| u64::from(mebibytes) << 20);
+        let hides_gpus = args.accel_mode == AccelMode::Cpu;
+        let program = Program { max_memory_bytes, hides_gpus, ..Program::at(path) };
+        let device = device(&program, args.accel_mode)?;
         let (tell, gone) = watch::channel(BTreeSet::new());
         let watcher = move |model: &str, gone: Option<&str>| {
             tell.send_modify(|all| {
@@ -42,7 +50,7 @@ impl Providers {
             registry.register(Arc::new(OpenAi::new(server)));
         }
         registry.register(Arc::new(Isolated::new(Arc::new(Candle::default()), program, watcher)));
-        Ok(Self { registry, gone })
+        Ok(Self { registry, gone, device })
     }
 
     /// Writes down which of them run and where, until what is returned is dropped.
@@ -53,7 +61,7 @@ impl Providers {
 
     /// Providers whose engines never go.
     pub fn lasting(registry: Registry) -> Self {
-        Self { registry, gone: watch::channel(BTreeSet::new()).1 }
+        Self { registry, gone: watch::channel(BTreeSet::new()).1, device: PROCESSOR.to_owned() }
     }
 }
 
@@ -89,10 +97,57 @@ fn beside_this_program() -> Result<PathBuf> {
     Ok(this.with_file_name("swarm-engine"))
 }
 
+/// What the program computes on, or a refusal if that is not what is wanted.
+fn device(program: &Program, wanted: AccelMode) -> Result<String, UserError> {
+    let found = program.device_name();
+    match wanted {
+        AccelMode::Gpu if found.as_deref() == Ok(GPU) => {}
+        AccelMode::Gpu => {
+            let why = match found {
+                Ok(_) => "swarm-engine computes on the processor here".to_owned(),
+                Err(why) => why,
+            };
+            return Err(UserError::misuse(format!("a GPU is wanted, and {why}")).hint(
+                "name a build for your GPU with --engine (docs/nvidia-validation.md), or leave --accel-mode at auto",
+            ));
+        }
+        AccelMode::Auto | AccelMode::Cpu => {}
+    }
+    // What is wrong with it shows when it is to load a model.
+    Ok(found.unwrap_or_else(|_| PROCESSOR.to_owned()))
+}
+
 fn check(path: &Path) -> Result<(), UserError> {
     if path.is_file() {
         return Ok(());
     }
     Err(UserError::misuse(format!("there is no program {} to run models with", path.display()))
         .hint("swarm-engine comes with swarm-node: keep both in one folder, or name it with --engine"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_gpu_that_is_wanted_has_to_be_computed_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let says = |name: &str, script: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+            Program::at(path)
+        };
+        let [gpu, cpu] = [GPU, PROCESSOR].map(|name| says(name, &format!("echo {name}")));
+        for wanted in [AccelMode::Auto, AccelMode::Gpu, AccelMode::Cpu] {
+            assert_eq!(device(&gpu, wanted).as_deref(), Ok(GPU));
+        }
+        assert_eq!(device(&cpu, AccelMode::Auto).as_deref(), Ok(PROCESSOR));
+        let refused = |program: &Program| device(program, AccelMode::Gpu).unwrap_err().message;
+        assert_eq!(refused(&cpu), "a GPU is wanted, and swarm-engine computes on the processor here");
+        let silent = says("silent", "exit 1");
+        assert!(refused(&silent).ends_with("silent does not say what it computes on"));
+        assert_eq!(device(&silent, AccelMode::Auto).as_deref(), Ok(PROCESSOR));
+    }
 }

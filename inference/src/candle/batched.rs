@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use crate::generate::Predictor;
 use crate::{
-    BLOCK_POSITIONS, Batch, BatchLimits, Candidate, Decoder, EngineError, Interrupt, JoinError, LoadError,
-    MAX_BATCH_SEQUENCES, SequenceId, candidates,
+    BLOCK_POSITIONS, Batch, BatchLimits, Candidate, Compute, Decoder, EngineError, Interrupt, JoinError,
+    LoadError, MAX_BATCH_SEQUENCES, SequenceId, candidates,
 };
 
 /// The most keys and values of all requests together, in bytes, as long as one request fits.
 const MAX_CACHE_BYTES: u64 = 2 << 30;
+/// The same on a device, which does not say what it has free, until a step fails there.
+const MAX_DEVICE_CACHE_BYTES: u64 = 8 << 30;
 /// Contexts that the keys and values of all requests together may fill.
 const MAX_CONTEXTS: u64 = 8;
 /// Messages that may wait for the thread; who has more waits for a step.
@@ -137,6 +139,7 @@ struct Work {
     batch: Batch<Arc<Decoder>>,
     members: BTreeMap<SequenceId, Member>,
     step_time: Duration,
+    max_cache_bytes: u64,
 }
 
 struct Member {
@@ -147,11 +150,15 @@ struct Member {
 
 impl Work {
     fn new(decoder: Arc<Decoder>) -> Self {
-        let block_bytes = decoder.position_bytes() * BLOCK_POSITIONS as u64;
-        let context = block_bytes * decoder.config().context_length.div_ceil(BLOCK_POSITIONS) as u64;
-        let max_cache_bytes = MAX_CACHE_BYTES.min(MAX_CONTEXTS * context).max(context);
+        let context = context_bytes(&decoder);
+        let most = match decoder.compute() {
+            Compute::AllCores | Compute::OneCore => MAX_CACHE_BYTES,
+            Compute::Device => MAX_DEVICE_CACHE_BYTES,
+        };
+        let max_cache_bytes = most.min(MAX_CONTEXTS * context).max(context);
         let limits = BatchLimits { max_sequences: MAX_BATCH_SEQUENCES, max_cache_bytes };
-        Self { batch: Batch::new(decoder, limits), members: BTreeMap::new(), step_time: Duration::ZERO }
+        let batch = Batch::new(decoder, limits);
+        Self { batch, members: BTreeMap::new(), step_time: Duration::ZERO, max_cache_bytes }
     }
 
     fn serve(&mut self, asks: &Receiver<Ask>) {
@@ -248,10 +255,59 @@ impl Work {
     }
 
     /// Nobody knows what state the batch is in: all begin anew.
+    ///
+    /// A device may have had no room for what they hold together: from now on that is half as much, one context at least.
     fn fail(&mut self, why: &str) {
         self.batch.clear();
+        if self.batch.model().compute() == Compute::Device {
+            self.max_cache_bytes = (self.max_cache_bytes / 2).max(context_bytes(self.batch.model()));
+            self.batch.limit_cache(self.max_cache_bytes);
+        }
         for member in std::mem::take(&mut self.members).into_values() {
             let _ = member.replies.try_send(Reply::Failed(EngineError::Compute(why.to_owned())));
+        }
+    }
+}
+
+/// Keys and values of one whole context.
+fn context_bytes(decoder: &Decoder) -> u64 {
+    let blocks = decoder.config().context_length.div_ceil(BLOCK_POSITIONS);
+    decoder.position_bytes() * (blocks * BLOCK_POSITIONS) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::testing::{Shape, gguf};
+
+    /// Joins with a whole context, again and again; answers how many are taken.
+    fn taken(work: &mut Work, replies: &SyncSender<Reply>, context: usize) -> usize {
+        let before = work.members.len();
+        (0..9).for_each(|_| work.join(&[1], context, replies.clone()));
+        work.members.len() - before
+    }
+
+    #[test]
+    fn a_step_that_fails_on_a_device_leaves_room_for_half_as_many_and_one_at_least() {
+        let shape = Shape { context_length: 64, ..Shape::default() };
+        for (compute, rooms) in [(Compute::Device, [8, 4, 2, 1, 1]), (Compute::AllCores, [8; 5])] {
+            let decoder = Decoder::from_gguf(&mut Cursor::new(gguf(shape).unwrap()), compute).unwrap();
+            let mut work = Work::new(Arc::new(decoder));
+            for room in rooms {
+                let (sender, replies) = sync_channel(64);
+                assert_eq!(taken(&mut work, &sender, 64), room, "{compute:?}");
+                work.fail("out of memory");
+                let failed = |reply: &Reply| matches!(reply, Reply::Failed(EngineError::Compute(why)) if why == "out of memory");
+                assert_eq!(replies.try_iter().filter(failed).count(), room);
+                assert!(work.batch.is_empty() && work.members.is_empty());
+            }
+            let (sender, replies) = sync_channel(2);
+            work.join(&[1, 2, 3], 1, sender);
+            work.step();
+            let told: Vec<Reply> = replies.try_iter().collect();
+            assert!(matches!(told[..], [Reply::Joined(_), Reply::Offer(_)]), "it goes on");
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use candle_core::{DType as Stored, Tensor};
 
 use super::Place;
-use super::device::device;
 use crate::bench::{Factors, cells};
+use crate::device::device;
 use crate::{
     BenchRequest, CancelToken, DType, Engine, EngineError, Flow, Interrupt, Lap, LoadError, MAX_BENCH_SIDE,
     Manifest, Model,

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::clip::text_model::ClipTextTransformer;
 use candle_transformers::models::stable_diffusion::schedulers::SchedulerConfig;
@@ -16,6 +16,7 @@ use candle_transformers::models::stable_diffusion::vae::AutoEncoderKL;
 
 use self::config::{COLOURS, Config};
 use super::{Place, agree, within};
+use crate::device::device;
 use crate::picture::{CHANNELS, noise, png, summary};
 use crate::safetensors::Safetensors;
 use crate::{
@@ -57,7 +58,7 @@ impl Painter {
         let mut bytes = Vec::new();
         let read = config.model.open()?.read_to_end(&mut bytes);
         read.map_err(|error| LoadError::Prepare(error.to_string()))?;
-        let tensors = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu)?;
+        let tensors = VarBuilder::from_buffered_safetensors(bytes, DType::F32, device())?;
         let text = ClipTextTransformer::new(tensors.pp("text_encoder.text_model"), &shape.text())?;
         let unet = UNet2DConditionModel::new(tensors.pp("unet"), CHANNELS, CHANNELS, false, shape.unet())?;
         let vae = AutoEncoderKL::new(tensors.pp("vae"), COLOURS, COLOURS, shape.vae())?;
@@ -94,7 +95,7 @@ impl Painter {
             ids
         };
         let ids: Vec<u32> = prompts.iter().flat_map(filled).collect();
-        let ids = Tensor::from_vec(ids, (prompts.len(), context), &Device::Cpu)?;
+        let ids = Tensor::from_vec(ids, (prompts.len(), context), device())?;
         Ok(self.text.forward_with_mask(&ids, usize::MAX)?)
     }
 
@@ -162,7 +163,7 @@ impl Painting {
         let mut scheduler = painter.config.schedule().build(request.steps as usize)?;
         let (rows, columns) = request.latents();
         let drawn = noise(&request.seed, CHANNELS * rows * columns);
-        let mut latents = Tensor::from_vec(drawn, (1, CHANNELS, rows, columns), &Device::Cpu)?;
+        let mut latents = Tensor::from_vec(drawn, (1, CHANNELS, rows, columns), device())?;
         for timestep in scheduler.timesteps().to_vec() {
             interrupt.check()?;
             let predicted = painter.predict(&latents, timestep, &texts, guidance)?;

@@ -8,8 +8,8 @@ use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 
-use super::device::device;
 use super::{Place, agree, within};
+use crate::device::device;
 use crate::{
     CancelToken, EmbedRequest, Engine, EngineConfig, EngineError, Flow, Interrupt, LoadError, Manifest,
 };

@@ -3,13 +3,15 @@
 //! What a row gets depends on nothing but its own sequence, whoever else is in the batch, however the sequence was
 //! cut into runs, and whether its beginning was computed now or before.
 
+use candle_core::{Device, Result, Tensor};
 use pulp::Arch;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
 use super::cache::Place;
+use super::layer::Attention;
 use super::one_core::dot;
-use super::{Compute, DecoderConfig, RotaryPairs, Sequence};
+use super::{Compute, DecoderConfig, RotaryPairs, Run, Sequence};
 
 /// Multiplications for which it is worth waking other cores.
 const MIN_SHARED_WORK: usize = 1 << 18;
@@ -23,8 +25,52 @@ pub(super) struct Row {
     pub(super) position: usize,
 }
 
+/// The rows of a pass on a processor.
+pub(super) struct Loops<'a> {
+    config: &'a DecoderConfig,
+    compute: Compute,
+    rows: &'a [Row],
+    rotation: Rotation,
+    sequences: Vec<&'a mut Sequence>,
+}
+
+impl<'a> Loops<'a> {
+    /// Makes room for the runs' keys and values.
+    pub(super) fn new(
+        config: &'a DecoderConfig,
+        compute: Compute,
+        rows: &'a [Row],
+        rotation: Rotation,
+        runs: &'a mut [Run<'_>],
+    ) -> Self {
+        let mut sequences: Vec<&mut Sequence> = Vec::with_capacity(runs.len());
+        for run in runs {
+            run.sequence.reserve(run.tokens.len(), config);
+            sequences.push(run.sequence);
+        }
+        Self { config, compute, rows, rotation, sequences }
+    }
+}
+
+impl Attention for Loops<'_> {
+    fn attend(&mut self, layer: usize, queries: Tensor, keys: Tensor, values: Tensor) -> Result<Tensor> {
+        let cells = |rows: Tensor| rows.flatten_all()?.to_vec1::<f32>();
+        let (mut queries, mut keys, values) = (cells(queries)?, cells(keys)?, cells(values)?);
+        let Self { config, compute, rows, .. } = *self;
+        self.rotation.turn(config, config.heads, &mut queries);
+        self.rotation.turn(config, config.kv_heads, &mut keys);
+        let kv_width = config.kv_width();
+        let places = keys.chunks_exact(kv_width).zip(values.chunks_exact(kv_width));
+        for (row, (keys, values)) in rows.iter().zip(places) {
+            self.sequences[row.run].write(config, layer, row.position, keys, values);
+        }
+        let mixed = attention(config, compute, layer, rows, &self.sequences, &queries);
+        Tensor::from_vec(mixed, (rows.len(), config.query_width()), &Device::Cpu)
+    }
+}
+
 /// Causal attention of `queries`, `(row, head, head_width)`, to what the rows' sequences hold: shaped like `queries`.
-pub(super) fn attention(
+fn attention(
     config: &DecoderConfig,
     compute: Compute,
     layer: usize,
@@ -92,8 +138,15 @@ impl Rotation {
         Self(angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).collect())
     }
 
+    /// Cosines and sines on a device, `(row, 1, pair)` each.
+    pub(super) fn tensors(&self, pairs: usize, device: &Device) -> Result<[Tensor; 2]> {
+        let (cos, sin): (Vec<f32>, Vec<f32>) = self.0.iter().copied().unzip();
+        let tensor = |turns: Vec<f32>| Tensor::from_vec(turns, ((), 1, pairs), device);
+        Ok([tensor(cos)?, tensor(sin)?])
+    }
+
     /// Turns the heads of all rows, `(row, head, head_width)`.
-    pub(super) fn turn(&self, config: &DecoderConfig, heads: usize, cells: &mut [f32]) {
+    fn turn(&self, config: &DecoderConfig, heads: usize, cells: &mut [f32]) {
         let width = config.head_width;
         let rows = cells.chunks_exact_mut(heads * width).zip(self.0.chunks_exact(width / 2));
         for (row, turns) in rows {

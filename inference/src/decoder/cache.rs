@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::DecoderConfig;
+use candle_core::Device;
+
+use super::buffers::Buffers;
+use super::{Compute, DecoderConfig};
 
 /// Positions whose keys and values lie together, and are shared together.
 pub const BLOCK_POSITIONS: usize = 32;
@@ -19,8 +22,13 @@ pub(crate) struct Block {
 /// Blocks may be shared with other sequences; one that is written to while shared is copied first.
 #[derive(Debug, Clone, Default)]
 pub struct Sequence {
+    /// What it holds of models on processors.
     blocks: Vec<Arc<Block>>,
+    /// What it holds of models on [`Compute::Device`]; the other is empty.
+    buffers: Buffers,
     length: usize,
+    /// The most positions that there will be, if that is known.
+    most: Option<usize>,
 }
 
 /// Where the rows of one head in one layer lie in a [`Block`].
@@ -31,10 +39,10 @@ pub(super) struct Place {
 }
 
 impl Sequence {
-    /// A sequence that begins with whole blocks that were computed before.
-    pub(crate) fn with_prefix(blocks: Vec<Arc<Block>>) -> Self {
+    /// A sequence that begins with whole blocks that were computed before and will have at most `most` positions.
+    pub(crate) fn with_prefix(blocks: Vec<Arc<Block>>, most: usize) -> Self {
         let length = blocks.len() * BLOCK_POSITIONS;
-        Self { blocks, length }
+        Self { blocks, length, most: Some(most), ..Self::default() }
     }
 
     /// Positions seen.
@@ -65,6 +73,23 @@ impl Sequence {
         while self.blocks.len() < blocks {
             self.blocks.push(Arc::new(Block { keys: vec![0.0; cells], values: vec![0.0; cells] }));
         }
+    }
+
+    /// The same for models on a device: buffers with that room.
+    pub(super) fn reserve_buffers(
+        &mut self,
+        more: usize,
+        config: &DecoderConfig,
+        device: &Device,
+    ) -> candle_core::Result<&Buffers> {
+        let most = self.most.unwrap_or(config.context_length);
+        self.buffers.reserve(config, device, self.length + more, most)?;
+        Ok(&self.buffers)
+    }
+
+    /// Whether what it holds is where this way of computing looks for it.
+    pub(super) fn is_held_for(&self, compute: Compute) -> bool {
+        self.is_empty() || self.blocks.is_empty() == (compute == Compute::Device)
     }
 
     pub(super) fn advance(&mut self, positions: usize) {

@@ -2,13 +2,12 @@
 
 use std::io::{Read, Seek};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::ops;
 
-use super::attention::{Rotation, Row, attention};
 use super::matrix::Matrix;
 use super::weights::Weights;
-use super::{Architecture, Compute, DecoderConfig, Sequence};
+use super::{Architecture, DecoderConfig};
 use crate::LoadError;
 
 pub(super) struct Layer {
@@ -24,12 +23,11 @@ pub(super) struct Layer {
     down: Matrix,
 }
 
-/// What all layers need to know of the rows that they compute.
-pub(super) struct Rows<'a, 'b> {
-    pub(super) compute: Compute,
-    pub(super) rows: &'a [Row],
-    pub(super) rotation: Rotation,
-    pub(super) sequences: &'a mut [&'b mut Sequence],
+/// Lets the rows of a pass attend to what their sequences hold.
+pub(super) trait Attention {
+    /// Turns queries and keys of `(row, head * head_width)` by their positions, keeps keys and values as those of `layer`, and
+    /// mixes for each row the values that its queries find: `(row, head * head_width)`.
+    fn attend(&mut self, layer: usize, queries: Tensor, keys: Tensor, values: Tensor) -> Result<Tensor>;
 }
 
 impl Layer {
@@ -58,29 +56,20 @@ impl Layer {
         &self,
         x: &Tensor,
         config: &DecoderConfig,
-        rows: &mut Rows<'_, '_>,
+        attention: &mut dyn Attention,
     ) -> Result<Tensor> {
         let normed = ops::rms_norm(x, &self.attention_norm, config.rms_epsilon)?;
-        let x = (self.attend(&normed, config, rows)? + x)?;
+        let x = (self.attend(&normed, config, attention)? + x)?;
         let normed = ops::rms_norm(&x, &self.feed_norm, config.rms_epsilon)?;
         let gated = (self.gate.forward(&normed)?.silu()? * self.up.forward(&normed)?)?;
         self.down.forward(&gated)? + x
     }
 
-    fn attend(&self, x: &Tensor, config: &DecoderConfig, rows: &mut Rows<'_, '_>) -> Result<Tensor> {
-        let mut queries = self.query.forward(x, config)?;
-        let mut keys = self.key.forward(x, config)?;
+    fn attend(&self, x: &Tensor, config: &DecoderConfig, attention: &mut dyn Attention) -> Result<Tensor> {
+        let queries = self.query.forward(x, config)?;
+        let keys = self.key.forward(x, config)?;
         let values = self.value.forward(x, config)?;
-        rows.rotation.turn(config, config.heads, &mut queries);
-        rows.rotation.turn(config, config.kv_heads, &mut keys);
-        let kv_width = config.kv_width();
-        let places = keys.chunks_exact(kv_width).zip(values.chunks_exact(kv_width));
-        for (row, (keys, values)) in rows.rows.iter().zip(places) {
-            rows.sequences[row.run].write(config, self.index, row.position, keys, values);
-        }
-        let mixed = attention(config, rows.compute, self.index, rows.rows, rows.sequences, &queries);
-        let mixed = Tensor::from_vec(mixed, (rows.rows.len(), config.query_width()), &Device::Cpu)?;
-        self.attention_output.forward(&mixed)
+        self.attention_output.forward(&attention.attend(self.index, queries, keys, values)?)
     }
 }
 
@@ -114,8 +103,8 @@ impl Projection {
         Ok(Self { matrix, bias, norm })
     }
 
-    /// From `(rows, width)` to `(row, head, head_width)`.
-    fn forward(&self, x: &Tensor, config: &DecoderConfig) -> Result<Vec<f32>> {
+    /// From `(rows, width)` to rows of heads, whatever their shape.
+    fn forward(&self, x: &Tensor, config: &DecoderConfig) -> Result<Tensor> {
         let mut projected = self.matrix.forward(x)?;
         if let Some(bias) = &self.bias {
             projected = projected.broadcast_add(bias)?;
@@ -124,6 +113,6 @@ impl Projection {
             let heads = projected.contiguous()?.reshape(((), config.head_width))?;
             projected = ops::rms_norm(&heads, norm, config.rms_epsilon)?;
         }
-        projected.flatten_all()?.to_vec1()
+        Ok(projected)
     }
 }

@@ -7,7 +7,6 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::Compute;
 use super::one_core::product;
-use super::weights::is_whole;
 
 /// candle multiplies f32 matrices in an order that depends on the number of rows, so that they always have this many.
 const WHOLE_ROWS: usize = 8;
@@ -23,32 +22,36 @@ pub(super) enum Matrix {
     Whole(Tensor),
     /// f32, on one core.
     OneCore(Tensor),
+    /// f32, on a device.
+    Device(Tensor),
 }
 
 impl Matrix {
     pub(super) fn quantised(tensor: QTensor, compute: Compute) -> Result<Self> {
-        if compute == Compute::AllCores && !is_whole(tensor.dtype()) {
+        if compute.keeps(tensor.dtype()) {
             return Ok(Self::Quantised(Arc::new(tensor)));
         }
-        Ok(Self::whole(tensor.dequantize(&Device::Cpu)?, compute))
+        Self::whole(tensor.dequantize(&Device::Cpu)?, compute)
     }
 
-    pub(super) fn whole(tensor: Tensor, compute: Compute) -> Self {
+    pub(super) fn whole(tensor: Tensor, compute: Compute) -> Result<Self> {
         match compute {
-            Compute::AllCores => Self::Whole(tensor),
-            Compute::OneCore => Self::OneCore(tensor),
+            Compute::AllCores => Ok(Self::Whole(tensor)),
+            Compute::OneCore => Ok(Self::OneCore(tensor)),
+            Compute::Device => Ok(Self::Device(tensor.to_device(compute.device())?)),
         }
     }
 
-    /// From `(length, columns)` to `(length, rows)`, each row as if it were alone.
+    /// From `(length, columns)` to `(length, rows)`, on a processor each row as if it were alone.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Quantised(matrix) if matrix.dtype() == GgmlDType::Q6K => {
+            Self::Quantised(matrix) if matrix.dtype() == GgmlDType::Q6K && x.device().is_cpu() => {
                 with_rows(x, MIN_Q6K_ROWS, |x| x.apply_op1_no_bwd(matrix.as_ref()))
             }
             Self::Quantised(matrix) => x.apply_op1_no_bwd(matrix.as_ref()),
             Self::Whole(matrix) => in_groups(x, &matrix.t()?),
             Self::OneCore(matrix) => product(x, matrix),
+            Self::Device(matrix) => x.matmul(&matrix.t()?),
         }
     }
 
@@ -56,7 +59,7 @@ impl Matrix {
     pub(super) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         match self {
             Self::Quantised(matrix) => matrix.embedding(ids),
-            Self::Whole(matrix) | Self::OneCore(matrix) => matrix.index_select(ids, 0),
+            Self::Whole(matrix) | Self::OneCore(matrix) | Self::Device(matrix) => matrix.index_select(ids, 0),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One pass over a text that is there already: log-probabilities of all its positions, and hidden states.
 
 use crate::candidates::Softmax;
-use crate::{Candidate, Decoder, EngineError, Interrupt, PREFILL_CHUNK, Sequence, candidates};
+use crate::{Candidate, Decoder, EngineError, Interrupt, Sequence, candidates};
 
 use super::Run;
 
@@ -12,7 +12,7 @@ impl Decoder {
     /// Takes `tokens` in one prefill and shows the logits after each of them from index `from` on, by index, in order.
     ///
     /// Prompt and output together show what an engine was offered at every position of the output. No more than
-    /// [`PREFILL_CHUNK`] positions' logits are in memory at a time.
+    /// one pass's logits are in memory at a time.
     pub fn each_position(
         &self,
         tokens: &[u32],
@@ -21,8 +21,8 @@ impl Decoder {
         show: &mut Show<'_>,
     ) -> Result<(), EngineError> {
         self.check(tokens, 0)?;
-        let mut sequence = Sequence::default();
-        for chunk in tokens.chunks(PREFILL_CHUNK) {
+        let mut sequence = Sequence::with_prefix(Vec::new(), tokens.len());
+        for chunk in tokens.chunks(self.compute.chunk()) {
             let begun = sequence.len();
             let hidden = self.advance(&mut [Run { sequence: &mut sequence, tokens: chunk }], interrupt)?;
             let skipped = from.saturating_sub(begun).min(chunk.len());
@@ -82,9 +82,9 @@ impl Decoder {
             return Err(EngineError::Request("the model has fewer blocks"));
         }
         self.check(tokens, 0)?;
-        let mut sequence = Sequence::default();
+        let mut sequence = Sequence::with_prefix(Vec::new(), tokens.len());
         let mut found = Vec::with_capacity(tokens.len());
-        for chunk in tokens.chunks(PREFILL_CHUNK) {
+        for chunk in tokens.chunks(self.compute.chunk()) {
             let mut runs = [Run { sequence: &mut sequence, tokens: chunk }];
             let mut hidden = self.run_layers(&mut runs, layers, interrupt)?;
             sequence.advance(chunk.len());

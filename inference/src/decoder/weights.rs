@@ -58,9 +58,9 @@ impl<R: Read + Seek> Source<'_, R> {
         }
     }
 
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
+    fn read(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<Stored, LoadError> {
         match self {
-            Self::Gguf(gguf) => Ok(Stored::Quantised(gguf.tensor(name, shape)?)),
+            Self::Gguf(gguf) => Ok(Stored::Quantised(gguf.tensor(name, shape, device)?)),
             Self::Safetensors(files) => {
                 let theirs = safetensors_name(name).unwrap_or_else(|| name.to_owned());
                 Ok(Stored::Whole(files.tensor(&theirs, shape)?))
@@ -104,14 +104,15 @@ impl<'a, R: Read + Seek> Weights<'a, R> {
     pub(super) fn matrix(&mut self, name: &str, shape: &[usize; 2]) -> Result<Matrix, LoadError> {
         match self.read(name, shape)? {
             Stored::Quantised(tensor) => Ok(Matrix::quantised(tensor, self.compute)?),
-            Stored::Whole(tensor) => Ok(Matrix::whole(tensor, self.compute)),
+            Stored::Whole(tensor) => Ok(Matrix::whole(tensor, self.compute)?),
         }
     }
 
     pub(super) fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LoadError> {
+        let device = self.compute.device();
         match self.read(name, &[length])? {
-            Stored::Quantised(tensor) => Ok(tensor.dequantize(&Device::Cpu)?),
-            Stored::Whole(tensor) => Ok(tensor),
+            Stored::Quantised(tensor) => Ok(tensor.dequantize(device)?),
+            Stored::Whole(tensor) => Ok(tensor.to_device(device)?),
         }
     }
 
@@ -129,14 +130,19 @@ impl<'a, R: Read + Seek> Weights<'a, R> {
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
         self.unused.remove(name);
         let elements = shape.iter().map(|&size| size as u64).product::<u64>();
-        self.spend(match self.source.dtype(name) {
-            // Kernels may keep a second copy in another order.
-            Some(dtype) if self.compute == Compute::AllCores && !is_whole(dtype) => {
-                2 * elements.div_ceil(dtype.block_size() as u64) * dtype.type_size() as u64
+        let device = self.compute.device();
+        match self.source.dtype(name).filter(|dtype| self.compute.keeps(*dtype)) {
+            Some(dtype) => {
+                let bytes = elements.div_ceil(dtype.block_size() as u64) * dtype.type_size() as u64;
+                // A processor's kernels may keep a second copy in another order.
+                self.spend(if device.is_cpu() { 2 * bytes } else { bytes })?;
+                self.source.read(name, shape, device)
             }
-            _ => 4 * elements,
-        })?;
-        self.source.read(name, shape)
+            None => {
+                self.spend(4 * elements)?;
+                self.source.read(name, shape, &Device::Cpu)
+            }
+        }
     }
 
     fn spend(&mut self, bytes: u64) -> Result<(), LoadError> {
@@ -146,10 +152,6 @@ impl<'a, R: Read + Seek> Weights<'a, R> {
             _ => Ok(()),
         }
     }
-}
-
-pub(super) fn is_whole(dtype: GgmlDType) -> bool {
-    matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
 }
 
 fn safetensors_name(gguf: &str) -> Option<String> {

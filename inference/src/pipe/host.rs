@@ -5,8 +5,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::frame::Described;
-use super::isolated::{Program, Watcher};
+use super::isolated::Watcher;
 use super::process::{Process, Started};
+use super::program::Program;
 use crate::lock::lock;
 use crate::{EngineError, Interrupt, Manifest, Tokenizer};
 

@@ -1,6 +1,5 @@
 //! A provider whose engines are processes.
 
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::frame::{Described, Task};
 use super::host::Host;
 use super::process::{Process, Reply};
+use super::program::Program;
 use crate::generate::{Predictor, generate};
 use crate::lock::lock;
 use crate::picture::MAX_PICTURE_BYTES;
@@ -17,28 +17,8 @@ use crate::{
     Rescored, SUMMARY_NUMBERS, Stats, Step, Support, TokenSampler, Tokenizer, Workload,
 };
 
-/// How long an engine may be silent, or take to end a job, before it is ended.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at a request's cancel token.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-
-/// The program that runs models.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program {
-    /// Where it is: `swarm-engine`.
-    pub path: PathBuf,
-    /// The most memory that one process of it may take for data, in bytes.
-    pub max_memory_bytes: Option<u64>,
-    /// How long a process may be silent, or take to end a job, before it is ended.
-    pub patience: Duration,
-}
-
-impl Program {
-    /// The program at `path`, with any memory and a patience of 10 seconds.
-    pub fn at(path: PathBuf) -> Self {
-        Self { path, max_memory_bytes: None, patience: PATIENCE }
-    }
-}
 
 /// Runs what another provider would run in this process, in processes of `swarm-engine`: one for each model.
 ///

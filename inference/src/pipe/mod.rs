@@ -7,8 +7,10 @@ mod frame;
 mod host;
 mod isolated;
 mod process;
+mod program;
 mod serve;
 
 pub use frame::{MAX_FRAME_BYTES, PIPE_VERSION};
-pub use isolated::{Isolated, Program};
+pub use isolated::Isolated;
+pub use program::Program;
 pub use serve::{ServeError, serve};

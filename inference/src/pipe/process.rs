@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -14,7 +14,7 @@ use rustix::process::{
 };
 
 use super::frame::{self, Described, Order, PIPE_VERSION, Report, Task};
-use super::isolated::Program;
+use super::program::Program;
 use crate::lock::lock;
 use crate::{Candidate, Lap, MAX_BATCH_SEQUENCES, Rescored};
 
@@ -90,7 +90,8 @@ impl Started {
 
     fn spawn(program: &Program) -> Result<Self, String> {
         let path = program.path.display();
-        let mut child = Command::new(&program.path)
+        let mut child = program
+            .command()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -90,7 +90,7 @@ fn logits_equal_those_of_transformers_and_llama_cpp() {
     assert_eq!(sections.len(), 3 + 4 * 2);
     for section in sections {
         let Section { model, engine, .. } = section;
-        for compute in BOTH {
+        for compute in [BOTH[0], BOTH[1], Compute::Device] {
             let apart = distance(&logits(&load(model, compute), &figures.prompt), &section.values());
             println!("{model} on {compute:?} against {engine}: {apart:.2e}");
             let whole =
@@ -104,8 +104,9 @@ fn logits_equal_those_of_transformers_and_llama_cpp() {
 #[test]
 fn hidden_states_equal_those_of_transformers() {
     let figures = figures();
-    for section in figures.sections.iter().filter(|section| section.what == "hidden states") {
-        let decoder = load(&section.model, Compute::AllCores);
+    let sections = figures.sections.iter().filter(|section| section.what == "hidden states");
+    for (section, compute) in sections.flat_map(|section| [(section, BOTH[0]), (section, Compute::Device)]) {
+        let decoder = load(&section.model, compute);
         let [states, positions, width] = section.shape[..] else { panic!("three dimensions") };
         assert_eq!(states, decoder.config().layers + 1);
         for (layers, expected) in section.values().chunks_exact(positions * width).enumerate() {

@@ -77,7 +77,7 @@ fn logits_equal_those_of_transformers_and_llama_cpp() {
     assert_eq!((reference.prompts.len(), reference.sections.len()), (8, 4));
     for section in &reference.sections {
         let expected = logits(&reference, section);
-        for compute in [Compute::AllCores, Compute::OneCore] {
+        for compute in [Compute::AllCores, Compute::OneCore, Compute::Device] {
             let found = run(&fixture(&section.model), compute, &reference.prompts);
             let distance = relative_l2(&found, &expected);
             let Section { model, engine, .. } = section;

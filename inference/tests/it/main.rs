@@ -6,6 +6,7 @@ mod batch;
 mod batched;
 mod decoders;
 mod described;
+mod device;
 mod fixture;
 mod forward;
 mod generation;

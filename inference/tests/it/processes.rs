@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use swarm_inference::{
     Asked, BenchRequest, CancelToken, Candle, DType, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
     GenerateRequest, Generation, Greedy, Isolated, Model, PaintRequest, Program, Provider, Registry,
-    RescoreRequest, Weights, matmul, queenbee,
+    RescoreRequest, Weights, device_name, matmul, queenbee,
 };
 use tempfile::TempDir;
 
@@ -98,6 +98,33 @@ fn here(tokens: u32) -> Generation {
     let provider = registry.providers().next().unwrap().clone();
     let mut engine = provider.start(&EngineConfig { model: queenbee(), max_memory_bytes: None }).unwrap();
     run(engine.as_mut(), tokens).unwrap()
+}
+
+/// A program of this shell script.
+fn program(folder: &TempDir, script: &str) -> Program {
+    let path = folder.path().join("engine");
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    Program::at(path)
+}
+
+#[test]
+fn a_program_says_what_it_computes_on() {
+    assert_eq!(Program::at(ENGINE.into()).device_name().as_deref(), Ok(device_name()));
+    let folder = tempfile::tempdir().unwrap();
+    let echoes = program(&folder, "echo \"$1 ${CUDA_VISIBLE_DEVICES-any}\"");
+    assert_eq!(echoes.device_name().as_deref(), Ok("--device any"));
+    let hidden = Program { hides_gpus: true, ..echoes };
+    assert_eq!(hidden.device_name().as_deref(), Ok("--device"));
+    for says_nothing in ["exit 1", "printf '\\377'", "yes"] {
+        let told = program(&folder, says_nothing).device_name();
+        assert!(
+            told.as_ref().is_err_and(|why| why.ends_with("does not say what it computes on")),
+            "{told:?}"
+        );
+    }
+    let nowhere = Program::at(folder.path().join("nowhere")).device_name();
+    assert!(nowhere.as_ref().is_err_and(|why| why.contains("cannot be started")), "{nowhere:?}");
 }
 
 #[test]

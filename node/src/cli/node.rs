@@ -259,7 +259,7 @@ pub struct MinerArgs {
           value_parser = clap::value_parser!(u32).range(1..))]
     pub power_limit: Option<u32>,
 
-    /// What runs models: auto, a GPU if this version can use one; gpu, or the miner does not start; cpu
+    /// What runs models: auto, a GPU if the engine can use one; gpu, or the miner does not start; cpu
     #[arg(
         long,
         env = "SWARMPOOL_ACCEL_MODE",
@@ -325,19 +325,6 @@ pub enum AccelMode {
     Auto,
     Gpu,
     Cpu,
-}
-
-impl AccelMode {
-    /// Refuses what this build has not.
-    pub fn check(self) -> Result<(), UserError> {
-        match self {
-            AccelMode::Auto | AccelMode::Cpu => Ok(()),
-            AccelMode::Gpu => {
-                Err(UserError::misuse("this version runs models on the processor only, not on a GPU")
-                    .hint("leave --accel-mode at auto, which uses a GPU once a version can"))
-            }
-        }
-    }
 }
 
 /// How a miner wants to be paid.

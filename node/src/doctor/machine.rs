@@ -3,6 +3,7 @@
 use super::{Check, fail, failed, none, ok};
 use crate::cli::{AccelMode, NodeArgs, NodeRole};
 use crate::home::home_root;
+use crate::providers::GPU;
 use crate::storage::disk::{MIN_FREE_BYTES, available_bytes};
 use crate::storage::home::read_secret;
 use crate::words::size;
@@ -15,13 +16,14 @@ use swarm_inference::Hardware;
 /// What NVIDIA's kernel module says of itself.
 const NVIDIA_VERSION: &str = "/proc/driver/nvidia/version";
 
-pub(super) fn checks(args: &NodeArgs) -> Result<Vec<Check>> {
+/// `device` is what engines compute on, if there are any.
+pub(super) fn checks(args: &NodeArgs, device: Option<&str>) -> Result<Vec<Check>> {
     let folder = home_root(&args.files)?.join(&args.pool.pool);
     let hardware = Hardware::probe();
     Ok(vec![
         ok("processor", format!("{} cores", hardware.cores)),
         memory(hardware.memory_bytes),
-        gpu(std::fs::read_to_string(NVIDIA_VERSION).ok().as_deref(), args.miner.accel_mode),
+        gpu(std::fs::read_to_string(NVIDIA_VERSION).ok().as_deref(), device, args.miner.accel_mode),
         disk(&folder),
         key(&key_file(args, &folder), args.files.key.is_some()),
     ])
@@ -35,14 +37,18 @@ fn memory(free: u64) -> Check {
     }
 }
 
-/// Models run on the processor in this version, whatever else there is.
-fn gpu(version: Option<&str>, wanted: AccelMode) -> Check {
-    if let Err(error) = wanted.check() {
-        return fail("gpu", error.to_string(), "leave --accel-mode at auto");
-    }
-    match version.and_then(|text| text.lines().next()) {
-        Some(driver) => none("gpu", format!("{driver}; this version does not use it")),
-        None => none("gpu", "no NVIDIA driver; models run on the processor"),
+/// The driver, if there is one, and whether engines use it.
+fn gpu(version: Option<&str>, device: Option<&str>, wanted: AccelMode) -> Check {
+    let driver = version.and_then(|text| text.lines().next());
+    match (device, driver) {
+        (Some(GPU), driver) => {
+            ok("gpu", format!("{}; models run on it", driver.unwrap_or("a GPU of NVIDIA's")))
+        }
+        (_, None) => none("gpu", "no NVIDIA driver; models run on the processor"),
+        (_, Some(driver)) if wanted == AccelMode::Cpu => {
+            none("gpu", format!("{driver}; not used, as --accel-mode says"))
+        }
+        (_, Some(driver)) => none("gpu", format!("{driver}; this swarm-engine does not use it")),
     }
 }
 
@@ -108,13 +114,22 @@ mod tests {
     #[test]
     fn a_driver_is_named_and_its_absence_too() {
         let version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15\nGCC version: 12\n";
-        assert!(
-            gpu(Some(version), AccelMode::Auto)
-                .found
-                .starts_with("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15;")
+        let driver = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15; ";
+        let found = |device, wanted| {
+            let check = gpu(Some(version), device, wanted);
+            (check.state, check.found.strip_prefix(driver).map(str::to_owned))
+        };
+        let told = |state, words: &str| (state, Some(words.to_owned()));
+        assert_eq!(found(Some(GPU), AccelMode::Auto), told(State::Ok, "models run on it"));
+        let unused = told(State::None, "this swarm-engine does not use it");
+        assert_eq!(
+            [found(Some("cpu"), AccelMode::Auto), found(None, AccelMode::Gpu)],
+            [unused.clone(), unused]
         );
-        assert!(gpu(None, AccelMode::Cpu).found.contains("processor"));
-        assert_eq!(gpu(Some(version), AccelMode::Gpu).state, State::Fail);
+        let hidden = found(Some("cpu"), AccelMode::Cpu);
+        assert_eq!(hidden, told(State::None, "not used, as --accel-mode says"));
+        assert!(gpu(None, Some("cpu"), AccelMode::Cpu).found.contains("processor"));
+        assert_eq!(gpu(None, Some(GPU), AccelMode::Gpu).found, "a GPU of NVIDIA's; models run on it");
     }
 
     #[test]

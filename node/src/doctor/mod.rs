@@ -6,7 +6,7 @@ mod machine;
 mod models;
 mod pool;
 
-use crate::cli::{Exit, NodeArgs};
+use crate::cli::{Exit, NodeArgs, UserError};
 use crate::providers::Providers;
 use crate::tables::{Column, column, table};
 use crate::words::clean;
@@ -72,13 +72,19 @@ fn failed(check: impl Into<String>, error: &dyn std::fmt::Display) -> Check {
 /// Looks at everything, prints what was found, and fails if anything is not as it should be.
 pub async fn show(args: &NodeArgs, json: bool) -> Result<Exit> {
     tracing::info!("looking at this machine, its models and the pool {}", args.pool.pool);
-    let mut checks = machine::checks(args)?;
+    let miner = args.miner.clone();
+    let providers = tokio::task::spawn_blocking(move || Providers::of(&miner)).await?;
+    let device = providers.as_ref().ok().map(|providers| providers.device.as_str());
+    let mut checks = machine::checks(args, device)?;
     let manifests = args.models.clone();
-    match Providers::of(&args.miner) {
+    match providers {
         Ok(providers) => checks.extend(
             tokio::task::spawn_blocking(move || models::checks(&providers.registry, &manifests)).await?,
         ),
-        Err(error) => checks.push(failed("engine", &error)),
+        Err(error) => checks.push(match error.downcast_ref::<UserError>() {
+            Some(UserError { message, hint: Some(hint), .. }) => fail("engine", message, hint),
+            _ => failed("engine", &error),
+        }),
     }
     checks.extend(pool::checks(args).await?);
     let is_well = checks.iter().all(|check| check.state != State::Fail);

@@ -33,15 +33,21 @@ pub struct Engines {
     gflop_s: Arc<Mutex<Option<f64>>>,
 }
 
+/// Says which models a processor computes slowly for the format of their weights.
+pub fn warn_of_slow_formats(models: &Models) {
+    for name in models.names() {
+        if let Some(slow) = models.get(name).and_then(|model| model.slow_format()) {
+            tracing::warn!("{name}: {slow}");
+        }
+    }
+}
+
 impl Engines {
     /// Loads every model once for each slot.
     pub fn start(models: &Models, slots: u32, providers: &Registry, power: Power) -> Result<Self> {
         let mut idle: BTreeMap<String, Vec<Box<dyn Engine>>> = BTreeMap::new();
         for name in models.names() {
             let model = models.get(name).context("a model that was just named")?;
-            if let Some(slow) = model.slow_format() {
-                tracing::warn!("{name}: {slow}");
-            }
             for _ in 0..slots {
                 idle.entry(name.clone()).or_default().push(model.start(providers)?);
             }

@@ -22,7 +22,7 @@ use crate::link::{Heard, Link};
 use crate::metrics::{Exporter, MinerMetrics, Server};
 use crate::models::Shelf;
 use crate::network::{Network, NetworkEvent};
-use crate::providers::Providers;
+use crate::providers::{GPU, Providers};
 use crate::session::join;
 use crate::status;
 use crate::upkeep;
@@ -30,7 +30,7 @@ use crate::view::{EVIDENCE_FOLDER, LiveView};
 use crate::workload::Models;
 use anyhow::Result;
 pub use diary::{Diary, Entry};
-use engines::Engines;
+use engines::{Engines, warn_of_slow_formats};
 pub use hours::Hours;
 pub use pace::Pace;
 pub use pause::{Order, tell};
@@ -40,7 +40,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use streams::Streams;
-use swarm_inference::{Hardware, Registry};
+use swarm_inference::Hardware;
 use swarm_protocol::Millis;
 use swarm_protocol::miner::{AuditSecret, Config, Event, Miner, ModelTerms};
 use swarm_protocol::statement::Assurance;
@@ -58,13 +58,14 @@ const PROVIDERS_FILE: &str = "providers.json";
 
 /// Runs a miner until it is told to stop and has drained.
 pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
-    let providers = Providers::of(&args.miner)?;
+    let miner = args.miner.clone();
+    // An engine program is asked what it computes on, which takes a GPU's driver a while.
+    let providers = tokio::task::spawn_blocking(move || Providers::of(&miner)).await??;
     run_with(args, &providers, stop).await
 }
 
 /// The same with the engines of other providers.
 pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationToken) -> Result<()> {
-    args.miner.accel_mode.check()?;
     let directory = data_dir(&args.files, &args.pool.pool, "miner", args.data_name())?;
     let key = wallet(&args.files, &directory)?;
     let clock = Clock::start();
@@ -76,8 +77,7 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
         tracing::debug!("{sources} tell what they use");
     }
     tokio::spawn(power.clone().watch(stop.clone()));
-    let Some(engines) = start_engines(&models, args.miner.slots, (&providers.registry, power), &stop).await?
-    else {
+    let Some(engines) = start_engines(&models, args.miner.slots, providers, power, &stop).await? else {
         return Ok(());
     };
     let _listed = providers.list(directory.file(PROVIDERS_FILE))?;
@@ -123,7 +123,8 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     };
     tracing::info!("joined {} of operator {}", terms.pool, joined.operator);
     let first = [joined.opened.clone(), joined.beacon.clone()];
-    let mut miner = Miner::new(config(&args, &joined.pool, &key, &models, &engines, clock));
+    let mut miner =
+        Miner::new(config(&args, &joined.pool, &key, &models, &engines, &providers.device, clock));
     let link = Link::new(network.clone(), joined, clock).await;
     let view = LiveView::keeping(directory.file(EVIDENCE_FOLDER));
     tokio::spawn(view.clone().keep(link.clone(), MAX_VIEW_PAGES, VIEW_INTERVAL, stop.clone()));
@@ -156,9 +157,14 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
 async fn start_engines(
     models: &Arc<Models>,
     slots: u32,
-    (registry, power): (&Registry, Power),
+    providers: &Providers,
+    power: Power,
     stop: &CancellationToken,
 ) -> Result<Option<Engines>> {
+    if providers.device != GPU {
+        warn_of_slow_formats(models);
+    }
+    let registry = &providers.registry;
     let (models, starting) = (models.clone(), registry.clone());
     let mut starting = tokio::task::spawn_blocking(move || Engines::start(&models, slots, &starting, power));
     tokio::select! {
@@ -178,6 +184,7 @@ fn config(
     key: &swarm_crypto::key::SecretKey,
     models: &Models,
     engines: &Engines,
+    device: &str,
     clock: Clock,
 ) -> Config {
     let terms = |(model, assurances): (&String, &Vec<Assurance>)| ModelTerms {
@@ -193,8 +200,8 @@ fn config(
         models: engines.models().iter().map(terms).collect(),
         mode: args.miner.payout.into(),
         ens: args.miner.ens.clone(),
-        device: "cpu".to_owned(),
-        // What a processor's models may take is the machine's memory.
+        device: device.to_owned(),
+        // What a processor's models may take is the machine's memory; what a GPU has, nobody says.
         vram_mb: args.miner.engine_memory.unwrap_or_else(|| mebibytes(Hardware::probe().memory_bytes)),
         boot_at: clock.now(),
         audit_secret: AuditSecret::of(&key.to_bytes()),

@@ -147,6 +147,7 @@ impl Bench {
         match compute {
             Compute::OneCore => "as f32 on one core",
             Compute::AllCores => "as stored on all cores",
+            Compute::Device => "on the GPU",
         }
     }
 

@@ -7,7 +7,7 @@ use candle_core::Device;
 /// The first GPU of NVIDIA's where this program was built for one (feature `cuda`) and there is one; else the processor.
 ///
 /// `CUDA_VISIBLE_DEVICES`, which the driver reads, chooses another one, or none.
-pub(super) fn device() -> &'static Device {
+pub(crate) fn device() -> &'static Device {
     static CHOSEN: OnceLock<Device> = OnceLock::new();
     CHOSEN.get_or_init(|| {
         Device::cuda_if_available(0).unwrap_or_else(|error| {
@@ -17,7 +17,12 @@ pub(super) fn device() -> &'static Device {
     })
 }
 
-/// What computes benchmarks and embeddings in this process: `cuda`, or `cpu`. Text models are computed by the processor.
+/// What computes models and benchmarks in this process: `cuda`, or `cpu`.
 pub fn device_name() -> &'static str {
-    if device().is_cuda() { "cuda" } else { "cpu" }
+    name_of(device())
+}
+
+/// What [`device_name`] calls a device.
+pub(crate) fn name_of(device: &Device) -> &'static str {
+    if device.is_cuda() { "cuda" } else { "cpu" }
 }
