@@ -4,10 +4,14 @@
 mod support;
 
 use std::fs::File;
+use std::io::Cursor;
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use candle_core::quantized::gguf_file;
+use candle_core::{Device, Tensor};
+use candle_transformers::models::quantized_llama::ModelWeights;
 use support::{Target, figure, median, ratio};
 use swarm_inference::testing::{Shape, Storage, gguf, model};
 use swarm_inference::{
@@ -125,6 +129,46 @@ fn rates(decoder: &Decoder, size: usize) -> Result<[f64; 2]> {
     Ok([prefill, (size * TOKENS as usize) as f64 / start.elapsed().as_secs_f64()])
 }
 
+/// Tokens per second of prefill and of decoding by the model code of candle-transformers on the same file.
+fn library(file: &[u8]) -> Result<[f64; 2]> {
+    let mut reader = Cursor::new(file);
+    let content = gguf_file::Content::read(&mut reader)?;
+    let mut model = ModelWeights::from_gguf(content, &mut reader, &Device::Cpu)?;
+    let forward = |model: &mut ModelWeights, tokens: &[u32], seen: usize| -> Result<u32> {
+        let logits = model.forward(&Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0)?, seen)?;
+        Ok(logits.flatten_all()?.argmax(0)?.to_scalar()?)
+    };
+    // The first pass brings the weights into the order of its kernels.
+    forward(&mut model, &prompt(0, 1), 0)?;
+    let start = Instant::now();
+    let mut token = forward(&mut model, &prompt(0, LONG_PROMPT), 0)?;
+    let prefill = LONG_PROMPT as f64 / start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    for index in 0..TOKENS as usize {
+        token = forward(&mut model, &[token], LONG_PROMPT + index)?;
+    }
+    Ok([prefill, f64::from(TOKENS) / start.elapsed().as_secs_f64()])
+}
+
+/// This decoder over the library's own, on the same bytes, by turns.
+fn over_library() -> Result<()> {
+    for (name, storage) in [("q8_0", Storage::Q8_0), ("q4_k", Storage::Q4K)] {
+        let file = gguf(Shape { storage, ..SHAPE })?;
+        let decoder = Decoder::from_gguf(&mut Cursor::new(&file), Compute::AllCores)?;
+        rates(&decoder, 1)?;
+        let mut shares = Vec::new();
+        for _ in 0..ROUNDS {
+            let (ours, theirs) = (rates(&decoder, 1)?, library(&file)?);
+            shares.push([ours[0] / theirs[0], ours[1] / theirs[1]]);
+        }
+        for (phase, what) in ["prefill", "decode"].iter().enumerate() {
+            let share = median(shares.iter().map(|shares| shares[phase]));
+            ratio(&format!("batch/{what}-{name}-over-library"), share, Target::AtLeast(1.0));
+        }
+    }
+    Ok(())
+}
+
 /// One line for each file, phase and size: what scripts/llama-cpp.sh divides by llama.cpp's.
 fn compare(path: &str) -> Result<()> {
     let decoder = Decoder::from_gguf(&mut File::open(path).context("open")?, Compute::AllCores)?;
@@ -150,7 +194,8 @@ fn main() -> Result<()> {
         [] => {
             support::machine();
             println!("a generated model of 106 M parameters, Q8_0, {TOKENS} tokens after {PROMPT}");
-            throughput()
+            throughput()?;
+            over_library()
         }
         files => files.iter().try_for_each(|path| compare(path)),
     }

@@ -4,11 +4,11 @@
 //! cut into runs, and whether its beginning was computed now or before.
 
 use candle_core::{Device, Result, Tensor};
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use super::cache::Place;
+use super::cache::{BLOCK_POSITIONS, Place};
 use super::layer::Attention;
 use super::one_core::dot;
 use super::{Compute, DecoderConfig, RotaryPairs, Run, Sequence};
@@ -85,7 +85,8 @@ fn attention(
         let row = rows[index / heads];
         let place = Place { layer, kv_head: index % heads * kv_heads / heads };
         let query = &queries[index * head_width..][..head_width];
-        arch.dispatch(|| mix(config, query, sequences[row.run], place, row.position + 1, mixed));
+        let (sequence, positions) = (&*sequences[row.run], row.position + 1);
+        arch.dispatch(Mix { config, query, sequence, place, positions, mixed });
     };
     let work: usize = rows.iter().map(|row| 2 * (row.position + 1) * config.query_width()).sum();
     if compute == Compute::AllCores && work >= MIN_SHARED_WORK {
@@ -96,33 +97,48 @@ fn attention(
     out
 }
 
-/// Adds to `mixed` the values of the first `positions` positions, weighed by the softmax of the scaled products of
-/// `query` with their keys.
-#[inline(always)]
-fn mix(
-    config: &DecoderConfig,
-    query: &[f32],
-    sequence: &Sequence,
+/// Adds to `mixed` the values of the first positions, weighed by the softmax of the scaled products of `query` with their keys.
+struct Mix<'a> {
+    config: &'a DecoderConfig,
+    query: &'a [f32],
+    sequence: &'a Sequence,
     place: Place,
     positions: usize,
-    mixed: &mut [f32],
-) {
-    let width = config.head_width;
-    let scale = 1.0 / (width as f32).sqrt();
-    let mut weights = Vec::with_capacity(positions);
-    for (keys, _) in sequence.read(config, place, positions) {
-        weights.extend(keys.chunks_exact(width).map(|key| dot(query, key) * scale));
-    }
-    let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for weight in &mut weights {
-        *weight = (*weight - max).exp();
-        sum += *weight;
-    }
-    let mut weights = weights.iter().map(|weight| weight / sum);
-    for (_, values) in sequence.read(config, place, positions) {
-        for (value, weight) in values.chunks_exact(width).zip(&mut weights) {
-            mixed.iter_mut().zip(value).for_each(|(mixed, value)| *mixed += weight * value);
+    mixed: &'a mut [f32],
+}
+
+impl WithSimd for Mix<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { config, query, sequence, place, positions, mixed } = self;
+        let width = config.head_width;
+        let scale = 1.0 / (width as f32).sqrt();
+        let mut weights = vec![0.0; positions];
+        // Loops rather than closures: what is not compiled into this function is compiled without its caller's instructions.
+        for ((keys, _), weights) in
+            sequence.read(config, place, positions).zip(weights.chunks_mut(BLOCK_POSITIONS))
+        {
+            for (weight, key) in weights.iter_mut().zip(keys.chunks_exact(width)) {
+                *weight = dot(query, key) * scale;
+            }
+        }
+        let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = 0.0;
+        for weight in &mut weights {
+            *weight = (*weight - max).exp();
+            sum += *weight;
+        }
+        for ((_, values), weights) in
+            sequence.read(config, place, positions).zip(weights.chunks(BLOCK_POSITIONS))
+        {
+            for (value, weight) in values.chunks_exact(width).zip(weights) {
+                let weight = weight / sum;
+                for (mixed, value) in mixed.iter_mut().zip(value) {
+                    *mixed += weight * value;
+                }
+            }
         }
     }
 }

@@ -61,14 +61,17 @@ impl Layer {
         let normed = ops::rms_norm(x, &self.attention_norm, config.rms_epsilon)?;
         let x = (self.attend(&normed, config, attention)? + x)?;
         let normed = ops::rms_norm(&x, &self.feed_norm, config.rms_epsilon)?;
-        let gated = (self.gate.forward(&normed)?.silu()? * self.up.forward(&normed)?)?;
+        let [gate, up] = Matrix::forward_each([&self.gate, &self.up], &normed)?;
+        let gated = (gate.silu()? * up)?;
         self.down.forward(&gated)? + x
     }
 
     fn attend(&self, x: &Tensor, config: &DecoderConfig, attention: &mut dyn Attention) -> Result<Tensor> {
-        let queries = self.query.forward(x, config)?;
-        let keys = self.key.forward(x, config)?;
-        let values = self.value.forward(x, config)?;
+        let projections = [&self.query, &self.key, &self.value];
+        let [queries, keys, values] = Matrix::forward_each(projections.map(|part| &part.matrix), x)?;
+        let queries = self.query.finish(queries, config)?;
+        let keys = self.key.finish(keys, config)?;
+        let values = self.value.finish(values, config)?;
         self.attention_output.forward(&attention.attend(self.index, queries, keys, values)?)
     }
 }
@@ -103,9 +106,8 @@ impl Projection {
         Ok(Self { matrix, bias, norm })
     }
 
-    /// From `(rows, width)` to rows of heads, whatever their shape.
-    fn forward(&self, x: &Tensor, config: &DecoderConfig) -> Result<Tensor> {
-        let mut projected = self.matrix.forward(x)?;
+    /// From what the matrix made to rows of heads, whatever their shape.
+    fn finish(&self, mut projected: Tensor, config: &DecoderConfig) -> Result<Tensor> {
         if let Some(bias) = &self.bias {
             projected = projected.broadcast_add(bias)?;
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Error, Result, Tensor};
 
 use super::Compute;
 use super::one_core::product;
@@ -52,6 +52,28 @@ impl Matrix {
             Self::Whole(matrix) => in_groups(x, &matrix.t()?),
             Self::OneCore(matrix) => product(x, matrix),
             Self::Device(matrix) => x.matmul(&matrix.t()?),
+        }
+    }
+
+    /// What each of these makes of the same rows, as if it were alone; the rows are made integers once for all if they can.
+    pub(super) fn forward_each<const N: usize>(matrices: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
+        // On other processors candle adds up in another order when it multiplies with several at once.
+        if cfg!(target_arch = "x86_64")
+            && let Some(tensors) =
+                matrices.iter().map(|matrix| matrix.as_quantised()).collect::<Option<Vec<_>>>()
+            && let Some(made) = QTensor::gemv_fused_shared_lhs(&tensors, x)?
+            && let Ok(made) = made.try_into()
+        {
+            return Ok(made);
+        }
+        let made = matrices.iter().map(|matrix| matrix.forward(x)).collect::<Result<Vec<_>>>()?;
+        made.try_into().map_err(|_| Error::msg("as many results as matrices"))
+    }
+
+    fn as_quantised(&self) -> Option<&QTensor> {
+        match self {
+            Self::Quantised(tensor) => Some(tensor),
+            Self::Whole(_) | Self::OneCore(_) | Self::Device(_) => None,
         }
     }
 

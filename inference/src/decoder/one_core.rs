@@ -3,7 +3,7 @@
 //! No other thread is woken or waited for, and nothing but `exp` can differ between machines.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 const LANES: usize = 16;
 
@@ -34,14 +34,31 @@ impl CustomOp2 for Product {
         let x = contiguous(x, x_layout)?;
         let matrix = contiguous(matrix, matrix_layout)?;
         let mut out = vec![0.0; length * rows];
-        Arch::new().dispatch(|| {
-            for (row, weights) in matrix.chunks_exact(columns).enumerate() {
-                for (place, x) in x.chunks_exact(columns).enumerate() {
-                    out[place * rows + row] = dot(x, weights);
-                }
-            }
-        });
+        Arch::new().dispatch(Products { x, matrix, columns, rows, out: &mut out });
         Ok((CpuStorage::F32(out), Shape::from((length, rows))))
+    }
+}
+
+/// All products of the rows of `x` and of `matrix`.
+struct Products<'a> {
+    x: &'a [f32],
+    matrix: &'a [f32],
+    columns: usize,
+    rows: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Products<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { x, matrix, columns, rows, out } = self;
+        for (row, weights) in matrix.chunks_exact(columns).enumerate() {
+            for (place, x) in x.chunks_exact(columns).enumerate() {
+                out[place * rows + row] = dot(x, weights);
+            }
+        }
     }
 }
 
