@@ -1,6 +1,8 @@
 //! What an auditor says about a proof, what several of them come to, and what many audits say of a wallet.
 
+use crate::acceptance::AcceptanceFault;
 use crate::codec::keyed;
+use crate::distance::{Distances, Excess, Tolerance};
 use serde::{Deserialize, Serialize};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
@@ -25,10 +27,51 @@ pub enum Finding {
 }
 
 impl Finding {
+    /// Its name, without by how much.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Holds => "holds",
+            Self::Contradicts => "contradicts",
+            Self::Differs(_) => "differs",
+        }
+    }
+
     /// What an auditor seals before anybody shows a finding: `keyed(salt; pool id, lease, auditor, finding)`. It is of no
     /// use to another auditor, who cannot open it.
     pub fn seal(&self, pool: &PoolId, lease: &Digest, auditor: &Address, salt: &Digest) -> Digest {
         keyed(&salt.0, &(pool, lease, auditor, self))
+    }
+}
+
+/// Why a proof does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// It should not have been accepted.
+    #[error(transparent)]
+    Rule(#[from] AcceptanceFault),
+    /// The model says something else.
+    #[error(transparent)]
+    Model(#[from] Excess),
+}
+
+/// The auditor has other weights under the model's name than the proof was made with: it can say nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it was made with other weights than are here")]
+pub struct OtherWeights;
+
+/// What check A and check B come to: `checked` is what the acceptance rule finds wrong with a delivery, or, where it finds
+/// nothing, how far the delivery is from what the model computes.
+pub fn judge(
+    checked: Result<&Distances, &AcceptanceFault>,
+    tolerance: &Tolerance,
+) -> Result<(Finding, Option<Flaw>), OtherWeights> {
+    match checked {
+        Err(AcceptanceFault::ModelDigest) => Err(OtherWeights),
+        Err(fault) => Ok((Finding::Contradicts, Some(fault.clone().into()))),
+        Ok(distances) => Ok(match distances.judge(tolerance) {
+            Ok(()) => (Finding::Holds, None),
+            Err(excess) => (Finding::Differs(distances.mean), Some(excess.into())),
+        }),
     }
 }
 
@@ -107,6 +150,36 @@ impl Score {
 mod tests {
     use super::*;
     use Finding::{Contradicts, Differs, Holds};
+
+    #[test]
+    fn check_a_contradicts_check_b_differs_and_other_weights_say_nothing() {
+        let apart = |mean, strays| Distances {
+            positions: Vec::new(),
+            mean,
+            high: mean,
+            worst: mean,
+            candidates: 0,
+            strangers: 0,
+            strays,
+        };
+        let tolerance = Tolerance { mean: 100, worst: 100, strangers: 0, strays: 0 };
+        let (near, far, strayed) = (apart(100, 2), apart(101, 0), apart(0, 3));
+        let of_model = |excess: Excess| Some(Flaw::Model(excess));
+        let rule = |fault: &AcceptanceFault| Ok((Contradicts, Some(Flaw::Rule(fault.clone()))));
+        let (model, output) = (AcceptanceFault::Model, AcceptanceFault::OutputLink);
+        let table = [
+            (Ok(&near), Ok((Holds, None))),
+            (Ok(&far), Ok((Differs(101), of_model(Excess::Mean { found: 101, allowed: 100 })))),
+            // The mean is told, whatever was too far.
+            (Ok(&strayed), Ok((Differs(0), of_model(Excess::Strays { found: 3, allowed: 2 })))),
+            (Err(&model), rule(&model)),
+            (Err(&output), rule(&output)),
+            (Err(&AcceptanceFault::ModelDigest), Err(OtherWeights)),
+        ];
+        for (checked, due) in table {
+            assert_eq!(judge(checked, &tolerance), due, "{checked:?}");
+        }
+    }
 
     #[test]
     fn a_majority_decides_and_nobody_condemns_alone() {
