@@ -13,6 +13,11 @@ pub const MAX_OPINIONS: usize = 7;
 pub const SCORE_AUDITS: u32 = 20;
 /// So many of them that differ condemn it.
 pub const SCORE_MISSES: u32 = 3;
+/// A mean of |Δcost|, in 1/4096 bit, that no two honest looks at one proof can lie on both sides of: half a bit. Tolerances
+/// are far below it.
+pub const BEYOND_DOUBT: u32 = 2048;
+/// So many errors make an auditor careless.
+pub const CARELESS_ERRORS: u32 = 2;
 
 /// What an auditor says about one proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -120,6 +125,26 @@ pub fn outcome(findings: &[Finding]) -> Outcome {
     }
 }
 
+/// Whether an auditor who opened `found` cannot have looked, since an audit in which `opened` was said came to `end`. Exact
+/// rules leave no doubt; that costs are far apart does not either, if all who say so say at least [`BEYOND_DOUBT`].
+pub fn is_error(found: Finding, end: AuditEnd, opened: &[Finding]) -> bool {
+    let mean = |finding: &Finding| match finding {
+        Finding::Differs(mean) => Some(*mean),
+        Finding::Holds | Finding::Contradicts => None,
+    };
+    let far = |mean: Option<u32>| mean.is_some_and(|mean| mean >= BEYOND_DOUBT);
+    match (found, end) {
+        (Finding::Contradicts, AuditEnd::Holds | AuditEnd::Differs)
+        | (Finding::Holds | Finding::Differs(_), AuditEnd::Contradicts) => true,
+        (Finding::Holds, AuditEnd::Differs) => far(opened.iter().filter_map(mean).min()),
+        (Finding::Differs(mean), AuditEnd::Holds) => far(Some(mean)),
+        (Finding::Holds, AuditEnd::Holds)
+        | (Finding::Contradicts, AuditEnd::Contradicts)
+        | (Finding::Differs(_), AuditEnd::Differs)
+        | (_, AuditEnd::Unserved) => false,
+    }
+}
+
 /// A wallet's last [`SCORE_AUDITS`] audited proofs, newest in the lowest bit: set where it was found to differ.
 ///
 /// The rule is made for a tolerance that an honest proof passes in all but 1 of 1,000 audits (`p`). An audit condemns an
@@ -201,6 +226,30 @@ mod tests {
         for (findings, due) in table {
             assert_eq!(outcome(findings), due, "{findings:?}");
         }
+    }
+
+    #[test]
+    fn an_error_is_what_two_honest_looks_cannot_both_find() {
+        const FAR: u32 = BEYOND_DOUBT;
+        let table: [(Finding, AuditEnd, &[Finding], bool); 12] = [
+            (Holds, AuditEnd::Contradicts, &[Holds, Contradicts, Contradicts], true),
+            (Differs(9), AuditEnd::Contradicts, &[Differs(9), Contradicts, Contradicts], true),
+            (Contradicts, AuditEnd::Contradicts, &[Contradicts, Contradicts], false),
+            (Contradicts, AuditEnd::Holds, &[Contradicts, Holds, Holds], true),
+            (Contradicts, AuditEnd::Differs, &[Contradicts, Differs(9), Differs(9)], true),
+            (Holds, AuditEnd::Differs, &[Holds, Differs(FAR), Differs(FAR)], true),
+            (Holds, AuditEnd::Differs, &[Holds, Differs(FAR), Differs(FAR - 1)], false),
+            (Differs(FAR), AuditEnd::Holds, &[Differs(FAR), Holds, Holds], true),
+            (Differs(FAR - 1), AuditEnd::Holds, &[Differs(FAR - 1), Holds, Holds], false),
+            (Differs(9), AuditEnd::Differs, &[Differs(9), Differs(FAR)], false),
+            (Holds, AuditEnd::Holds, &[Holds], false),
+            (Holds, AuditEnd::Unserved, &[Holds, Contradicts], false),
+        ];
+        for (found, end, opened, due) in table {
+            assert_eq!(is_error(found, end, opened), due, "{found:?} of {opened:?}");
+        }
+        let widest = Tolerance::BUILT_IN.mean_of(1).max(Tolerance::BUILT_IN.worst);
+        assert!(widest * 2 < FAR, "a run at the edge of the tolerance is not beyond doubt on another kernel");
     }
 
     #[test]

@@ -79,6 +79,12 @@ pub(crate) enum Step {
         times: u8,
         seen: Finding,
     },
+    /// The same, but that the first auditor says that they hold.
+    Slip {
+        miner: u8,
+        times: u8,
+        seen: Finding,
+    },
     Deposit(u8, u64),
     Reorg(Index),
 }
@@ -94,7 +100,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         Err(ExamineFault::Unavailable("gone".into())),
         Err(ExamineFault::Unacceptable("false".into())),
     ];
-    let findings = vec![Finding::Holds, Finding::Contradicts, Finding::Differs(700), Finding::Differs(9)];
+    let findings = vec![Finding::Holds, Finding::Contradicts, Finding::Differs(7_000), Finding::Differs(9)];
     let job = any::<Index>();
     let step = prop_oneof![
         3 => (1..9_000u64).prop_map(Step::Wait),
@@ -117,6 +123,8 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (10..12u8, any::<Index>()).prop_map(|(client, leaf)| Step::Challenge(client, leaf)),
         1 => (2..6u8, 1..5u8, select(vec![Finding::Contradicts, Finding::Differs(9), Finding::Differs(8)]))
             .prop_map(|(miner, times, seen)| Step::Cheat { miner, times, seen }),
+        1 => (2..6u8, 1..6u8, select(vec![Finding::Contradicts, Finding::Differs(7_000), Finding::Differs(9)]))
+            .prop_map(|(miner, times, seen)| Step::Slip { miner, times, seen }),
         1 => (10..12u8, prop_oneof![1..2_000u64, Just(u64::MAX / 2)])
             .prop_map(|(client, amount)| Step::Deposit(client, amount)),
         1 => any::<Index>().prop_map(Step::Reorg),
@@ -426,6 +434,16 @@ impl Table {
                     (2..6).for_each(|n| self.take(&Step::Beat(n)));
                     self.take(&Step::Answer { client: 10, miner: *miner, price: 40, units: 9 });
                     self.wait(9_000);
+                    if let Some((at, job)) = self.leaves().last().copied() {
+                        self.challenge(11, at, job);
+                    }
+                    self.inquest(*seen);
+                }
+            }
+            Step::Slip { miner, times, seen } => {
+                for _ in 0..*times {
+                    self.take(&Step::Cheat { miner: *miner, times: 1, seen: Finding::Holds });
+                    self.wait(1);
                     if let Some((at, job)) = self.leaves().last().copied() {
                         self.challenge(11, at, job);
                     }

@@ -4,6 +4,7 @@
 
 mod abuses;
 mod acceptance;
+mod auditors;
 mod audits;
 mod histories;
 mod laws;
