@@ -6,6 +6,7 @@ mod abuses;
 mod acceptance;
 mod auditors;
 mod audits;
+mod favours;
 mod histories;
 mod laws;
 mod pictures;
