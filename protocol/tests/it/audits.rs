@@ -313,6 +313,30 @@ fn where_no_rate_is_posted_nobody_audits_for_money_either() {
     assert_eq!((table.seats(), free(&table, CHALLENGER)), (vec![], 0), "nor is a test credit given for it");
 }
 
+/// The fee of the one job has gone to its auditor, whose pay is due while the job's own money waits for another look.
+#[test]
+fn an_auditor_paid_out_of_money_that_waits_is_a_shortfall_until_that_is_released() {
+    let mut table = Table::without_reserve(10_000);
+    beat(&mut table, 1);
+    next_epoch(&mut table);
+    let at = sealed_answer(&mut table);
+    let job = table.leaves()[0].1;
+    table.inquest(Finding::Holds);
+    next_epoch(&mut table);
+    table.challenge(CHALLENGER, at, job);
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        next_epoch(&mut table);
+        let state = table.pool.state();
+        let sum = |amounts: &BTreeMap<Address, u128>| amounts.values().sum::<u128>();
+        let lacking = state.accounts().balance(&Account::Shortfall);
+        seen.push((sum(state.accounts().payouts()), sum(state.lifetime_debits()), lacking));
+    }
+    let (look, price, part) = (u128::from(LOOK), u128::from(PRICE), u128::from(PRICE * 3 / 4));
+    assert_eq!(seen, [(0, 0, 0), (look, 0, -i128::from(LOOK)), (look + part, price, 0)]);
+    verify(&published(&table)).unwrap();
+}
+
 #[test]
 fn who_has_earned_nothing_is_not_drawn() {
     let mut table = Table::new();
