@@ -5,16 +5,19 @@ use crate::peer::POOL;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::{Address, PoolId};
-use swarm_crypto::digest::Digest;
+use swarm_crypto::digest::{Context, Digest, derive};
 use swarm_crypto::merkle;
 use swarm_node::operator::replay_all;
 use swarm_node::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
 use swarm_node::storage::high_water::HighWater;
 use swarm_node::storage::ledger::{Ledger, RedbLedger, chain_hash};
 use swarm_protocol::codec::{self, JobId, Link};
+use swarm_protocol::finding::AuditEnd;
 use swarm_protocol::money::Account;
-use swarm_protocol::pool::{Close, Entry, EpochHeader, Leaf, Record, RecordPage, Replay, Stage, State};
-use swarm_protocol::statement::{Body, PayoutMode, Signed, Statement};
+use swarm_protocol::pool::{
+    Close, Entry, EpochHeader, Leaf, LeafAt, Record, RecordPage, Replay, Stage, State,
+};
+use swarm_protocol::statement::{Body, PayoutMode, Signed, Statement, Word};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -40,11 +43,40 @@ struct Epoch {
     end: Option<(u64, Digest)>,
     header: Option<Link>,
     leaves: Vec<Digest>,
+    accepted: Vec<Accepted>,
+    /// What auditors were paid in it.
+    audit_pay: BTreeMap<Address, u64>,
+    /// Hashes of its rows of audits.
+    audits: Vec<Digest>,
+    unserved: u64,
     rows: Vec<Vec<u8>>,
     volume: u64,
-    released: bool,
     /// Every balance at its end.
     balances: BTreeMap<Account, i128>,
+}
+
+/// A proof that was accepted, and what has come of it.
+#[derive(Debug)]
+struct Accepted {
+    job: JobId,
+    wallet: Address,
+    price: u64,
+    stands: bool,
+    released: bool,
+    /// Whether its money waits for an audit.
+    waits: bool,
+    /// Who was asked, how often each has spoken, and whose money that is, if it is not the operator's and not paid yet.
+    asked: BTreeMap<Address, (u32, Option<Address>)>,
+}
+
+impl Accepted {
+    fn miner_part(&self) -> u64 {
+        self.price * 3 / 4
+    }
+
+    fn look(&self) -> u64 {
+        (self.price / 4).max(1)
+    }
 }
 
 /// All that the records say.
@@ -55,10 +87,15 @@ pub struct Reading {
     accounts: BTreeMap<Account, i128>,
     operator: Option<Address>,
     epochs: Vec<Epoch>,
-    earned: BTreeMap<Address, u64>,
+    /// What challengers have paid to auditors, less what they have back.
+    challenged: BTreeMap<Address, i128>,
+    /// What the operator has paid to auditors, and back to challengers.
+    looks: i128,
     credited: BTreeSet<Address>,
     rows: u64,
     head: Digest,
+    /// The row in hand is of an audit.
+    audited: bool,
 }
 
 fn statement(signed: &Signed) -> Statement {
@@ -79,11 +116,17 @@ impl Reading {
         for (account, amount) in moved {
             let balance = self.accounts.entry(account).or_default();
             *balance += amount;
-            assert!(*balance >= 0 || account == Account::Outside, "{account:?} is overdrawn at {seq}");
+            let may_owe = matches!(account, Account::Outside | Account::Shortfall);
+            assert!(*balance >= 0 || may_owe, "{account:?} is overdrawn at {seq}");
         }
         let before = self.epochs.len();
         self.record(seq, &entry.record);
-        self.epochs[before.max(1) - 1].rows.push(row.to_vec());
+        let epoch = &mut self.epochs[before.max(1) - 1];
+        if self.audited {
+            epoch.audits.push(derive(Context::Leaf, row));
+        }
+        self.audited = false;
+        epoch.rows.push(row.to_vec());
     }
 
     fn record(&mut self, seq: u64, record: &Record) {
@@ -95,16 +138,19 @@ impl Reading {
             }
             Record::Credited { client } => assert!(self.credited.insert(*client), "credited twice: {client}"),
             Record::Bound { .. } => {}
-            Record::ReserveFunded { .. }
-            | Record::Deposited { .. }
-            | Record::DepositUndone { .. }
-            | Record::AuditPicked { .. }
+            Record::ReserveFunded { .. } | Record::Deposited { .. } | Record::DepositUndone { .. } => {
+                panic!("nobody asked for record {seq}: {record:?}")
+            }
+            Record::AuditPicked { .. }
             | Record::Attested { .. }
             | Record::AuditClosed { .. }
             | Record::AuditPaid { .. }
             | Record::Challenged { .. }
             | Record::ChallengeReturned { .. }
-            | Record::Overturned { .. } => panic!("nobody asked for record {seq}: {record:?}"),
+            | Record::Overturned { .. } => {
+                self.audited = true;
+                self.audit(seq, record);
+            }
             Record::Admitted { job, .. } => {
                 let statement = statement(job);
                 let Body::Job(body) = statement.body else { panic!("{seq} admits no job") };
@@ -134,8 +180,9 @@ impl Reading {
                 assert_eq!((boundary.epoch, boundary.end_seq), (open, seq), "epochs have a gap");
                 let ended = self.epochs.last_mut().unwrap();
                 (ended.end, ended.balances) = (Some((seq, self.head)), self.accounts.clone());
-                if let Some(released) = open.checked_sub(2) {
-                    self.epochs[released as usize].released = true;
+                let due = usize::try_from(open).unwrap().saturating_sub(1);
+                for accepted in self.epochs[..due].iter_mut().flat_map(|epoch| &mut epoch.accepted) {
+                    accepted.released |= accepted.stands && !accepted.waits;
                 }
                 self.epochs.push(Epoch { first_seq: seq + 1, ..Epoch::default() });
             }
@@ -155,41 +202,143 @@ impl Reading {
         job.fate = Fate::Accepted;
         let price = swarm_protocol::money::MicroUsdc(job.price);
         let leaf = Leaf { job: id, proof: proof.id(), wallet, price, units, mode: PayoutMode::Solo };
-        *self.earned.entry(wallet).or_default() += job.price * 3 / 4;
+        let (asked, stands) = (BTreeMap::new(), true);
+        let accepted =
+            Accepted { job: id, wallet, price: job.price, stands, released: false, waits: false, asked };
         let number = self.epochs.len() as u64 - 1;
         let epoch = self.epochs.last_mut().unwrap();
         self.receipts.insert(id, (number, epoch.leaves.len() as u64));
         epoch.leaves.push(leaf.hash());
+        epoch.accepted.push(accepted);
         epoch.volume += price.0;
     }
 
-    /// Money by what became of the jobs, not by the postings.
+    fn leaf(&mut self, at: &LeafAt) -> &mut Accepted {
+        let epoch = &mut self.epochs[usize::try_from(at.epoch).unwrap()];
+        assert!(epoch.header.is_some(), "{at:?} is audited before its epoch is sealed");
+        &mut epoch.accepted[usize::try_from(at.index).unwrap()]
+    }
+
+    /// A row of an audit: nobody is asked twice, paid twice or without having sealed and opened, and nothing is overturned
+    /// that was not found out.
+    fn audit(&mut self, seq: u64, record: &Record) {
+        match record {
+            Record::AuditPicked { leaf, auditor } => self.ask(leaf, *auditor, None),
+            Record::Challenged { leaf, auditor, challenger, amount, .. } => {
+                assert_eq!(self.leaf(leaf).look(), amount.0, "record {seq}");
+                self.ask(leaf, *auditor, Some(*challenger));
+            }
+            Record::Attested { leaf, attestation } => {
+                let statement = statement(attestation);
+                let Body::Attestation(said) = statement.body else { panic!("{seq} attests nothing") };
+                let (words, _) = self.leaf(leaf).asked.get_mut(&statement.header.by).expect("it was asked");
+                assert_eq!(*words, u32::from(matches!(said.word, Word::Opened { .. })), "record {seq}");
+                *words += 1;
+            }
+            Record::AuditPaid { leaf, auditor, amount } => {
+                let accepted = self.leaf(leaf);
+                let look = accepted.look();
+                let (words, challenger) = accepted.asked.get_mut(auditor).expect("it was asked");
+                assert_eq!((*words, look), (2, amount.0), "record {seq}");
+                *words += 1;
+                let paid = match challenger.take() {
+                    Some(challenger) => self.challenged.entry(challenger).or_default(),
+                    None => &mut self.looks,
+                };
+                *paid += i128::from(look);
+                *self.epochs.last_mut().unwrap().audit_pay.entry(*auditor).or_default() += look;
+            }
+            Record::ChallengeReturned { leaf, challenger, amount } => {
+                let mut asked = self.leaf(leaf).asked.values_mut();
+                if let Some((_, waiting)) = asked.find(|(_, by)| *by == Some(*challenger)) {
+                    *waiting = None;
+                } else {
+                    *self.challenged.get_mut(challenger).unwrap() -= i128::from(amount.0);
+                    self.looks += i128::from(amount.0);
+                }
+            }
+            Record::AuditClosed { leaf, end } => {
+                let accepted = self.leaf(leaf);
+                accepted.waits = false;
+                let against = matches!(end, AuditEnd::Contradicts | AuditEnd::Differs);
+                let opened = accepted.asked.values().filter(|(words, _)| *words == 3).count();
+                assert!(!against || opened >= 2, "record {seq}: one alone finds against a proof");
+                assert!(*end != AuditEnd::Holds || opened >= 1, "record {seq}: nobody looked");
+                self.epochs.last_mut().unwrap().unserved += u64::from(*end == AuditEnd::Unserved);
+            }
+            Record::Overturned { leaf } => {
+                let accepted = self.leaf(leaf);
+                assert!(accepted.stands && !accepted.released && accepted.asked.len() >= 2, "record {seq}");
+                accepted.stands = false;
+            }
+            other => panic!("{seq} is of no audit: {other:?}"),
+        }
+    }
+
+    fn ask(&mut self, at: &LeafAt, auditor: Address, challenger: Option<Address>) {
+        let accepted = self.leaf(at);
+        accepted.waits = true;
+        let twice = accepted.asked.insert(auditor, (0, challenger));
+        assert!(twice.is_none() && auditor != accepted.wallet, "{auditor} is asked of {at:?}");
+    }
+
+    /// Money by what became of the jobs and the audits, not by the postings.
     fn check_money(&self) {
         assert_eq!(self.accounts.values().sum::<i128>(), 0);
         let balance = |account| self.accounts.get(&account).copied().unwrap_or(0);
-        let clients: BTreeSet<Address> = self.jobs.values().map(|job| job.client).collect();
-        for client in clients {
+        let accepted = || self.epochs.iter().flat_map(|epoch| &epoch.accepted);
+        let overturned: BTreeSet<JobId> = accepted().filter(|one| !one.stands).map(|one| one.job).collect();
+        for client in self.jobs.values().map(|job| job.client).chain(self.challenged.keys().copied()) {
             let of = |fates: &[Fate]| -> i128 {
-                let jobs = self.jobs.values().filter(|job| job.client == client && fates.contains(&job.fate));
-                jobs.map(|job| i128::from(job.price)).sum()
+                let jobs = self.jobs.iter().filter(|(id, job)| {
+                    job.client == client && fates.contains(&job.fate) && !overturned.contains(id)
+                });
+                jobs.map(|(_, job)| i128::from(job.price)).sum()
             };
-            let open = of(&[Fate::Pending, Fate::Leased]);
+            let waiting = |one: &Accepted| {
+                let paid_by =
+                    one.asked.values().filter(|(_, challenger)| *challenger == Some(client)).count();
+                i128::from(one.look()) * paid_by as i128
+            };
+            let open = of(&[Fate::Pending, Fate::Leased]) + accepted().map(waiting).sum::<i128>();
             assert_eq!(balance(Account::ClientReserved(client)), open);
-            let credit = 100_000_000;
-            assert_eq!(balance(Account::ClientFree(client)), credit - open - of(&[Fate::Accepted]));
+            let (credit, looks) = (100_000_000, self.challenged.get(&client).copied().unwrap_or(0));
+            assert_eq!(balance(Account::ClientFree(client)), credit - open - looks - of(&[Fate::Accepted]));
         }
-        for (miner, earned) in &self.earned {
-            let paid = balance(Account::MinerHeld(*miner)) + balance(Account::MinerPayable(*miner));
-            assert_eq!(paid, i128::from(*earned), "{miner} was not paid for each of its jobs once");
-        }
-        let (volume, earned): (u64, u64) =
-            (self.epochs.iter().map(|epoch| epoch.volume).sum(), self.earned.values().sum());
+        self.check_earnings();
+        let kept: u64 = accepted().filter(|one| one.stands).map(|one| one.price - one.miner_part()).sum();
         let operator = self.operator.unwrap();
-        let kept = balance(Account::OperatorHeld(operator)) + balance(Account::OperatorPayable(operator));
-        assert_eq!(kept, i128::from(volume - earned));
-        let held: u64 = self.epochs.iter().filter(|epoch| !epoch.released).map(|epoch| epoch.volume).sum();
-        let miners_held: i128 = self.earned.keys().map(|miner| balance(Account::MinerHeld(*miner))).sum();
-        assert_eq!(miners_held + balance(Account::OperatorHeld(operator)), i128::from(held));
+        let own = balance(Account::OperatorHeld(operator)) + balance(Account::OperatorPayable(operator));
+        assert_eq!(own + balance(Account::Shortfall), i128::from(kept) - self.looks);
+    }
+
+    /// What each wallet holds and may take is what its jobs and its looks brought, each once.
+    fn check_earnings(&self) {
+        let (mut held, mut payable) = (BTreeMap::<Address, i128>::new(), BTreeMap::<Address, i128>::new());
+        let ended = self.epochs.len() - 1;
+        for (number, epoch) in self.epochs.iter().enumerate() {
+            for one in epoch.accepted.iter().filter(|one| one.stands) {
+                let into = if one.released { &mut payable } else { &mut held };
+                *into.entry(one.wallet).or_default() += i128::from(one.miner_part());
+            }
+            for (auditor, amount) in &epoch.audit_pay {
+                let into = if number + 2 < ended { &mut payable } else { &mut held };
+                *into.entry(*auditor).or_default() += i128::from(*amount);
+            }
+        }
+        let own = |of: fn(&Account) -> Option<Address>| -> BTreeMap<Address, i128> {
+            let own = self.accounts.iter().filter(|(_, balance)| **balance != 0);
+            own.filter_map(|(account, balance)| Some((of(account)?, *balance))).collect()
+        };
+        let miner_held = own(|account| match account {
+            Account::MinerHeld(wallet) => Some(*wallet),
+            _ => None,
+        });
+        let miner_payable = own(|account| match account {
+            Account::MinerPayable(wallet) => Some(*wallet),
+            _ => None,
+        });
+        assert_eq!((miner_held, miner_payable), (held, payable), "somebody was not paid for each thing once");
     }
 
     /// Each epoch that ended has one header, which is there, says what the records say, and follows the one before.
@@ -214,6 +363,8 @@ impl Reading {
             );
             assert_eq!((header.counts.accepted, header.volume.0), (epoch.leaves.len() as u64, epoch.volume));
             assert_eq!(header.proofs_root, merkle::root(&epoch.leaves));
+            assert_eq!(header.audits_root, merkle::root(&epoch.audits));
+            assert_eq!(header.audits_unserved, epoch.unserved);
             let pages =
                 header.leaf_pages.iter().flat_map(|page| codec::decode::<Vec<Digest>>(&block(page)).unwrap());
             assert_eq!(pages.collect::<Vec<_>>(), epoch.leaves);
@@ -298,7 +449,8 @@ fn check_totals(header: &EpochHeader, balances: &BTreeMap<Account, i128>) {
         members.map(|(_, balance)| balance.unsigned_abs() as u64).sum()
     };
     let totals = &header.totals;
-    assert_eq!((totals.shortfall, totals.reserve), (0, 0));
+    assert_eq!(totals.reserve, 0);
+    assert_eq!(totals.shortfall, total(|a| matches!(a, Account::Shortfall)));
     assert_eq!(totals.outside, total(|a| matches!(a, Account::Outside)));
     assert_eq!(totals.client_free, total(|a| matches!(a, Account::ClientFree(_))));
     assert_eq!(totals.client_reserved, total(|a| matches!(a, Account::ClientReserved(_))));
