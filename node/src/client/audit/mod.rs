@@ -1,5 +1,6 @@
 //! `swarm-node audit`: any accepted proof, checked again with the model itself.
 
+mod challenge;
 mod evidence;
 mod search;
 
@@ -38,6 +39,8 @@ struct Subject {
 /// Where a proof was accepted.
 struct Recorded {
     epoch: u64,
+    /// Its place among the epoch's acceptances.
+    index: u64,
     units: u64,
 }
 
@@ -79,10 +82,20 @@ pub(super) async fn audit(session: Session, args: &AuditArgs) -> Result<Exit> {
         keep(path, &file)?;
         session.printer.note(&format!("the evidence is in {}", path.display()));
     }
+    let looks = match (&found.finding, &subject.recorded) {
+        (Finding::Contradicts | Finding::Differs(_), Some(recorded)) if args.challenge => {
+            let auditor = challenge::challenge(&session, subject.job.id(), recorded).await?;
+            session
+                .printer
+                .note(&format!("{auditor} looks too; what that costs comes back if it finds the same"));
+            Some(auditor.to_string())
+        }
+        _ => None,
+    };
     let about = json!({
         "id": file.proof, "job": file.job, "wallet": subject.lease.wallet.to_string(), "model": file.model,
         "finding": file.finding, "why": file.why, "tolerance": file.tolerance,
-        "distances": file.distances.as_ref().map(summary),
+        "distances": file.distances.as_ref().map(summary), "challenged": looks,
     });
     report(&session, ("proof", about), &checks, hint)
 }
