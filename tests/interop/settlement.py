@@ -470,11 +470,8 @@ def outcome(findings):
 
 def is_error(finding, end, findings):
     """Whether who found this cannot have looked."""
-    found, mean = choice(finding)
-    if "contradicts" in (found, end):
-        return found != end
     means = [choice(each)[1] for each in findings if choice(each)[0] == "differs"]
-    return found != end and (min(means) if found == "holds" else mean) >= BEYOND_DOUBT
+    return finding == "holds" and (end == "contradicts" or (end == "differs" and min(means) >= BEYOND_DOUBT))
 
 
 # Pay per share, section 9.2

@@ -117,18 +117,18 @@ fn verdict(said: &[(Address, Finding)]) -> Result<AuditEnd, usize> {
     }
 }
 
-/// Whether two honest looks cannot have found the one and the end.
+/// Whether it was called good, and is not by far.
 fn errs(found: Finding, end: AuditEnd, said: &[(Address, Finding)]) -> bool {
     let means = said.iter().filter_map(|(_, finding)| match finding {
         Finding::Differs(mean) => Some(*mean),
         _ => None,
     });
-    match (found, end) {
-        _ if side(found) == end => false,
-        (Finding::Contradicts, _) | (_, AuditEnd::Contradicts) => true,
-        (Finding::Differs(mean), _) => mean >= 2048,
-        (Finding::Holds, _) => means.min().is_some_and(|least| least >= 2048),
-    }
+    let seen = match end {
+        AuditEnd::Contradicts => true,
+        AuditEnd::Differs => means.min().is_some_and(|least| least >= 2048),
+        AuditEnd::Holds | AuditEnd::Unserved => false,
+    };
+    seen && found == Finding::Holds
 }
 
 pub(crate) fn price(price: u64) -> u64 {
