@@ -198,33 +198,48 @@ impl KnownModel {
         progress: &[(u64, Digest)],
         delivery: Delivery<'_>,
     ) -> Result<Result<u64, AcceptanceFault>> {
-        let (proof, transcript, output) = delivery;
         let (name, digest, manifest) = (self.model.manifest.name.clone(), self.digest, &self.model.manifest);
         let (weight_in, weight_out) = (manifest.weight_in, manifest.weight_out);
         let units = match &self.reads {
-            Reads::Prompt(tokenizer) => acceptance::open(proof, transcript).map(|opened| {
-                let facts = self.facts(tokenizer, job, linked, &opened)?;
-                anyhow::Ok(acceptance::check(job, progress, &opened, output, &facts))
-            }),
+            Reads::Prompt(_) => {
+                return Ok(self.accept_text(job, linked, progress, delivery)?.map(|(_, units)| units));
+            }
             Reads::Texts(_) => {
                 let (dimensions, texts) = (manifest.dimensions, self.text_ids(job, linked)?);
                 let facts = embed::Facts { name, digest, dimensions, weight_in, weight_out, texts };
-                Ok(Ok(embed::check(job, progress, delivery, &facts)))
+                embed::check(job, progress, delivery, &facts)
             }
             Reads::Picture(_) => {
                 let (_, prompt) = self.picture(job)?;
                 let facts = image::Facts { name, digest, weight_in, weight_out, prompt };
-                Ok(Ok(image::check(job, progress, delivery, &facts)))
+                image::check(job, progress, delivery, &facts)
             }
             Reads::Spec => {
                 let facts = bench::Facts { name, digest, weight_out };
-                Ok(Ok(bench::check(job, progress, delivery, &facts)))
+                bench::check(job, progress, delivery, &facts)
             }
         };
-        match units {
-            Ok(units) => Ok(units?.map(|units| units.0)),
-            Err(fault) => Ok(Err(fault)),
-        }
+        Ok(units.map(|units| units.0))
+    }
+
+    /// The same of text, with the transcript that was read for it.
+    pub fn accept_text(
+        &self,
+        job: &Job,
+        linked: Option<&str>,
+        progress: &[(u64, Digest)],
+        (proof, transcript, output): Delivery<'_>,
+    ) -> Result<Result<(Opened, u64), AcceptanceFault>> {
+        let Reads::Prompt(tokenizer) = &self.reads else {
+            return Ok(Err(AcceptanceFault::Workload(job.job_type)));
+        };
+        let opened = match acceptance::open(proof, transcript) {
+            Ok(opened) => opened,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let facts = self.facts(tokenizer, job, linked, &opened)?;
+        let units = acceptance::check(job, progress, &opened, output, &facts);
+        Ok(units.map(|units| (opened, units.0)))
     }
 
     fn facts(

@@ -1,6 +1,8 @@
 //! What an auditor says about a proof, what several of them come to, and what many audits say of a wallet.
 
+use crate::acceptance::AcceptanceFault;
 use crate::codec::keyed;
+use crate::distance::{Distances, Excess, Tolerance};
 use serde::{Deserialize, Serialize};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::digest::Digest;
@@ -11,6 +13,11 @@ pub const MAX_OPINIONS: usize = 7;
 pub const SCORE_AUDITS: u32 = 20;
 /// So many of them that differ condemn it.
 pub const SCORE_MISSES: u32 = 3;
+/// A mean of |Δcost|, in 1/4096 bit, that no two honest looks at one proof can lie on both sides of: half a bit. Tolerances
+/// are far below it.
+pub const BEYOND_DOUBT: u32 = 2048;
+/// So many errors make an auditor careless.
+pub const CARELESS_ERRORS: u32 = 2;
 
 /// What an auditor says about one proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -25,10 +32,51 @@ pub enum Finding {
 }
 
 impl Finding {
+    /// Its name, without by how much.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Holds => "holds",
+            Self::Contradicts => "contradicts",
+            Self::Differs(_) => "differs",
+        }
+    }
+
     /// What an auditor seals before anybody shows a finding: `keyed(salt; pool id, lease, auditor, finding)`. It is of no
     /// use to another auditor, who cannot open it.
     pub fn seal(&self, pool: &PoolId, lease: &Digest, auditor: &Address, salt: &Digest) -> Digest {
         keyed(&salt.0, &(pool, lease, auditor, self))
+    }
+}
+
+/// Why a proof does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// It should not have been accepted.
+    #[error(transparent)]
+    Rule(#[from] AcceptanceFault),
+    /// The model says something else.
+    #[error(transparent)]
+    Model(#[from] Excess),
+}
+
+/// The auditor has other weights under the model's name than the proof was made with: it can say nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it was made with other weights than are here")]
+pub struct OtherWeights;
+
+/// What check A and check B come to: `checked` is what the acceptance rule finds wrong with a delivery, or, where it finds
+/// nothing, how far the delivery is from what the model computes.
+pub fn judge(
+    checked: Result<&Distances, &AcceptanceFault>,
+    tolerance: &Tolerance,
+) -> Result<(Finding, Option<Flaw>), OtherWeights> {
+    match checked {
+        Err(AcceptanceFault::ModelDigest) => Err(OtherWeights),
+        Err(fault) => Ok((Finding::Contradicts, Some(fault.clone().into()))),
+        Ok(distances) => Ok(match distances.judge(tolerance) {
+            Ok(()) => (Finding::Holds, None),
+            Err(excess) => (Finding::Differs(distances.mean), Some(excess.into())),
+        }),
     }
 }
 
@@ -77,6 +125,22 @@ pub fn outcome(findings: &[Finding]) -> Outcome {
     }
 }
 
+/// Whether an auditor who opened `found` cannot have looked, since an audit in which `opened` was said came to `end`: it holds,
+/// it said, and it breaks an exact rule, or is at least [`BEYOND_DOUBT`] apart by all who say that it differs. Who finds
+/// against a proof makes no error: those who do not look would outvote it.
+pub fn is_error(found: Finding, end: AuditEnd, opened: &[Finding]) -> bool {
+    let means = opened.iter().filter_map(|finding| match finding {
+        Finding::Differs(mean) => Some(*mean),
+        Finding::Holds | Finding::Contradicts => None,
+    });
+    match (found, end) {
+        (Finding::Holds, AuditEnd::Contradicts) => true,
+        (Finding::Holds, AuditEnd::Differs) => means.min().is_some_and(|least| least >= BEYOND_DOUBT),
+        (Finding::Holds, AuditEnd::Holds | AuditEnd::Unserved)
+        | (Finding::Contradicts | Finding::Differs(_), _) => false,
+    }
+}
+
 /// A wallet's last [`SCORE_AUDITS`] audited proofs, newest in the lowest bit: set where it was found to differ.
 ///
 /// The rule is made for a tolerance that an honest proof passes in all but 1 of 1,000 audits (`p`). An audit condemns an
@@ -109,6 +173,36 @@ mod tests {
     use Finding::{Contradicts, Differs, Holds};
 
     #[test]
+    fn check_a_contradicts_check_b_differs_and_other_weights_say_nothing() {
+        let apart = |mean, strays| Distances {
+            positions: Vec::new(),
+            mean,
+            high: mean,
+            worst: mean,
+            candidates: 0,
+            strangers: 0,
+            strays,
+        };
+        let tolerance = Tolerance { mean: 100, worst: 100, strangers: 0, strays: 0 };
+        let (near, far, strayed) = (apart(100, 2), apart(101, 0), apart(0, 3));
+        let of_model = |excess: Excess| Some(Flaw::Model(excess));
+        let rule = |fault: &AcceptanceFault| Ok((Contradicts, Some(Flaw::Rule(fault.clone()))));
+        let (model, output) = (AcceptanceFault::Model, AcceptanceFault::OutputLink);
+        let table = [
+            (Ok(&near), Ok((Holds, None))),
+            (Ok(&far), Ok((Differs(101), of_model(Excess::Mean { found: 101, allowed: 100 })))),
+            // The mean is told, whatever was too far.
+            (Ok(&strayed), Ok((Differs(0), of_model(Excess::Strays { found: 3, allowed: 2 })))),
+            (Err(&model), rule(&model)),
+            (Err(&output), rule(&output)),
+            (Err(&AcceptanceFault::ModelDigest), Err(OtherWeights)),
+        ];
+        for (checked, due) in table {
+            assert_eq!(judge(checked, &tolerance), due, "{checked:?}");
+        }
+    }
+
+    #[test]
     fn a_majority_decides_and_nobody_condemns_alone() {
         let decided = Outcome::Decided;
         let table: [(&[Finding], Outcome); 12] = [
@@ -128,6 +222,27 @@ mod tests {
         for (findings, due) in table {
             assert_eq!(outcome(findings), due, "{findings:?}");
         }
+    }
+
+    #[test]
+    fn an_error_is_what_two_honest_looks_cannot_both_find() {
+        const FAR: u32 = BEYOND_DOUBT;
+        let table: [(Finding, AuditEnd, &[Finding], bool); 9] = [
+            (Holds, AuditEnd::Contradicts, &[Holds, Contradicts, Contradicts], true),
+            (Holds, AuditEnd::Differs, &[Holds, Differs(FAR), Differs(FAR)], true),
+            (Holds, AuditEnd::Differs, &[Holds, Differs(FAR), Differs(FAR - 1)], false),
+            (Holds, AuditEnd::Holds, &[Holds], false),
+            (Holds, AuditEnd::Unserved, &[Holds, Contradicts], false),
+            (Differs(FAR), AuditEnd::Holds, &[Differs(FAR), Holds, Holds], false),
+            (Contradicts, AuditEnd::Holds, &[Contradicts, Holds, Holds], false),
+            (Differs(9), AuditEnd::Contradicts, &[Differs(9), Contradicts, Contradicts], false),
+            (Contradicts, AuditEnd::Differs, &[Contradicts, Differs(9), Differs(9)], false),
+        ];
+        for (found, end, opened, due) in table {
+            assert_eq!(is_error(found, end, opened), due, "{found:?} of {opened:?}");
+        }
+        let widest = Tolerance::BUILT_IN.mean_of(1).max(Tolerance::BUILT_IN.worst);
+        assert!(widest * 2 < FAR, "a run at the edge of the tolerance is not beyond doubt on another kernel");
     }
 
     #[test]

@@ -42,6 +42,8 @@ SEAT_EPOCHS = 1
 MOST_AUDITORS = 7
 SCORE_AUDITS = 20
 SCORE_MISSES = 3
+BEYOND_DOUBT = 2048
+CARELESS_ERRORS = 2
 PAGE_BYTES = 524_288
 LEAVES_PER_PAGE = 16_384
 
@@ -347,6 +349,7 @@ class Seat:
     challenge: bytes | None = None
     paid_in: object = None
     returned: bool = False
+    erred: bool = False
 
     @property
     def live(self):
@@ -465,6 +468,12 @@ def outcome(findings):
     return 1
 
 
+def is_error(finding, end, findings):
+    """Whether who found this cannot have looked."""
+    means = [choice(each)[1] for each in findings if choice(each)[0] == "differs"]
+    return finding == "holds" and (end == "contradicts" or (end == "differs" and min(means) >= BEYOND_DOUBT))
+
+
 # Pay per share, section 9.2
 
 
@@ -528,6 +537,7 @@ class Pool:
         self.pots = {}
         self.due = deque()
         self.scores = {}
+        self.errors = {}
         self.open = Epoch(0, 0, ZERO)
         self.epochs = [self.open]
         self.header = self.header_link = None
@@ -738,6 +748,7 @@ class Pool:
             self.open.unserved += 1
             return
         audit.end = end
+        self.judge_auditors(audit)
         counts = before != end and (end != "holds" or audit.asked_by_pool)
         condemned = counts and self.score(acceptance.wallet, end == "differs")
         if acceptance.stands and (end == "contradicts" or condemned):
@@ -868,6 +879,21 @@ class Pool:
             for auditor in left[:end]:
                 self.make_due("AuditPicked", leaf, auditor=auditor)
 
+    def judge_auditors(self, audit):
+        opened = [seat for seat in audit.seats if seat.said != "late"]
+        findings = [seat.said for seat in opened]
+        for seat in opened:
+            before, seat.erred = seat.erred, is_error(seat.said, audit.end, findings)
+            if seat.erred != before:
+                newest, errors = self.errors_of(seat.auditor)
+                changed = (self.open.number, errors + 1) if seat.erred else (newest, max(0, errors - 1))
+                self.errors[seat.auditor] = changed
+
+    def errors_of(self, wallet):
+        """The epoch of its newest error as an auditor, and how many it has made."""
+        newest, errors = self.errors.get(wallet, (0, 0))
+        return (newest, errors) if newest + FEE_EPOCHS > self.open.number else (newest, 0)
+
     def score(self, wallet, differs):
         """Whether this miss condemns the wallet."""
         score = deque(self.score_of(wallet), maxlen=SCORE_AUDITS)
@@ -930,6 +956,8 @@ class Pool:
         """Section 9.1."""
         standing = (each for epoch in self.epochs[-1 - AUDIT_EPOCHS :] for each in epoch.standing())
         waiting = sum(each.operator_part for each in standing if not each.released)
+        uncovered = self.payouts.total - self.debits.total + self.balances[SHORTFALL]
+        self.move(SHORTFALL, self.operator_held, max(0, uncovered))
         due = max(0, self.balances[self.operator_held] - waiting)
         good = min(due, -self.balances[SHORTFALL])
         self.move(self.operator_held, SHORTFALL, good)
@@ -984,11 +1012,12 @@ class Pool:
             fees = sum(epoch.fees[wallet] for epoch in self.epochs[-FEE_EPOCHS:])
             half_losses = sum(epoch.half_losses[wallet] for epoch in self.epochs[-LOSS_EPOCHS:])
             condemned = self.is_condemned(wallet)
+            careless = self.errors_of(wallet)[1] >= CARELESS_ERRORS
             own = {
                 "w": 1 if condemned else weight(fees, half_losses, posted["fee_unit"]),
                 "fee168": fees,
                 "loss24": half_losses,
-                "established": fees >= posted["established"] and not condemned,
+                "established": fees >= posted["established"] and not condemned and not careless,
             }
             for name, value in own.items():
                 require(entry[name] == value, f"roster: {name} of {wallet.hex()} is {entry[name]}, not {value}")

@@ -249,6 +249,10 @@ pub struct AuditArgs {
     #[arg(long, env = "SWARMPOOL_OUT", value_name = "FILE")]
     pub out: Option<PathBuf>,
 
+    /// If it does not hold, pay for others to look too: a quarter of the job's price, returned if they find the same
+    #[arg(long, env = "SWARMPOOL_CHALLENGE", value_parser = BoolishValueParser::new(), conflicts_with_all = ["from", "car"])]
+    pub challenge: bool,
+
     /// Print one JSON object to stdout
     #[arg(long, env = "SWARMPOOL_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,

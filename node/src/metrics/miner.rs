@@ -7,7 +7,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::time::Instant;
-use swarm_protocol::finding::Finding;
 use swarm_protocol::miner::Story;
 
 const FINDINGS: [&str; 4] = ["holds", "contradicts", "differs", "none"];
@@ -86,9 +85,7 @@ impl MinerMetrics {
             Story::Refused { .. } => self.came_to("refused"),
             Story::LeaseLost { .. } => self.came_to("lease_lost"),
             Story::Released { .. } => self.came_to("released"),
-            Story::Audited { finding: Finding::Holds, .. } => self.found("holds"),
-            Story::Audited { finding: Finding::Contradicts, .. } => self.found("contradicts"),
-            Story::Audited { finding: Finding::Differs(_), .. } => self.found("differs"),
+            Story::Audited { finding, .. } => self.found(finding.word()),
             Story::NotAudited { .. } => self.found("none"),
             Story::NewJob { .. }
             | Story::ProofSubmitted { .. }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use swarm_inference::{CancelToken, RescoreRequest};
 use swarm_protocol::acceptance;
-use swarm_protocol::finding::Finding;
+use swarm_protocol::finding::{self, Finding};
 use swarm_protocol::statement::{AuditPicked, Body, Input, Intake, Job, JobType, Proof, Signed};
 
 /// The longest that a model may take over one proof.
@@ -83,19 +83,15 @@ fn judge(picked: &AuditPicked, content: &Content, model: &KnownModel, engines: &
         output_bytes: picked.output_bytes,
     };
     let delivery = (&proof, transcript.as_slice(), output.as_slice());
-    let Ok(opened) = acceptance::open(&proof, transcript) else { return Ok(Finding::Contradicts) };
-    if opened.transcript().model_digest != model.digest() {
-        bail!("it was made with other weights than are here");
-    }
-    if model.accept(job, linked.as_deref(), &[], delivery)?.is_err() {
-        return Ok(Finding::Contradicts);
-    }
-    let asked = rescore_request(opened.transcript(), model.manifest().top_k);
-    let asked = RescoreRequest { deadline: Some(Instant::now() + LOOK_TIMEOUT), ..asked };
-    let rescored = engines.rescore(model, &asked, &CancelToken::new())?;
-    let found = distances(job, &opened, rescored)?;
-    Ok(match found.judge(&model.tolerance()) {
-        Ok(()) => Finding::Holds,
-        Err(_) => Finding::Differs(found.mean),
-    })
+    let checked = match model.accept_text(job, linked.as_deref(), &[], delivery)? {
+        Ok((opened, _)) => {
+            let asked = rescore_request(opened.transcript(), model.manifest().top_k);
+            let asked = RescoreRequest { deadline: Some(Instant::now() + LOOK_TIMEOUT), ..asked };
+            let rescored = engines.rescore(model, &asked, &CancelToken::new())?;
+            Ok(distances(job, &opened, rescored)?)
+        }
+        Err(fault) => Err(fault),
+    };
+    let (finding, _) = finding::judge(checked.as_ref(), &model.tolerance())?;
+    Ok(finding)
 }

@@ -186,12 +186,15 @@ impl Postings<'_> {
             false => money.operator.0,
         });
         let later = MicroUsdc(later.sum());
-        let mut released = self.left(&operator).saturating_sub(later);
         let lacking = |postings: &Self| {
             let moved = postings.moved.get(&Account::Shortfall).copied().unwrap_or(0);
             let balance = postings.state.accounts.balance(&Account::Shortfall) + moved;
             MicroUsdc(u64::try_from(-balance).unwrap_or(0))
         };
+        // Auditors were paid out of fees that still wait themselves.
+        let uncovered = MicroUsdc(u64::try_from(payouts.saturating_sub(debits)).unwrap_or(u64::MAX));
+        self.pay(Account::Shortfall, operator, uncovered.saturating_sub(lacking(self)));
+        let mut released = self.left(&operator).saturating_sub(later);
         let good = released.min(lacking(self));
         self.pay(operator, Account::Shortfall, good);
         released = released.saturating_sub(good);

@@ -1,6 +1,6 @@
 use super::{Stage, State};
 use crate::codec::JobId;
-use crate::finding::Score;
+use crate::finding::{CARELESS_ERRORS, Score};
 use crate::money::MicroUsdc;
 use crate::race::{cooldown, weight};
 use crate::{Posted, Timestamp};
@@ -39,6 +39,10 @@ pub struct Standing {
     score: Score,
     /// The epoch of the newest audit in its score.
     scored: u64,
+    /// What it said as an auditor and cannot have seen.
+    errors: u32,
+    /// The epoch of the newest error.
+    erred: u64,
 }
 
 impl Standing {
@@ -62,7 +66,7 @@ impl Standing {
 
     /// Whether it is established.
     pub fn is_established(&self, posted: &Posted) -> bool {
-        self.fee() >= posted.established && !self.is_condemned()
+        self.fee() >= posted.established && !self.is_condemned() && !self.is_careless()
     }
 
     /// Until when it may not claim.
@@ -73,6 +77,20 @@ impl Standing {
     /// Whether too many of its audited proofs differed.
     pub fn is_condemned(&self) -> bool {
         self.score.is_condemned()
+    }
+
+    /// Whether it made too many errors as an auditor.
+    pub fn is_careless(&self) -> bool {
+        self.errors >= CARELESS_ERRORS
+    }
+
+    /// An audit shows that it has erred, or that it had not.
+    pub(super) fn judge_auditor(&mut self, epoch: u64, erred: bool) {
+        if erred {
+            (self.errors, self.erred) = (self.errors.saturating_add(1), epoch);
+        } else {
+            self.errors = self.errors.saturating_sub(1);
+        }
     }
 
     pub(super) fn audited(&mut self, epoch: u64, differs: bool) {
@@ -115,7 +133,34 @@ impl Standing {
         if self.scored + REPUTATION_EPOCHS <= epoch {
             self.score = Score::default();
         }
-        let counts = !self.fees.is_empty() || !self.losses.is_empty() || self.score.has_missed();
+        if self.erred + REPUTATION_EPOCHS <= epoch {
+            self.errors = 0;
+        }
+        let judged = self.score.has_missed() || self.errors > 0;
+        let counts = !self.fees.is_empty() || !self.losses.is_empty() || judged;
         counts || self.cooled_until > now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_errors_make_careless_until_they_are_as_old_as_a_reputation() {
+        let posted = Posted { established: MicroUsdc(0), ..Posted::default() };
+        let mut standing = Standing::default();
+        let mut judge = |epoch, erred| {
+            standing.judge_auditor(epoch, erred);
+            (standing.is_careless(), standing.is_established(&posted))
+        };
+        let (fine, careless) = ((false, true), (true, false));
+        let table = [(3, true, fine), (4, true, careless), (5, false, fine), (6, true, careless)];
+        for (epoch, erred, due) in table {
+            assert_eq!(judge(epoch, erred), due, "{epoch}");
+        }
+        assert_eq!(standing.weight(&posted), 1);
+        assert!(standing.age(6 + REPUTATION_EPOCHS - 1, Timestamp(0)) && standing.is_careless());
+        assert!(!standing.age(6 + REPUTATION_EPOCHS, Timestamp(0)) && standing.is_established(&posted));
     }
 }

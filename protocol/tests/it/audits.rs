@@ -12,33 +12,33 @@ use swarm_protocol::pool::{AUDIT_EPOCHS, Entry, EpochHeader, LeafAt, PoolEffect,
 use swarm_protocol::statement::*;
 use swarm_protocol::{Machine, Millis};
 
-const CLIENT: u8 = 10;
-const CHALLENGER: u8 = 11;
-const PRICE: u64 = 400;
+pub(crate) const CLIENT: u8 = 10;
+pub(crate) const CHALLENGER: u8 = 11;
+pub(crate) const PRICE: u64 = 400;
 const EPOCH: u64 = 8_000;
 /// A rate that picks none of the few proofs here, and allows for challenges.
-const LEAST_RATE: u32 = 1;
+pub(crate) const LEAST_RATE: u32 = 1;
 /// What an audit of it costs.
 const LOOK: u64 = PRICE / 4;
 
 /// A pool in its epoch 1, whose roster is the wallets 2 to 7.
-fn pool(rate: u32) -> Table {
+pub(crate) fn pool(rate: u32) -> Table {
     let mut table = Table::posting(rate);
     beat(&mut table, 1);
     next_epoch(&mut table);
     table
 }
 
-fn beat(table: &mut Table, counter: u64) {
+pub(crate) fn beat(table: &mut Table, counter: u64) {
     (2..8).for_each(|miner| beat_of(table, miner, counter));
 }
 
-fn beat_of(table: &mut Table, miner: u8, counter: u64) {
+pub(crate) fn beat_of(table: &mut Table, miner: u8, counter: u64) {
     let beat = crate::histories::heartbeat(counter);
     table.say(miner, Heartbeat { draining: false, ens: None, ..beat });
 }
 
-fn next_epoch(table: &mut Table) {
+pub(crate) fn next_epoch(table: &mut Table) {
     let open = table.pool.state().epoch().number;
     while table.pool.state().epoch().number == open || table.pool.state().sealing().is_some() {
         table.wait(100);
@@ -47,11 +47,11 @@ fn next_epoch(table: &mut Table) {
 }
 
 /// An answer by `miner`, and its place.
-fn answer(table: &mut Table, miner: u8) -> LeafAt {
+pub(crate) fn answer(table: &mut Table, miner: u8) -> LeafAt {
     answer_for(table, miner, PRICE)
 }
 
-fn answer_for(table: &mut Table, miner: u8, price: u64) -> LeafAt {
+pub(crate) fn answer_for(table: &mut Table, miner: u8, price: u64) -> LeafAt {
     let before = table.leaves().last().copied();
     table.take(&Step::Answer { client: CLIENT, miner, price, units: 100 });
     let leaves = table.leaves();
@@ -60,13 +60,13 @@ fn answer_for(table: &mut Table, miner: u8, price: u64) -> LeafAt {
 }
 
 /// The same in mode solo, once its epoch is sealed.
-fn sealed_answer(table: &mut Table) -> LeafAt {
+pub(crate) fn sealed_answer(table: &mut Table) -> LeafAt {
     let at = answer(table, 2);
     next_epoch(table);
     at
 }
 
-fn opinion(table: &mut Table, finding: Finding) {
+pub(crate) fn opinion(table: &mut Table, finding: Finding) {
     for _ in 0..2 {
         for (at, auditor, said) in table.seats() {
             table.attest(at, auditor, said, finding);
@@ -74,7 +74,7 @@ fn opinion(table: &mut Table, finding: Finding) {
     }
 }
 
-fn number(wallet: Address) -> u8 {
+pub(crate) fn number(wallet: Address) -> u8 {
     (1..20).find(|n| key(*n).address() == wallet).unwrap()
 }
 
@@ -86,11 +86,11 @@ fn free(table: &Table, n: u8) -> u64 {
     table.pool.state().accounts().amount(&Account::ClientFree(key(n).address())).0
 }
 
-fn records(table: &Table) -> Vec<Record> {
+pub(crate) fn records(table: &Table) -> Vec<Record> {
     table.rows.iter().map(|row| Entry::decode(row).unwrap().record).collect()
 }
 
-fn ends(table: &Table) -> Vec<(LeafAt, AuditEnd)> {
+pub(crate) fn ends(table: &Table) -> Vec<(LeafAt, AuditEnd)> {
     let ends = records(table).into_iter().filter_map(|record| match record {
         Record::AuditClosed { leaf, end } => Some((leaf, end)),
         _ => None,
@@ -98,7 +98,7 @@ fn ends(table: &Table) -> Vec<(LeafAt, AuditEnd)> {
     ends.collect()
 }
 
-fn is_overturned(table: &Table, at: LeafAt) -> bool {
+pub(crate) fn is_overturned(table: &Table, at: LeafAt) -> bool {
     records(table).contains(&Record::Overturned { leaf: at })
 }
 
@@ -311,6 +311,30 @@ fn where_no_rate_is_posted_nobody_audits_for_money_either() {
     let job = table.leaves()[0].1;
     table.challenge(CHALLENGER, at, job);
     assert_eq!((table.seats(), free(&table, CHALLENGER)), (vec![], 0), "nor is a test credit given for it");
+}
+
+/// The fee of the one job has gone to its auditor, whose pay is due while the job's own money waits for another look.
+#[test]
+fn an_auditor_paid_out_of_money_that_waits_is_a_shortfall_until_that_is_released() {
+    let mut table = Table::without_reserve(10_000);
+    beat(&mut table, 1);
+    next_epoch(&mut table);
+    let at = sealed_answer(&mut table);
+    let job = table.leaves()[0].1;
+    table.inquest(Finding::Holds);
+    next_epoch(&mut table);
+    table.challenge(CHALLENGER, at, job);
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        next_epoch(&mut table);
+        let state = table.pool.state();
+        let sum = |amounts: &BTreeMap<Address, u128>| amounts.values().sum::<u128>();
+        let lacking = state.accounts().balance(&Account::Shortfall);
+        seen.push((sum(state.accounts().payouts()), sum(state.lifetime_debits()), lacking));
+    }
+    let (look, price, part) = (u128::from(LOOK), u128::from(PRICE), u128::from(PRICE * 3 / 4));
+    assert_eq!(seen, [(0, 0, 0), (look, 0, -i128::from(LOOK)), (look + part, price, 0)]);
+    verify(&published(&table)).unwrap();
 }
 
 #[test]

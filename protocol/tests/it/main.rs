@@ -4,7 +4,9 @@
 
 mod abuses;
 mod acceptance;
+mod auditors;
 mod audits;
+mod favours;
 mod histories;
 mod laws;
 mod pictures;

@@ -78,12 +78,12 @@ fn audit(table: &mut Table, round: u64) {
 
 /// A ledger in the hands of its operator.
 #[derive(Clone)]
-struct Ledger {
-    epochs: Vec<(EpochHeader, Vec<Entry>)>,
+pub(crate) struct Ledger {
+    pub(crate) epochs: Vec<(EpochHeader, Vec<Entry>)>,
 }
 
 impl Ledger {
-    fn read(epochs: &[Sealed]) -> Self {
+    pub(crate) fn read(epochs: &[Sealed]) -> Self {
         let mut head = Digest::ZERO;
         let read = |epoch: &Sealed| {
             let header: EpochHeader = codec::decode(&epoch.header).unwrap();
@@ -102,7 +102,7 @@ impl Ledger {
 
     /// Chained, paged and sealed anew, so that nothing but the rules can tell. What headers say of more than their
     /// range stays as it is.
-    fn publish(mut self) -> Vec<Sealed> {
+    pub(crate) fn publish(mut self) -> Vec<Sealed> {
         let (mut seq, mut head, mut previous) = (0, Digest::ZERO, None);
         let mut sealed = Vec::new();
         for (header, entries) in &mut self.epochs {
@@ -129,7 +129,7 @@ impl Ledger {
         sealed
     }
 
-    fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
+    pub(crate) fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
         self.epochs.iter_mut().flat_map(|(_, entries)| entries)
     }
 }
@@ -649,7 +649,7 @@ fn invent(entry: &mut Entry) -> bool {
 /// A field, and what is made of it.
 type Change<T> = (&'static str, fn(&mut T));
 
-fn fault(epochs: &[Sealed]) -> Option<Fault> {
+pub(crate) fn fault(epochs: &[Sealed]) -> Option<Fault> {
     verify(epochs).err()
 }
 

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use swarm_crypto::digest::Digest;
 use swarm_protocol::Timestamp;
 use swarm_protocol::codec::{JobId, Link};
+use swarm_protocol::finding::Finding;
 use swarm_protocol::miner::Delivered;
 use swarm_protocol::statement::Verified;
 
@@ -38,6 +39,12 @@ pub(crate) enum ActorEvent {
     Prepared {
         lease: Digest,
         job: JobId,
+    },
+    /// A look at somebody's proof is over.
+    Audited {
+        epoch: u64,
+        index: u64,
+        outcome: Result<Finding, String>,
     },
     Roster {
         epoch: u64,

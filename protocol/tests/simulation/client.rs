@@ -13,7 +13,8 @@ use swarm_protocol::codec::JobId;
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::query::{Answer, Fate, Query};
 use swarm_protocol::statement::{
-    Assurance, Body, Cancel, Header, Input, Job, JobType, Nonce, Params, Signed, Statement, Topic, Verified,
+    Assurance, Body, Cancel, Challenge, Header, Input, Job, JobType, Nonce, Params, Signed, Statement, Topic,
+    Verified,
 };
 use swarm_protocol::submission::{Effect, Event, Outcome, Submission};
 use swarm_protocol::{Machine, Millis, Timestamp};
@@ -76,6 +77,7 @@ impl Client {
                 if let Some(verified) = self.ear.hear(world, node, &packet) {
                     self.heard(&verified, now);
                     self.lose_patience(world, node, &verified);
+                    doubt(world, node, &verified);
                 }
             }
             ActorEvent::Connected | ActorEvent::Disconnected => {
@@ -97,6 +99,7 @@ impl Client {
                 say(world, node, &cancel);
             }
             ActorEvent::Engine { .. }
+            | ActorEvent::Audited { .. }
             | ActorEvent::Prepared { .. }
             | ActorEvent::Roster { .. }
             | ActorEvent::Drain
@@ -266,6 +269,24 @@ pub(crate) fn job(rng: &mut Rng, now: Timestamp) -> Job {
         vram_mb: 0,
         assurance: if rng.chance(300) { Assurance::Distance } else { Assurance::Seeded },
     }
+}
+
+/// Once an epoch is sealed anybody may pay for a look at what it accepted; now and then somebody does, or tries.
+fn doubt(world: &mut World, node: Node, verified: &Rc<Verified>) {
+    let sealed = matches!(verified.statement().body, Body::EpochSealed(_));
+    if !sealed || world.plan.posted.audit_rate == 0 || !world.rng.chance(500) {
+        return;
+    }
+    let held = world.checker.book.held.iter();
+    let places =
+        held.flat_map(|(epoch, held)| held.accepted.iter().zip(0..).map(|(a, index)| (*epoch, index, a.job)));
+    let places: Vec<(u64, u64, JobId)> = places.collect();
+    let Some(at) = world.rng.index(places.len()) else { return };
+    let (epoch, index, job) = places[at];
+    let now = world.clock(node);
+    let challenge = Challenge { epoch, index, job };
+    let challenge = Statement::derived(world.mint.pool, wallet(node), now, challenge.into());
+    say(world, node, &challenge);
 }
 
 /// By gossip and by hand.

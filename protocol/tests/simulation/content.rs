@@ -3,6 +3,7 @@
 use cid::Cid;
 use std::collections::HashMap;
 use swarm_protocol::codec::{Link, raw_cid};
+use swarm_protocol::finding::Finding;
 
 /// What an examination of a transcript finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub(crate) enum Quality {
 pub(crate) struct Content {
     texts: HashMap<Cid, String>,
     transcripts: HashMap<Link, Quality>,
+    /// What only the model shows of transcripts that are accepted.
+    false_ones: HashMap<Link, Finding>,
 }
 
 impl Content {
@@ -31,6 +34,15 @@ impl Content {
 
     pub(crate) fn set_quality(&mut self, transcript: Link, quality: Quality) {
         self.transcripts.insert(transcript, quality);
+    }
+
+    pub(crate) fn falsify(&mut self, transcript: Link, finding: Finding) {
+        self.false_ones.insert(transcript, finding);
+    }
+
+    /// What an honest look at a transcript finds.
+    pub(crate) fn truth(&self, transcript: &Link) -> Finding {
+        self.false_ones.get(transcript).copied().unwrap_or(Finding::Holds)
     }
 
     pub(crate) fn quality(&self, transcript: &Link) -> Quality {

@@ -32,6 +32,9 @@ pub(crate) enum Fault {
 
 /// Time in which a pending job finds its miner, once all is well.
 const HOPE: u64 = 25_000;
+/// Epochs from the last job until all money is paid: four for an audit, one for a challenge late in its time, and what is
+/// under way.
+const SETTLED: u64 = 7;
 /// Between two looks at who waits.
 const LOOK: u64 = 5_000;
 
@@ -40,7 +43,7 @@ pub(crate) fn patience(plan: &Plan) -> u64 {
     let posted = &plan.posted;
     let job = 45_000 + 120_000 + posted.lease.0 + 3 * posted.fetch.0;
     let clocks = 2 * u64::try_from(plan.skew).expect("a skew is positive") + 60_000;
-    job + clocks + if plan.settle { 4 * posted.epoch.0 } else { 0 }
+    job + clocks + if plan.settle { SETTLED * posted.epoch.0 } else { 0 }
 }
 
 pub(crate) fn begin(world: &mut World) {

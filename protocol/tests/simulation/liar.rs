@@ -11,10 +11,11 @@ use crate::world::{Due, MODEL, World};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::{Digest, blake3};
 use swarm_protocol::codec::{JobId, Link, raw_cid};
+use swarm_protocol::finding::Finding;
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::statement::{
-    Assurance, Body, Cancel, Claim, Heartbeat, Input, JobType, Listing, ListingEntry, ModelOffer, PayoutMode,
-    Progress, Proof, Release, ReleaseCause, Statement, Topic,
+    Assurance, Attestation, AuditPicked, Body, Cancel, Claim, Heartbeat, Input, JobType, Listing,
+    ListingEntry, ModelOffer, PayoutMode, Progress, Proof, Release, ReleaseCause, Statement, Topic, Word,
 };
 use swarm_protocol::{Millis, Timestamp};
 
@@ -71,6 +72,7 @@ impl Liar {
                     self.say(world, node, claim);
                 }
             }
+            Body::AuditPicked(picked) => self.attest(world, node, picked),
             Body::Lease(lease) => {
                 self.leases.push((lease.job, lease.lease, lease.wallet));
                 if lease.wallet == wallet(node) {
@@ -79,6 +81,22 @@ impl Liar {
             }
             _ => {}
         }
+    }
+
+    /// As an auditor it says what it likes, and sometimes speaks for others.
+    fn attest(&self, world: &mut World, node: Node, picked: &AuditPicked) {
+        let AuditPicked { epoch, index, lease, auditor, .. } = *picked;
+        if !world.rng.chance(if auditor == wallet(node) { 800 } else { 200 }) {
+            return;
+        }
+        let findings = [Finding::Holds, Finding::Contradicts, Finding::Differs(9_000), Finding::Differs(200)];
+        let finding = findings[usize::from(lease.0[1] % 4)];
+        let salt = blake3(lease.as_bytes());
+        let word = match picked.open {
+            false => Word::Sealed(finding.seal(&world.mint.pool, &lease, &auditor, &salt)),
+            true => Word::Opened { finding, salt },
+        };
+        self.say(world, node, Attestation { epoch, index, lease, word });
     }
 
     fn say(&self, world: &mut World, node: Node, body: impl Into<Body>) {

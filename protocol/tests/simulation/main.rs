@@ -52,6 +52,7 @@ const SEEN: &[&str] = &[
     "Genesis", "Credited", "Admitted", "Bound", "Leased", "Accepted", "Boundary", "HeaderFixed",
     "NoProgress", "TimedOut", "BadProof", "Released", "ReleasedLate", "EngineFailure",
     "Expired", "Cancelled", "Unrunnable",
+    "AuditPicked", "Attested", "AuditPaid", "AuditClosed", "Challenged", "ChallengeReturned", "Overturned", "NotAuditable",
     "NoFunds", "PriceTooLow", "TooManyOpenJobs", "Unsupported", "UnknownModel", "InputUnavailable", "NonceReused",
     "UnknownJob", "NotPending", "NotYours", "StaleLease", "ContentUnavailable", "Unacceptable", "NotEligible",
     "JobExpired", "JobCancelled", "JobUnrunnable",

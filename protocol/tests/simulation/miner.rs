@@ -10,13 +10,14 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use swarm_crypto::digest::{Digest, blake3};
 use swarm_protocol::codec::{JobId, Link};
+use swarm_protocol::finding::Finding;
 use swarm_protocol::miner::{
     AuditSecret, Config, Content, Delivered, Effect, Event, Miner, ModelTerms, Run, Story,
 };
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::query::{Answer, Fate, Query};
 use swarm_protocol::race::Roster;
-use swarm_protocol::statement::{Assurance, Input, PayoutMode, Signed, Verified};
+use swarm_protocol::statement::{Assurance, AuditPicked, Input, PayoutMode, Signed, Verified};
 use swarm_protocol::{Machine, Millis, Timestamp};
 
 #[derive(Debug)]
@@ -26,6 +27,17 @@ pub(crate) struct MinerShell {
     running: BTreeSet<Digest>,
     /// Its engine takes longer than any lease, now and then.
     slow: bool,
+    audits: Character,
+}
+
+/// How a miner stands to audits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Character {
+    Honest,
+    /// It says of everything that it holds.
+    Lazy,
+    /// What it proves is not what the model gives.
+    False,
 }
 
 impl MinerShell {
@@ -49,7 +61,12 @@ impl MinerShell {
             audit_secret: AuditSecret::of(&[7; 32]),
         };
         let slow = world.rng.chance(250);
-        Self { machine: Miner::new(config), ear: Ear::default(), running: BTreeSet::new(), slow }
+        let audits = match (world.plan.seed + node as u64) % 4 {
+            0 => Character::Lazy,
+            1 => Character::False,
+            _ => Character::Honest,
+        };
+        Self { machine: Miner::new(config), ear: Ear::default(), running: BTreeSet::new(), slow, audits }
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
@@ -80,6 +97,9 @@ impl MinerShell {
                 if let Some(Ok(roster)) = roster {
                     self.tell(Event::RosterLearned { epoch, roster: roster.into() }, now);
                 }
+            }
+            ActorEvent::Audited { epoch, index, outcome } => {
+                self.tell(Event::Audited { epoch, index, outcome }, now);
             }
             ActorEvent::Drain => self.tell(Event::Drain { grace: Millis(2_000) }, now),
             ActorEvent::Output { .. } | ActorEvent::Submit | ActorEvent::Cancel(_) | ActorEvent::Lie => {}
@@ -152,7 +172,7 @@ impl MinerShell {
                 later(world, node, (5, 400), ActorEvent::Prepared { lease, job });
             }
             Effect::Infer(run) => self.infer(world, node, &run),
-            Effect::Audit(_) => unreachable!("the pools here post no rate"),
+            Effect::Audit(picked) => self.look(world, node, &picked),
             Effect::Abort { lease } => {
                 self.running.remove(&lease);
             }
@@ -164,6 +184,17 @@ impl MinerShell {
             }
             Effect::Finished => world.note(|| format!("miner {node} has finished")),
         }
+    }
+
+    fn look(&self, world: &mut World, node: Node, picked: &AuditPicked) {
+        let fails = !world.calm && world.rng.chance(world.plan.mishaps);
+        let outcome = match self.audits {
+            _ if fails => Err("nobody has it".to_owned()),
+            Character::Lazy => Ok(Finding::Holds),
+            Character::Honest | Character::False => Ok(world.content.truth(&picked.transcript)),
+        };
+        let event = ActorEvent::Audited { epoch: picked.epoch, index: picked.index, outcome };
+        later(world, node, (20, 1_500), event);
     }
 
     fn infer(&mut self, world: &mut World, node: Node, run: &Run) {
@@ -186,6 +217,14 @@ impl MinerShell {
         }
         let fails = poison || (!world.calm && world.rng.chance(world.plan.mishaps));
         let outcome = if fails { Err("out of memory".to_owned()) } else { Ok(deliver(world, &lease)) };
+        if let (Ok(delivered), Character::False) = (&outcome, self.audits) {
+            let finding = match lease.0[0] % 4 {
+                0 | 1 => Finding::Contradicts,
+                2 => Finding::Differs(300),
+                _ => Finding::Differs(6_000),
+            };
+            world.content.falsify(delivered.transcript, finding);
+        }
         let report = EngineReport::Done(outcome);
         self.after(world, node, takes, ActorEvent::Engine { lease, report });
     }

@@ -40,6 +40,9 @@ pub(crate) struct Plan {
     pub(crate) mishaps: u64,
 }
 
+/// Fewest miners where proofs are audited: who proves, who looks, and two for a second opinion.
+const AUDITING_MINERS: usize = 4;
+
 /// What happens to a packet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Weather {
@@ -64,17 +67,21 @@ impl Plan {
         let (miner_crashes, client_crashes, mishaps) = (often(2), often(2), often(120));
         let weather =
             Weather { loss: often(200), twice: often(200), strays: often(60), delay: (1, 5 + often(300)) };
+        let (miners, clients, liars, jobs) =
+            (rng.range(1, 4) as usize, rng.range(1, 3) as usize, rng.range(0, 2) as usize, rng.range(1, 4));
+        let (posted, audited) = audited(seed, posted(rng));
+        let miners = if posted.audit_rate > 0 { miners.max(AUDITING_MINERS) } else { miners };
         Self {
             seed,
             bug,
             vouch: number("SIM_VOUCH").is_some(),
-            miners: rng.range(1, 4) as usize,
-            clients: rng.range(1, 3) as usize,
-            liars: rng.range(0, 2) as usize,
-            jobs: rng.range(1, 4),
-            posted: posted(rng),
+            miners,
+            clients,
+            liars,
+            jobs,
+            posted,
             calm_at: rng.range(15_000, 40_000),
-            settle: rng.chance(250),
+            settle: rng.chance(250) || audited,
             network: weather,
             crashes,
             crash_at_effects: (0..effects).map(|_| rng.below(250)).collect(),
@@ -110,6 +117,16 @@ impl Plan {
             ..plan
         }
     }
+}
+
+/// In half of the runs proofs are audited, in most of these by whoever is on the roster, and some of them last until all audits
+/// have ended. Drawn apart from the rest of the plan.
+fn audited(seed: u64, posted: Posted) -> (Posted, bool) {
+    let rng = &mut Rng::new(seed ^ 0x0a0d_1750);
+    let audit_rate = *rng.pick(&[0, 0, 4_000, 10_000]);
+    let by_all = audit_rate > 0 && rng.chance(700);
+    let established = if by_all { MicroUsdc(0) } else { posted.established };
+    (Posted { audit_rate, established, ..posted }, audit_rate > 0 && rng.chance(600))
 }
 
 fn posted(rng: &mut Rng) -> Posted {

@@ -107,9 +107,57 @@ fn audit_finds_a_miner_that_runs_coarser_weights_under_the_models_name() {
     };
     assert_eq!(CHECKS.map(result), [json!("ok"), json!("ok"), json!("ok"), json!("false")], "{found}");
     assert_eq!(evidence(&file)["finding"], "differs");
+    let alone = audit(&site, &[&proof, "--challenge"]);
+    assert!(alone.code() == Some(1) && alone.stderr.contains("the challenge was refused"), "{alone:?}");
     processes.into_iter().for_each(|process| _ = process.terminate().good());
     let elsewhere = Site::new();
     assert_eq!(audit(&elsewhere, &["--from", &text(&file)]).code(), Some(1));
+}
+
+#[test]
+fn who_finds_a_proof_out_challenges_it_and_has_the_money_back_if_others_agree() {
+    let site = Site::new();
+    let coarse = coarse(&site);
+    let operator =
+        site.operator(&["--epoch", "12s", "--heartbeat", "1s", "--audit-rate", "1", "--established", "0"]);
+    let honest = ["alice.eth", "bob.eth", "carol.eth"].map(|ens| site.miner(ens, &["--min-price", "0.20"]));
+    let mut command = site.command("swarm-node");
+    command.args(["--role", "miner", "--ens", "mallory.eth"]).env("SWARMPOOL_CHEAT_MODEL", text(&coarse));
+    let cheat = Process::start("mallory.eth", command);
+    cheat.expect("joined swarmpool.eth");
+    operator.expect("epoch 0 sealed");
+    // One in a hundred is picked by the draw, and then somebody looks already.
+    let mut answers = Vec::new();
+    let told = loop {
+        assert!(answers.len() < 4, "the draw picks every one");
+        let false_one = priced(&site, &format!("false-{}", answers.len()), "0.10");
+        operator.expect(&format!("epoch {} sealed", false_one["receipt"]["epoch"]));
+        let proof = false_one["receipt"]["proof"].as_str().unwrap().to_owned();
+        answers.push(false_one);
+        let told = audit(&site, &[&proof, "--challenge", "--json"]);
+        if !told.stderr.contains("the challenge was refused") {
+            break told;
+        }
+    };
+    assert_eq!((told.code(), &told.json()["proof"]["finding"]), (Some(1), &json!("differs")), "{told:?}");
+    let looks = told.json()["proof"]["challenged"].clone();
+    assert!(looks.as_str().is_some_and(|auditor| auditor.starts_with("0x")), "{told:?}");
+    eventually("two who find the same", || {
+        let found =
+            honest.iter().filter(|miner| !miner.lines_with("it is not what the model says").is_empty());
+        (found.count() >= 2).then_some(())
+    });
+    // Its job stands, as one miss overturns nothing; what the look cost is back.
+    eventually("the challenge's price", || {
+        let free = site.client(&["status", "--json"]).good().json()["free_usdc"].clone();
+        (free == format!("{}.{}0", 99, 10 - answers.len())).then_some(())
+    });
+    operator.expect_after(operator.mark(), "sealed");
+    good(&site.client(&["verify", "--json"]).good().json(), &SEALED);
+    honest.into_iter().for_each(|miner| _ = miner.terminate().good());
+    cheat.terminate().good();
+    operator.terminate().good();
+    crate::reference::read(&site).hold(&answers);
 }
 
 /// A job of 40 tokens for this price.
@@ -160,4 +208,5 @@ fn miners_look_at_each_others_proofs_and_one_that_runs_coarser_weights_loses_its
     honest.into_iter().for_each(|miner| _ = miner.terminate().good());
     cheat.terminate().good();
     operator.terminate().good();
+    assert_eq!(crate::reference::read(&site).open_jobs(), 0);
 }

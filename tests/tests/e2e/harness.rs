@@ -67,8 +67,6 @@ impl Site {
             .env("SWARMPOOL_RUNTIME_DIR", self.runtime())
             .env("SWARMPOOL_NO_MDNS", "true")
             .env("SWARMPOOL_LISTEN", "/ip4/127.0.0.1/tcp/0")
-            // What is audited moves money that the second reckoning here does not know of; tests of audits ask for them.
-            .env("SWARMPOOL_AUDIT_RATE", "0")
             .stdin(Stdio::null());
         command
     }

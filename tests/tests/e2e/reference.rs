@@ -1,11 +1,13 @@
 //! A second reading of an operator's ledger: its own sums and its own map of jobs, next to what the pool makes of it.
 
+mod audits;
+
 use crate::harness::Site;
 use crate::peer::POOL;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::{Address, PoolId};
-use swarm_crypto::digest::Digest;
+use swarm_crypto::digest::{Context, Digest, derive};
 use swarm_crypto::merkle;
 use swarm_node::operator::replay_all;
 use swarm_node::storage::blocks::{BlockStore, DEFAULT_QUOTA_BYTES};
@@ -40,11 +42,40 @@ struct Epoch {
     end: Option<(u64, Digest)>,
     header: Option<Link>,
     leaves: Vec<Digest>,
+    accepted: Vec<Accepted>,
+    /// What auditors were paid in it.
+    audit_pay: BTreeMap<Address, u64>,
+    /// Hashes of its rows of audits.
+    audits: Vec<Digest>,
+    unserved: u64,
     rows: Vec<Vec<u8>>,
     volume: u64,
-    released: bool,
     /// Every balance at its end.
     balances: BTreeMap<Account, i128>,
+}
+
+/// A proof that was accepted, and what has come of it.
+#[derive(Debug)]
+struct Accepted {
+    job: JobId,
+    wallet: Address,
+    price: u64,
+    stands: bool,
+    released: bool,
+    /// Whether its money waits for an audit.
+    waits: bool,
+    /// Who was asked, how often each has spoken, and whose money that is, if it is not the operator's and not paid yet.
+    asked: BTreeMap<Address, (u32, Option<Address>)>,
+}
+
+impl Accepted {
+    fn miner_part(&self) -> u64 {
+        self.price * 3 / 4
+    }
+
+    fn look(&self) -> u64 {
+        (self.price / 4).max(1)
+    }
 }
 
 /// All that the records say.
@@ -55,10 +86,15 @@ pub struct Reading {
     accounts: BTreeMap<Account, i128>,
     operator: Option<Address>,
     epochs: Vec<Epoch>,
-    earned: BTreeMap<Address, u64>,
+    /// What challengers have paid to auditors, less what they have back.
+    challenged: BTreeMap<Address, i128>,
+    /// What the operator has paid to auditors, and back to challengers.
+    looks: i128,
     credited: BTreeSet<Address>,
     rows: u64,
     head: Digest,
+    /// The row in hand is of an audit.
+    audited: bool,
 }
 
 fn statement(signed: &Signed) -> Statement {
@@ -79,11 +115,17 @@ impl Reading {
         for (account, amount) in moved {
             let balance = self.accounts.entry(account).or_default();
             *balance += amount;
-            assert!(*balance >= 0 || account == Account::Outside, "{account:?} is overdrawn at {seq}");
+            let may_owe = matches!(account, Account::Outside | Account::Shortfall);
+            assert!(*balance >= 0 || may_owe, "{account:?} is overdrawn at {seq}");
         }
         let before = self.epochs.len();
         self.record(seq, &entry.record);
-        self.epochs[before.max(1) - 1].rows.push(row.to_vec());
+        let epoch = &mut self.epochs[before.max(1) - 1];
+        if self.audited {
+            epoch.audits.push(derive(Context::Leaf, row));
+        }
+        self.audited = false;
+        epoch.rows.push(row.to_vec());
     }
 
     fn record(&mut self, seq: u64, record: &Record) {
@@ -95,16 +137,19 @@ impl Reading {
             }
             Record::Credited { client } => assert!(self.credited.insert(*client), "credited twice: {client}"),
             Record::Bound { .. } => {}
-            Record::ReserveFunded { .. }
-            | Record::Deposited { .. }
-            | Record::DepositUndone { .. }
-            | Record::AuditPicked { .. }
+            Record::ReserveFunded { .. } | Record::Deposited { .. } | Record::DepositUndone { .. } => {
+                panic!("nobody asked for record {seq}: {record:?}")
+            }
+            Record::AuditPicked { .. }
             | Record::Attested { .. }
             | Record::AuditClosed { .. }
             | Record::AuditPaid { .. }
             | Record::Challenged { .. }
             | Record::ChallengeReturned { .. }
-            | Record::Overturned { .. } => panic!("nobody asked for record {seq}: {record:?}"),
+            | Record::Overturned { .. } => {
+                self.audited = true;
+                self.audit(seq, record);
+            }
             Record::Admitted { job, .. } => {
                 let statement = statement(job);
                 let Body::Job(body) = statement.body else { panic!("{seq} admits no job") };
@@ -134,8 +179,9 @@ impl Reading {
                 assert_eq!((boundary.epoch, boundary.end_seq), (open, seq), "epochs have a gap");
                 let ended = self.epochs.last_mut().unwrap();
                 (ended.end, ended.balances) = (Some((seq, self.head)), self.accounts.clone());
-                if let Some(released) = open.checked_sub(2) {
-                    self.epochs[released as usize].released = true;
+                let due = usize::try_from(open).unwrap().saturating_sub(1);
+                for accepted in self.epochs[..due].iter_mut().flat_map(|epoch| &mut epoch.accepted) {
+                    accepted.released |= accepted.stands && !accepted.waits;
                 }
                 self.epochs.push(Epoch { first_seq: seq + 1, ..Epoch::default() });
             }
@@ -155,41 +201,74 @@ impl Reading {
         job.fate = Fate::Accepted;
         let price = swarm_protocol::money::MicroUsdc(job.price);
         let leaf = Leaf { job: id, proof: proof.id(), wallet, price, units, mode: PayoutMode::Solo };
-        *self.earned.entry(wallet).or_default() += job.price * 3 / 4;
+        let (asked, stands) = (BTreeMap::new(), true);
+        let accepted =
+            Accepted { job: id, wallet, price: job.price, stands, released: false, waits: false, asked };
         let number = self.epochs.len() as u64 - 1;
         let epoch = self.epochs.last_mut().unwrap();
         self.receipts.insert(id, (number, epoch.leaves.len() as u64));
         epoch.leaves.push(leaf.hash());
+        epoch.accepted.push(accepted);
         epoch.volume += price.0;
     }
 
-    /// Money by what became of the jobs, not by the postings.
+    /// Money by what became of the jobs and the audits, not by the postings.
     fn check_money(&self) {
         assert_eq!(self.accounts.values().sum::<i128>(), 0);
         let balance = |account| self.accounts.get(&account).copied().unwrap_or(0);
-        let clients: BTreeSet<Address> = self.jobs.values().map(|job| job.client).collect();
-        for client in clients {
+        let accepted = || self.epochs.iter().flat_map(|epoch| &epoch.accepted);
+        let overturned: BTreeSet<JobId> = accepted().filter(|one| !one.stands).map(|one| one.job).collect();
+        for client in self.jobs.values().map(|job| job.client).chain(self.challenged.keys().copied()) {
             let of = |fates: &[Fate]| -> i128 {
-                let jobs = self.jobs.values().filter(|job| job.client == client && fates.contains(&job.fate));
-                jobs.map(|job| i128::from(job.price)).sum()
+                let jobs = self.jobs.iter().filter(|(id, job)| {
+                    job.client == client && fates.contains(&job.fate) && !overturned.contains(id)
+                });
+                jobs.map(|(_, job)| i128::from(job.price)).sum()
             };
-            let open = of(&[Fate::Pending, Fate::Leased]);
+            let waiting = |one: &Accepted| {
+                let paid_by =
+                    one.asked.values().filter(|(_, challenger)| *challenger == Some(client)).count();
+                i128::from(one.look()) * paid_by as i128
+            };
+            let open = of(&[Fate::Pending, Fate::Leased]) + accepted().map(waiting).sum::<i128>();
             assert_eq!(balance(Account::ClientReserved(client)), open);
-            let credit = 100_000_000;
-            assert_eq!(balance(Account::ClientFree(client)), credit - open - of(&[Fate::Accepted]));
+            let (credit, looks) = (100_000_000, self.challenged.get(&client).copied().unwrap_or(0));
+            assert_eq!(balance(Account::ClientFree(client)), credit - open - looks - of(&[Fate::Accepted]));
         }
-        for (miner, earned) in &self.earned {
-            let paid = balance(Account::MinerHeld(*miner)) + balance(Account::MinerPayable(*miner));
-            assert_eq!(paid, i128::from(*earned), "{miner} was not paid for each of its jobs once");
-        }
-        let (volume, earned): (u64, u64) =
-            (self.epochs.iter().map(|epoch| epoch.volume).sum(), self.earned.values().sum());
+        self.check_earnings();
+        let kept: u64 = accepted().filter(|one| one.stands).map(|one| one.price - one.miner_part()).sum();
         let operator = self.operator.unwrap();
-        let kept = balance(Account::OperatorHeld(operator)) + balance(Account::OperatorPayable(operator));
-        assert_eq!(kept, i128::from(volume - earned));
-        let held: u64 = self.epochs.iter().filter(|epoch| !epoch.released).map(|epoch| epoch.volume).sum();
-        let miners_held: i128 = self.earned.keys().map(|miner| balance(Account::MinerHeld(*miner))).sum();
-        assert_eq!(miners_held + balance(Account::OperatorHeld(operator)), i128::from(held));
+        let own = balance(Account::OperatorHeld(operator)) + balance(Account::OperatorPayable(operator));
+        assert_eq!(own + balance(Account::Shortfall), i128::from(kept) - self.looks);
+    }
+
+    /// What each wallet holds and may take is what its jobs and its looks brought, each once.
+    fn check_earnings(&self) {
+        let (mut held, mut payable) = (BTreeMap::<Address, i128>::new(), BTreeMap::<Address, i128>::new());
+        let ended = self.epochs.len() - 1;
+        for (number, epoch) in self.epochs.iter().enumerate() {
+            for one in epoch.accepted.iter().filter(|one| one.stands) {
+                let into = if one.released { &mut payable } else { &mut held };
+                *into.entry(one.wallet).or_default() += i128::from(one.miner_part());
+            }
+            for (auditor, amount) in &epoch.audit_pay {
+                let into = if number + 2 < ended { &mut payable } else { &mut held };
+                *into.entry(*auditor).or_default() += i128::from(*amount);
+            }
+        }
+        let own = |of: fn(&Account) -> Option<Address>| -> BTreeMap<Address, i128> {
+            let own = self.accounts.iter().filter(|(_, balance)| **balance != 0);
+            own.filter_map(|(account, balance)| Some((of(account)?, *balance))).collect()
+        };
+        let miner_held = own(|account| match account {
+            Account::MinerHeld(wallet) => Some(*wallet),
+            _ => None,
+        });
+        let miner_payable = own(|account| match account {
+            Account::MinerPayable(wallet) => Some(*wallet),
+            _ => None,
+        });
+        assert_eq!((miner_held, miner_payable), (held, payable), "somebody was not paid for each thing once");
     }
 
     /// Each epoch that ended has one header, which is there, says what the records say, and follows the one before.
@@ -214,6 +293,8 @@ impl Reading {
             );
             assert_eq!((header.counts.accepted, header.volume.0), (epoch.leaves.len() as u64, epoch.volume));
             assert_eq!(header.proofs_root, merkle::root(&epoch.leaves));
+            assert_eq!(header.audits_root, merkle::root(&epoch.audits));
+            assert_eq!(header.audits_unserved, epoch.unserved);
             let pages =
                 header.leaf_pages.iter().flat_map(|page| codec::decode::<Vec<Digest>>(&block(page)).unwrap());
             assert_eq!(pages.collect::<Vec<_>>(), epoch.leaves);
@@ -298,7 +379,8 @@ fn check_totals(header: &EpochHeader, balances: &BTreeMap<Account, i128>) {
         members.map(|(_, balance)| balance.unsigned_abs() as u64).sum()
     };
     let totals = &header.totals;
-    assert_eq!((totals.shortfall, totals.reserve), (0, 0));
+    assert_eq!(totals.reserve, 0);
+    assert_eq!(totals.shortfall, total(|a| matches!(a, Account::Shortfall)));
     assert_eq!(totals.outside, total(|a| matches!(a, Account::Outside)));
     assert_eq!(totals.client_free, total(|a| matches!(a, Account::ClientFree(_))));
     assert_eq!(totals.client_reserved, total(|a| matches!(a, Account::ClientReserved(_))));

@@ -1,5 +1,6 @@
 //! `swarm-node audit`: any accepted proof, checked again with the model itself.
 
+mod challenge;
 mod evidence;
 mod search;
 
@@ -17,8 +18,9 @@ use std::path::Path;
 use std::time::Instant;
 use swarm_crypto::address::Address;
 use swarm_inference::{CancelToken, Hardware, Registry};
-use swarm_protocol::acceptance::{self, Opened};
-use swarm_protocol::distance::{Distances, Excess};
+use swarm_protocol::acceptance::Opened;
+use swarm_protocol::distance::Distances;
+use swarm_protocol::finding::{self, Finding};
 use swarm_protocol::statement::{Assurance, Intake, Job, JobType, Proof, Signed, Statement, lease_id};
 
 /// An accepted proof, and all that it names.
@@ -37,41 +39,15 @@ struct Subject {
 /// Where a proof was accepted.
 struct Recorded {
     epoch: u64,
+    /// Its place among the epoch's acceptances.
+    index: u64,
     units: u64,
-}
-
-/// What an audit comes to: the words of an attestation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Finding {
-    /// It is what the model says.
-    Holds,
-    /// It breaks a rule that anybody can check without the model.
-    Contradicts(String),
-    /// It is not what the model says.
-    Differs(Excess),
-}
-
-impl Finding {
-    fn word(&self) -> &'static str {
-        match self {
-            Finding::Holds => "holds",
-            Finding::Contradicts(_) => "contradicts",
-            Finding::Differs(_) => "differs",
-        }
-    }
-
-    fn why(&self) -> Option<String> {
-        match self {
-            Finding::Holds => None,
-            Finding::Contradicts(why) => Some(why.clone()),
-            Finding::Differs(excess) => Some(excess.to_string()),
-        }
-    }
 }
 
 /// What was found, and by whom.
 struct Found {
     finding: Finding,
+    why: Option<String>,
     distances: Option<Distances>,
     provider: String,
     checks: Vec<Check>,
@@ -106,10 +82,20 @@ pub(super) async fn audit(session: Session, args: &AuditArgs) -> Result<Exit> {
         keep(path, &file)?;
         session.printer.note(&format!("the evidence is in {}", path.display()));
     }
+    let looks = match (&found.finding, &subject.recorded) {
+        (Finding::Contradicts | Finding::Differs(_), Some(recorded)) if args.challenge => {
+            let auditor = challenge::challenge(&session, subject.job.id(), recorded).await?;
+            session
+                .printer
+                .note(&format!("{auditor} looks too; what that costs comes back if it finds the same"));
+            Some(auditor.to_string())
+        }
+        _ => None,
+    };
     let about = json!({
         "id": file.proof, "job": file.job, "wallet": subject.lease.wallet.to_string(), "model": file.model,
         "finding": file.finding, "why": file.why, "tolerance": file.tolerance,
-        "distances": file.distances.as_ref().map(summary),
+        "distances": file.distances.as_ref().map(summary), "challenged": looks,
     });
     report(&session, ("proof", about), &checks, hint)
 }
@@ -146,34 +132,36 @@ async fn examine(session: &Session, subject: &Subject, model: &KnownModel) -> Re
     let opened = match accepted(subject, &job, &proof, model)? {
         Ok((opened, check)) => {
             checks.push(check);
-            Some(opened)
+            Ok(opened)
         }
         Err(why) => {
             checks.push(no("check A", &*why));
-            broken.get_or_insert(why);
-            None
+            Err(why)
         }
     };
-    let (Some(opened), None) = (opened, &broken) else {
-        checks.push(open("check B", "not run: the rules are broken already"));
-        let finding = Finding::Contradicts(broken.unwrap_or_default());
-        return Ok(Found { finding, distances: None, provider: String::new(), checks });
+    let opened = match (broken, opened) {
+        (None, Ok(opened)) => opened,
+        (Some(why), _) | (None, Err(why)) => {
+            checks.push(open("check B", "not run: the rules are broken already"));
+            let (finding, why, provider) = (Finding::Contradicts, Some(why), String::new());
+            return Ok(Found { finding, why, distances: None, provider, checks });
+        }
     };
     let begun = Instant::now();
     session.printer.stage(format!("running {} over {} tokens", job.model, opened.tokens().count()));
     let (provider, distances) = compare(session, &job, opened, model).await?;
     let took = begun.elapsed().as_secs_f64();
-    let judged = distances.judge(&model.tolerance());
     let told = format!(
         "mean {}, nine in ten below {}, worst {} of 4096ths of a bit; {} strangers, {} strays; {took:.2} s on {provider}",
         distances.mean, distances.high, distances.worst, distances.strangers, distances.strays
     );
-    let (check, finding) = match judged {
-        Ok(()) => (yes("check B", told), Finding::Holds),
-        Err(excess) => (no("check B", format!("{excess}; {told}")), Finding::Differs(excess)),
-    };
-    checks.push(check);
-    Ok(Found { finding, distances: Some(distances), provider, checks })
+    let (finding, flaw) = finding::judge(Ok(&distances), &model.tolerance())?;
+    let why = flaw.map(|flaw| flaw.to_string());
+    checks.push(match &why {
+        None => yes("check B", told),
+        Some(why) => no("check B", format!("{why}; {told}")),
+    });
+    Ok(Found { finding, why, distances: Some(distances), provider, checks })
 }
 
 type Step = Result<Check, (&'static str, String)>;
@@ -215,13 +203,16 @@ fn accepted(subject: &Subject, job: &Job, proof: &Proof, model: &KnownModel) -> 
             .into());
     }
     let delivery = (proof, subject.transcript.as_slice(), subject.output.as_slice());
-    let units = match model.accept(job, subject.linked.as_deref(), &[], delivery)? {
-        Ok(units) => units,
-        Err(fault) => return Ok(Err(fault.to_string())),
-    };
-    let opened = match acceptance::open(proof, &subject.transcript) {
-        Ok(opened) => opened,
-        Err(fault) => return Ok(Err(fault.to_string())),
+    let (opened, units) = match model.accept_text(job, subject.linked.as_deref(), &[], delivery)? {
+        Ok(accepted) => accepted,
+        Err(fault) => {
+            return match finding::judge(Err(&fault), &model.tolerance()) {
+                Ok(_) => Ok(Err(fault.to_string())),
+                Err(other) => Err(UserError::misuse(format!("nothing can be said of the proof: {other}"))
+                    .hint("name the manifest of those weights with --model")
+                    .into()),
+            };
+        }
     };
     let tokens = opened.tokens().count();
     let what = match job.assurance {
@@ -267,7 +258,7 @@ fn evidence_of(subject: &Subject, model: &KnownModel, found: &Found) -> Result<E
     Ok(Evidence {
         audit: "an accepted proof, checked again with the model itself".to_owned(),
         finding: found.finding.word().to_owned(),
-        why: found.finding.why(),
+        why: found.why.clone(),
         proof: subject.proof.id().to_string(),
         job: subject.job.id().to_string(),
         lease: (&subject.lease).into(),

@@ -7,6 +7,7 @@ use crate::client::Session;
 use crate::client::recompute::{Recomputation, Source};
 use crate::content::Reader;
 use anyhow::{Result, anyhow};
+use std::cell::Cell;
 use swarm_protocol::codec::{self, JobId, Link};
 use swarm_protocol::pool::{EpochHeader, Record, RecordReader, Row};
 use swarm_protocol::statement::{Body, Input, Job, Proof, Signed, Statement};
@@ -27,12 +28,20 @@ pub(super) async fn find(session: &Session, pool: &Recomputation, proof: &Link) 
     while let Some(link) = next {
         let header = search.header(&link).await?;
         session.printer.stage(format!("looking for the proof in epoch {}", header.epoch));
-        let is_it =
-            |record: &Record| matches!(record, Record::Accepted { proof: found, .. } if found.id() == *proof);
+        let (next_index, index) = (Cell::new(0), Cell::new(0));
+        let is_it = |record: &Record| {
+            let Record::Accepted { proof: found, .. } = record else { return false };
+            let (here, is_it) = (next_index.get(), found.id() == *proof);
+            next_index.set(here + 1);
+            if is_it {
+                index.set(here);
+            }
+            is_it
+        };
         if let Some(row) = search.rows(&header, is_it).await?.pop()
             && let Record::Accepted { job, proof, units, .. } = row.entry.record
         {
-            let recorded = Recorded { epoch: header.epoch, units };
+            let recorded = Recorded { epoch: header.epoch, index: index.get(), units };
             let (job, lease) = search.lease(header, &job).await?;
             return search.subject(job, proof, lease, recorded).await;
         }

@@ -3,7 +3,7 @@
 use super::audit_price;
 use crate::audit::{auditors, is_picked};
 use crate::codec::{JobId, Link};
-use crate::finding::{AuditEnd, Finding, Outcome, outcome};
+use crate::finding::{AuditEnd, Finding, Outcome, is_error, outcome};
 use crate::money::MicroUsdc;
 use crate::pool::held::HELD_EPOCHS;
 use crate::pool::record::{LeafAt, Record};
@@ -56,6 +56,8 @@ pub struct Seat {
     pub said: Said,
     /// The challenger who asked for it; none if the pool did.
     pub challenge: Option<Paying>,
+    /// Whether it has said what, as the audit ended last, it cannot have seen.
+    pub erred: bool,
 }
 
 /// What an auditor has said.
@@ -294,7 +296,7 @@ impl State {
 
     pub(in crate::pool) fn seat(&mut self, at: LeafAt, auditor: Address, challenge: Option<Paying>) {
         let since = self.epoch.number;
-        let seat = Seat { auditor, since, said: Said::Nothing, challenge };
+        let seat = Seat { auditor, since, said: Said::Nothing, challenge, erred: false };
         self.open_audit(at).seats.push(seat);
     }
 
@@ -348,6 +350,7 @@ impl State {
         let (leaf, mut overturn) = (self.leaf(at), end == AuditEnd::Contradicts);
         let (wallet, amount) = (leaf.wallet, audit_price(leaf.price));
         let stands = !leaf.overturned;
+        self.judge_auditors(at, end);
         match end {
             AuditEnd::Unserved => self.epoch.unserved += 1,
             _ if before == Some(end) => {}
@@ -363,6 +366,25 @@ impl State {
         if matches!(end, AuditEnd::Contradicts | AuditEnd::Differs) && before != Some(end) {
             let back = |challenger| Record::ChallengeReturned { leaf: at, challenger, amount };
             self.due.extend(right.into_iter().map(back));
+        }
+    }
+
+    /// Notes who has erred, as this end shows; what an earlier end showed and this one does not is taken back.
+    fn judge_auditors(&mut self, at: LeafAt, end: AuditEnd) {
+        if end == AuditEnd::Unserved {
+            return;
+        }
+        let audit = self.audit_mut(at);
+        let (findings, mut news) = (audit.findings(), Vec::new());
+        for seat in &mut audit.seats {
+            let Said::Opened(finding) = seat.said else { continue };
+            let erred = is_error(finding, end, &findings);
+            if std::mem::replace(&mut seat.erred, erred) != erred {
+                news.push((seat.auditor, erred));
+            }
+        }
+        for (auditor, erred) in news {
+            self.standings.entry(auditor).or_default().judge_auditor(self.epoch.number, erred);
         }
     }
 

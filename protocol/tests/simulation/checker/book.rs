@@ -1,5 +1,6 @@
+use super::audits::{self, Audit, Audits};
 use super::jobs::{Attempt, JobFacts, Stage};
-use super::pps::{Pps, Shared};
+use super::pps::Pps;
 use super::{Facts, Law, Truth, must};
 use crate::mint::Mint;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,7 @@ pub(crate) struct Book {
     pub(crate) rosters: Vec<Roster>,
     pub(crate) wallets: BTreeMap<Address, Wallet>,
     pub(crate) held: BTreeMap<u64, Held>,
+    pub(crate) audits: Audits,
     pub(crate) pps: Pps,
     pub(crate) payouts: BTreeMap<Address, u128>,
     pub(crate) debits: BTreeMap<Address, u128>,
@@ -48,16 +50,50 @@ pub(crate) struct Epoch {
     pub(crate) leaves: Vec<Digest>,
     /// Each row with the chain hash before it.
     pub(crate) rows: Vec<(Digest, Vec<u8>)>,
+    /// Hashes of the rows of audits.
+    pub(crate) audits: Vec<Digest>,
+    pub(crate) unserved: u64,
 }
 
+/// What an epoch accepted, and what was paid to auditors in it.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    pub(crate) miners: BTreeMap<Address, u64>,
-    pub(crate) operator: u64,
-    pub(crate) clients: BTreeMap<Address, u64>,
-    pub(crate) shared: Vec<Shared>,
+    pub(crate) accepted: Vec<Acceptance>,
+    pub(crate) audit_pay: BTreeMap<Address, u64>,
+    pub(crate) challenge_debits: BTreeMap<Address, u64>,
     pub(crate) scaled: bool,
+    /// Once it is revealed, where audits are posted.
+    pub(crate) secret: Option<Digest>,
+    pub(crate) rate: u32,
 }
+
+#[derive(Debug)]
+pub(crate) struct Acceptance {
+    pub(crate) job: JobId,
+    pub(crate) client: Address,
+    pub(crate) wallet: Address,
+    pub(crate) model: String,
+    pub(crate) lease: Digest,
+    pub(crate) price: u64,
+    pub(crate) miner: u64,
+    pub(crate) operator: u64,
+    pub(crate) units: u64,
+    pub(crate) by_share: bool,
+    pub(crate) credited: u64,
+    pub(crate) stands: bool,
+    pub(crate) released: bool,
+    pub(crate) audit: Option<Audit>,
+}
+
+impl Acceptance {
+    /// Its money waits for an audit.
+    pub(crate) fn waits(&self) -> bool {
+        self.audit.as_ref().is_some_and(|audit| audit.open)
+    }
+}
+
+/// From, to, how much.
+pub(crate) type Posting = (Account, Account, u64);
 
 #[derive(Debug, Default)]
 pub(crate) struct Wallet {
@@ -80,6 +116,7 @@ impl Book {
             rosters: vec![Roster::default()],
             wallets: BTreeMap::new(),
             held: BTreeMap::new(),
+            audits: Audits::default(),
             pps: Pps::default(),
             payouts: BTreeMap::new(),
             debits: BTreeMap::new(),
@@ -98,6 +135,7 @@ impl Book {
         let Entry { at, record, transfers } = &entry;
         let first = matches!(record, Record::Genesis(_));
         must!(first == (self.seq == 0), "row {} is {record:?}", self.seq);
+        self.must_be_due(record)?;
         match record {
             Record::Genesis(genesis) => {
                 must!(genesis.operator == self.truth.operator, "a genesis of {}", genesis.operator);
@@ -120,15 +158,20 @@ impl Book {
                 *self.debits.entry(operator).or_default() += u128::from(amount.0);
                 self.pays(transfers, &[(Account::ClientFree(operator), Account::Reserve, amount.0)])?;
             }
-            Record::Deposited { .. }
-            | Record::DepositUndone { .. }
-            | Record::AuditPicked { .. }
+            Record::Deposited { .. } | Record::DepositUndone { .. } => {
+                return Err(format!("nobody asked for {record:?}"));
+            }
+            Record::AuditPicked { .. }
             | Record::Attested { .. }
             | Record::AuditClosed { .. }
             | Record::AuditPaid { .. }
             | Record::Challenged { .. }
             | Record::ChallengeReturned { .. }
-            | Record::Overturned { .. } => return Err(format!("nobody asked for {record:?}")),
+            | Record::Overturned { .. } => {
+                self.epoch.audits.push(derive(Context::Leaf, row));
+                let due = self.audit(record, mint)?;
+                self.pays(transfers, &due)?;
+            }
             Record::Admitted { job, seed } => self.admitted(job, *seed, *at, transfers, mint)?,
             Record::Bound { name, wallet, confirmed } => {
                 self.pays(transfers, &[])?;
@@ -163,6 +206,26 @@ impl Book {
         self.reservations()
     }
 
+    /// What a row of an audit moves.
+    fn audit(&mut self, record: &Record, mint: &Mint) -> Result<Vec<Posting>, String> {
+        match record {
+            Record::AuditPicked { leaf, auditor } => self.picked(*leaf, *auditor).map(|()| Vec::new()),
+            Record::Attested { leaf, attestation } => {
+                self.attested(*leaf, attestation, mint).map(|()| Vec::new())
+            }
+            Record::AuditClosed { leaf, end } => self.audit_closed(*leaf, *end).map(|()| Vec::new()),
+            Record::AuditPaid { leaf, auditor, amount } => self.audit_paid(*leaf, *auditor, amount.0),
+            Record::Challenged { leaf, challenge, challenger, auditor, amount } => {
+                self.challenged(*leaf, challenge, (*challenger, *auditor, amount.0), mint)
+            }
+            Record::ChallengeReturned { leaf, challenger, amount } => {
+                self.challenge_returned(*leaf, *challenger, amount.0)
+            }
+            Record::Overturned { leaf } => self.overturned(*leaf),
+            other => Err(format!("{other:?} is no row of an audit")),
+        }
+    }
+
     /// Moves the money, which must be exactly what is due.
     pub(crate) fn pays(&mut self, transfers: &[Transfer], due: &[(Account, Account, u64)]) -> Law {
         let sorted = |mut list: Vec<(Account, Account, u64)>| {
@@ -176,7 +239,8 @@ impl Book {
             *self.balances.entry(from).or_default() -= i128::from(amount);
             *self.balances.entry(to).or_default() += i128::from(amount);
             let left = self.balances[&from];
-            must!(left >= 0 || from == Account::Outside, "{from:?} is overdrawn by {left}");
+            let may_owe = matches!(from, Account::Outside | Account::Shortfall);
+            must!(left >= 0 || may_owe, "{from:?} is overdrawn by {left}");
             if let Account::MinerPayable(to) | Account::OperatorPayable(to) = to {
                 *self.payouts.entry(to).or_default() += u128::from(amount);
             }
@@ -187,11 +251,17 @@ impl Book {
         Ok(())
     }
 
-    /// What is reserved is what open jobs cost.
+    /// What is reserved is what open jobs cost, and challenges whose auditors have not opened.
     fn reservations(&self) -> Law {
         let mut open: BTreeMap<Account, i128> = BTreeMap::new();
         for job in self.jobs.values().filter(|job| !job.stage.is_terminal()) {
             *open.entry(Account::ClientReserved(job.client)).or_default() += i128::from(job.body.price.0);
+        }
+        for accepted in self.held.values().flat_map(|held| &held.accepted) {
+            for challenger in accepted.audit.iter().flat_map(Audit::reserved) {
+                let price = i128::from(audits::price(accepted.price));
+                *open.entry(Account::ClientReserved(challenger)).or_default() += price;
+            }
         }
         let reserved = self.balances.iter().filter(|(a, _)| matches!(a, Account::ClientReserved(_)));
         let reserved: BTreeMap<Account, i128> = reserved.map(|(a, b)| (*a, *b)).collect();

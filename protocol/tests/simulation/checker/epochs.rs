@@ -1,4 +1,6 @@
-use super::book::{Book, Epoch};
+use super::audits;
+use super::book::{Acceptance, Book, Epoch, Held, Posting};
+use super::pps::Shared;
 use super::{Law, must};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
@@ -28,20 +30,24 @@ impl Book {
         must!(boundary.next_secret_hash == next, "boundary {number} commits to another secret");
         self.posted_well(boundary)?;
         self.rostered_well(boundary)?;
-        let mut due = self.credit(number);
+        let old = self.held.iter().filter(|(epoch, _)| **epoch + audits::LAST <= number);
+        let open = old.flat_map(|(_, held)| &held.accepted).any(Acceptance::waits);
+        must!(!open, "boundary {number} finds an audit open that began {} epochs ago", audits::LAST);
+        let (rate, secret) = (self.posted.audit_rate, boundary.secret);
+        if let Some(held) = self.held.get_mut(&number).filter(|_| rate > 0) {
+            (held.secret, held.rate) = (Some(secret), rate);
+        }
+        let shared = self.held.get(&number).map(shared).unwrap_or_default();
+        let mut due = self.credit(number, &shared);
         due.extend(self.release(number));
         self.pays(transfers, &due)?;
-        let shared = self.held.get(&number).map(|held| held.shared.clone()).unwrap_or_default();
         self.pps.sealed(&shared, self.posted.pps_percent);
         let rates = self.pps.rates();
         must!(boundary.rates == rates, "boundary {number} posts {:?}, {rates:?} is due", boundary.rates);
-        if let Some(held) = number.checked_sub(HELD).and_then(|due| self.held.remove(&due)) {
-            for (client, amount) in held.clients {
-                *self.debits.entry(client).or_default() += u128::from(amount);
-            }
-        }
+        self.held.retain(|epoch, held| epoch + HELD > number || held.accepted.iter().any(Acceptance::waits));
         let (paid, spent) = (self.payouts.values().sum::<u128>(), self.debits.values().sum::<u128>());
-        must!(paid <= spent, "payouts of {paid} pass debits of {spent}");
+        let owed = self.balances.get(&Account::Shortfall).map_or(0, |owed| owed.unsigned_abs());
+        must!(paid <= spent + owed, "payouts of {paid} pass debits of {spent}, and {owed} is lacking");
         self.sealing = Some(self.header(boundary));
         let by_share = boundary.roster.0.iter().filter(|entry| entry.mode == PayoutMode::Pps);
         self.pps.wallets = by_share.map(|entry| entry.wallet).collect();
@@ -73,8 +79,11 @@ impl Book {
             let (fee, losses) = self.reputation(&entry.wallet, boundary.epoch);
             let units = fee / self.posted.fee_unit.0.max(1);
             let grown = (64 - (units + 1).leading_zeros()).min(16);
-            let weight = if losses / 2 >= 16 { 1 } else { (grown >> (losses / 2)).max(1) };
-            let due = (weight, fee, losses, fee >= self.posted.established.0);
+            let condemned = self.is_condemned(&entry.wallet);
+            let light = losses / 2 >= 16 || condemned;
+            let weight = if light { 1 } else { (grown >> (losses / 2)).max(1) };
+            let trusted = !condemned && !self.is_careless(&entry.wallet);
+            let due = (weight, fee, losses, fee >= self.posted.established.0 && trusted);
             let said = (w, fee168.0, loss24, established);
             must!(said == due, "the roster says {said:?} of {}, {due:?} is due", entry.wallet);
         }
@@ -90,29 +99,70 @@ impl Book {
     }
 
     /// What those paid by share get.
-    fn credit(&mut self, epoch: u64) -> Vec<(Account, Account, u64)> {
+    fn credit(&mut self, epoch: u64, shared: &[Shared]) -> Vec<Posting> {
         let reserve = self.balances.get(&Account::Reserve).copied().unwrap_or(0);
         let Some(held) = self.held.get_mut(&epoch) else { return Vec::new() };
-        let (credits, scaled) = self.pps.credits(&held.shared, reserve.try_into().expect("never overdrawn"));
+        let (credits, scaled) = self.pps.credits(shared, reserve.try_into().expect("never overdrawn"));
         held.scaled = scaled;
         let mut paid = BTreeMap::<Address, u64>::new();
-        for (shared, credit) in held.shared.iter().zip(credits) {
-            *paid.entry(shared.wallet).or_default() += credit;
-            *held.miners.entry(shared.wallet).or_default() += credit;
+        for (accepted, credit) in held.accepted.iter_mut().filter(|each| each.by_share).zip(credits) {
+            accepted.credited = credit;
+            *paid.entry(accepted.wallet).or_default() += credit;
         }
         paid.into_iter().map(|(wallet, sum)| (Account::Reserve, Account::MinerHeld(wallet), sum)).collect()
     }
 
-    /// What was held for two boundaries becomes payable.
-    fn release(&self, epoch: u64) -> Vec<(Account, Account, u64)> {
-        let Some(held) = epoch.checked_sub(HELD).and_then(|due| self.held.get(&due)) else {
-            return Vec::new();
-        };
+    /// What was held for two boundaries becomes payable, and what waited longer for an audit.
+    fn release(&mut self, number: u64) -> Vec<Posting> {
+        let mut paid = BTreeMap::<Address, u64>::new();
+        let mut spent = Vec::new();
+        for (epoch, held) in self.held.iter_mut().filter(|(epoch, _)| **epoch + HELD <= number) {
+            if epoch + HELD == number {
+                held.audit_pay.iter().for_each(|(w, amount)| *paid.entry(*w).or_default() += amount);
+                spent.extend(held.challenge_debits.iter().map(|(client, amount)| (*client, *amount)));
+            }
+            for each in held.accepted.iter_mut().filter(|each| each.stands && !each.released) {
+                if each.audit.as_ref().is_none_or(|audit| !audit.open) {
+                    each.released = true;
+                    spent.push((each.client, each.price));
+                    *paid.entry(each.wallet).or_default() +=
+                        if each.by_share { each.credited } else { each.miner };
+                }
+            }
+        }
+        for (client, amount) in spent.into_iter().filter(|(_, amount)| *amount > 0) {
+            *self.debits.entry(client).or_default() += u128::from(amount);
+        }
+        let miners =
+            paid.iter().map(|(w, amount)| (Account::MinerHeld(*w), Account::MinerPayable(*w), *amount));
+        let mut due: Vec<Posting> = miners.collect();
+        due.extend(self.release_operator(paid.values().map(|amount| u128::from(*amount)).sum()));
+        due
+    }
+
+    /// The operator's own makes good what was lacking, and is payable as far as clients' debits cover it.
+    fn release_operator(&mut self, miners: u128) -> Vec<Posting> {
         let operator = self.truth.operator;
-        let miners = held.miners.iter();
-        let miners = miners.map(|(w, amount)| (Account::MinerHeld(*w), Account::MinerPayable(*w), *amount));
-        let own = (Account::OperatorHeld(operator), Account::OperatorPayable(operator), held.operator);
-        miners.chain([own]).collect()
+        let balance = |account| self.balances.get(&account).copied().unwrap_or(0);
+        let (held, free) = (Account::OperatorHeld(operator), Account::ClientFree(operator));
+        let all = self.held.values().flat_map(|held| &held.accepted);
+        let waiting: u64 = all.filter(|each| each.stands && !each.released).map(|each| each.operator).sum();
+        let lacking = u64::try_from(-balance(Account::Shortfall)).expect("it is only overdrawn");
+        let spent = self.debits.values().sum::<u128>() + u128::from(lacking);
+        let paid = self.payouts.values().sum::<u128>() + miners;
+        let uncovered = u64::try_from(paid.saturating_sub(spent)).expect("test credit is small");
+        let due = u64::try_from(balance(held) + i128::from(uncovered) - i128::from(waiting)).unwrap_or(0);
+        let lacking = lacking + uncovered;
+        let good = due.min(lacking);
+        let own = u64::try_from(balance(free)).expect("it is not overdrawn").min(lacking - good);
+        if own > 0 {
+            *self.debits.entry(operator).or_default() += u128::from(own);
+        }
+        let spent = self.debits.values().sum::<u128>();
+        let covered = u64::try_from(spent.saturating_sub(paid)).expect("test credit is small");
+        let payable = (held, Account::OperatorPayable(operator), (due - good).min(covered));
+        let lent = (Account::Shortfall, held, uncovered);
+        vec![lent, (held, Account::Shortfall, good), (free, Account::Shortfall, own), payable]
     }
 
     /// The header that follows from the rows up to this boundary, its own row included.
@@ -134,12 +184,12 @@ impl Book {
             record_pages: self.record_pages(),
             payouts_root: root(&self.payouts),
             debits_root: root(&self.debits),
-            audits_root: Digest::ZERO,
+            audits_root: merkle::root(&self.epoch.audits),
             totals: self.totals(),
             secret: boundary.secret,
             settlement: 3,
             pps_scaled: self.held.get(&boundary.epoch).is_some_and(|held| held.scaled),
-            audits_unserved: 0,
+            audits_unserved: self.epoch.unserved,
         }
     }
 
@@ -182,8 +232,16 @@ impl Book {
         let fits = Link::of(&encode(&due)) == link;
         must!(fits, "header {epoch} is not what the rows say: volume {}, {:?}", due.volume, due.counts);
         self.headers.insert(epoch, (due, link, self.seq));
-        Ok(())
+        self.ask_auditors(epoch)
     }
+}
+
+/// What an epoch accepted by share.
+fn shared(held: &Held) -> Vec<Shared> {
+    let by_share = held.accepted.iter().filter(|each| each.by_share);
+    let shared =
+        |each: &Acceptance| Shared { model: each.model.clone(), part: each.miner, units: each.units };
+    by_share.map(shared).collect()
 }
 
 fn root(amounts: &BTreeMap<Address, u128>) -> Digest {

@@ -1,7 +1,6 @@
-use super::book::{Book, genuine, split};
+use super::book::{Acceptance, Book, Posting, genuine, split};
 use super::facts::{Facts, HeardClaim};
 use super::jobs::{Accepted, JobFacts, LeaseFacts, Stage, by_time, halves};
-use super::pps::Shared;
 use super::{Law, must};
 use crate::mint::Mint;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +11,6 @@ use swarm_protocol::money::Account;
 use swarm_protocol::pool::Leaf;
 use swarm_protocol::statement::{Body, EndCause, PayoutMode, Signed};
 use swarm_protocol::{Millis, Timestamp};
-
-type Posting = (Account, Account, u64);
 
 impl Book {
     #[expect(clippy::too_many_arguments, reason = "they are the fields of one record")]
@@ -214,13 +211,23 @@ impl Book {
         self.epoch.counts.accepted += 1;
         self.epoch.volume += price.0;
         let (miner, operator) = split(price);
-        let held = self.held.entry(epoch).or_default();
-        match by_share {
-            true => held.shared.push(Shared { wallet: holder, model, part: miner, units }),
-            false => *held.miners.entry(holder).or_default() += miner,
-        }
-        held.operator += operator;
-        *held.clients.entry(client).or_default() += price.0;
+        let acceptance = Acceptance {
+            job: *id,
+            client,
+            wallet: holder,
+            model,
+            lease: *lease,
+            price: price.0,
+            miner,
+            operator,
+            units,
+            by_share,
+            credited: 0,
+            stands: true,
+            released: false,
+            audit: None,
+        };
+        self.held.entry(epoch).or_default().accepted.push(acceptance);
         *self.wallets.entry(holder).or_default().fees.entry(epoch).or_default() += operator;
         let from = Account::ClientReserved(client);
         let operators = Account::OperatorHeld(self.truth.operator);

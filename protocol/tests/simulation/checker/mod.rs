@@ -1,6 +1,7 @@
 //! What must hold, checked against a model of its own after every step. It reads rows and statements with the
 //! protocol's codecs and shares no rule with the machines.
 
+mod audits;
 mod book;
 mod epochs;
 mod facts;
@@ -10,6 +11,7 @@ mod pps;
 mod speech;
 
 use crate::mint::Mint;
+pub(crate) use audits::Said;
 pub(crate) use book::Book;
 pub(crate) use facts::Facts;
 use jobs::Stage;

@@ -6,7 +6,6 @@ use swarm_crypto::address::Address;
 /// An acceptance paid by share.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
-    pub(crate) wallet: Address,
     pub(crate) model: String,
     pub(crate) part: u64,
     pub(crate) units: u64,

@@ -2,11 +2,12 @@
 
 use super::book::split;
 use super::jobs::Stage;
-use super::{Checker, Law, must};
+use super::{Checker, Law, Said, must};
 use swarm_protocol::codec::{JobId, Link, encode};
+use swarm_protocol::pool::LeafAt;
 use swarm_protocol::statement::{
-    Admitted, Asset, Body, EpochOpened, EpochSealed, Lease, LeaseEnded, ListingEntry, PayoutMode, Reason,
-    Receipt, Refusal, Statement,
+    Admitted, Asset, AuditPicked, Body, EpochOpened, EpochSealed, Lease, LeaseEnded, ListingEntry,
+    PayoutMode, Reason, Receipt, Refusal, Statement,
 };
 
 impl Checker {
@@ -29,6 +30,7 @@ impl Checker {
                 Ok(())
             }
             Body::Refusal(refusal) => self.refusal(refusal),
+            Body::AuditPicked(picked) => self.audit_picked(picked),
             Body::EpochOpened(opened) => self.epoch_opened(opened),
             Body::EpochSealed(sealed) => self.epoch_sealed(sealed),
             Body::Beacon(beacon) => {
@@ -76,6 +78,27 @@ impl Checker {
             held_until: fact.epoch + 2,
         };
         must!(*said == due, "the receipt {said:?} should be {due:?}");
+        Ok(())
+    }
+
+    /// An auditor is told what was accepted, and nobody is to open before all have sealed.
+    fn audit_picked(&self, said: &AuditPicked) -> Law {
+        let at = LeafAt { epoch: said.epoch, index: said.index };
+        let accepted = self.book.acceptance(at)?;
+        let seats = accepted.audit.as_ref().map_or(&[][..], |audit| &audit.seats);
+        let seat = seats.iter().find(|seat| seat.auditor == said.auditor && seat.seq < self.durable);
+        let Some(seat) = seat else { return Err(format!("{said:?} is asked, and by no durable row")) };
+        let Stage::Accepted(fact) = &self.book.jobs[&accepted.job].stage else {
+            return Err(format!("{said:?} is of a job that is not accepted"));
+        };
+        let told = (said.job, said.proof, said.wallet, said.lease);
+        let due = (accepted.job, fact.proof, accepted.wallet, accepted.lease);
+        must!(told == due, "{said:?} should be of {due:?}");
+        let body = &fact.body;
+        let same = (said.transcript, said.transcript_bytes) == (body.transcript, body.transcript_bytes)
+            && (said.output, said.output_bytes) == (body.output, body.output_bytes);
+        must!(same, "{said:?} names other content than {body:?}");
+        must!(!said.open || seat.said != Said::Nothing, "{said:?} before its auditor has sealed");
         Ok(())
     }
 
