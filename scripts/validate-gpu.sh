@@ -32,7 +32,10 @@ command -v python3 >/dev/null || fail "python3 is not here" "install it"
 work=$(mktemp -d)
 sampler=
 trap '[ -z "$sampler" ] || kill "$sampler" 2>/dev/null; rm -rf "$work"' EXIT
-query() { nvidia-smi -i 0 --query-gpu="$1" --format=csv,noheader,nounits; }
+# The GPU that the programs take, numbered alike by both.
+export CUDA_DEVICE_ORDER=PCI_BUS_ID
+visible=${CUDA_VISIBLE_DEVICES:-0} && gpu=${visible%%,*}
+query() { nvidia-smi -i "$gpu" --query-gpu="$1" --format=csv,noheader,nounits; }
 
 query name,uuid,driver_version,memory.total,power.limit,compute_cap >"$work/gpu.csv"
 echo "measuring on the processor, for comparison"

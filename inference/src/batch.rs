@@ -171,7 +171,7 @@ impl<M: AsRef<Decoder>> Batch<M> {
 
     /// Computes what is there to compute and returns the logits of the sequences whose last token is among it.
     ///
-    /// After an error nothing has changed.
+    /// After an error only [`Batch::clear`] brings it to a known state.
     pub fn step(&mut self, interrupt: Interrupt<'_>) -> Result<Vec<Offer>, EngineError> {
         let taken = self.taken();
         if taken.is_empty() {

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use candle_core::Device;
+use candle_core::utils::cuda_is_available;
 
 /// The first GPU of NVIDIA's where this program was built for one (feature `cuda`) and there is one; else the processor.
 ///
@@ -10,7 +11,11 @@ use candle_core::Device;
 pub(crate) fn device() -> &'static Device {
     static CHOSEN: OnceLock<Device> = OnceLock::new();
     CHOSEN.get_or_init(|| {
-        Device::cuda_if_available(0).unwrap_or_else(|error| {
+        if !cuda_is_available() {
+            return Device::Cpu;
+        }
+        // One stream for all threads: products share scratch memory, which only the order of one stream keeps apart.
+        Device::new_cuda_with_stream(0).unwrap_or_else(|error| {
             tracing::warn!("no GPU is used: {error}");
             Device::Cpu
         })

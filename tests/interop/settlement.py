@@ -956,10 +956,10 @@ class Pool:
         """Section 9.1."""
         standing = (each for epoch in self.epochs[-1 - AUDIT_EPOCHS :] for each in epoch.standing())
         waiting = sum(each.operator_part for each in standing if not each.released)
-        uncovered = self.payouts.total - self.debits.total + self.balances[SHORTFALL]
-        self.move(SHORTFALL, self.operator_held, max(0, uncovered))
+        uncovered = max(0, self.payouts.total - self.debits.total)
+        self.move(SHORTFALL, self.operator_held, max(0, uncovered + self.balances[SHORTFALL]))
         due = max(0, self.balances[self.operator_held] - waiting)
-        good = min(due, -self.balances[SHORTFALL])
+        good = min(due, -self.balances[SHORTFALL] - uncovered)
         self.move(self.operator_held, SHORTFALL, good)
         own = min(self.balances[self.operator_free], -self.balances[SHORTFALL])
         if own:

@@ -54,6 +54,8 @@ impl Program {
 
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
+        // As NVIDIA's own tools number them, so that everybody means the same GPU.
+        command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         if self.hides_gpus {
             command.env("CUDA_VISIBLE_DEVICES", "");
         }

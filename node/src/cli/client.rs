@@ -167,7 +167,8 @@ pub struct ReadingArgs {
     #[arg(long, short, env = "SWARMPOOL_OUT", value_name = "FILE", conflicts_with = "stream")]
     pub out: Option<PathBuf>,
 
-    /// Write the log-probability of each token, and of those it was chosen from, to this file as JSON
+    /// Write the log-probability of each token, and of those it was chosen from, to this file as JSON, as the operator
+    /// publishes them some seconds later; text of tokens for built-in models only
     #[arg(long, env = "SWARMPOOL_LOGPROBS", value_name = "FILE")]
     pub logprobs: Option<PathBuf>,
 }

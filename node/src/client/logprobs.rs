@@ -1,4 +1,4 @@
-//! The probabilities behind an answer: what the miner proved it with, as the transcript has it.
+//! The probabilities behind an answer: the transcript that the operator publishes for its proof. `verify --answers` checks it.
 
 use super::output::receipt_of;
 use super::partial::unwritable;

@@ -120,7 +120,10 @@ impl MinerMetrics {
     /// A job of text went so fast.
     pub fn went(&self, pace: &Pace) {
         self.first_token_seconds.observe(pace.first_token_s);
-        self.tokens_per_second.observe(pace.tokens_per_s);
+        // Of a single token there is no rate.
+        if pace.tokens > 1 {
+            self.tokens_per_second.observe(pace.tokens_per_s);
+        }
     }
 
     /// An engine has ended by itself.

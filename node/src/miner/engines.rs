@@ -99,8 +99,10 @@ impl Engines {
         // What panicked is in no known state: another takes its place.
         let next = if made.is_ok() { engine } else { model.start(&self.providers)? };
         self.give_back(&run.job.model, next);
+        let joules = usage.joules();
+        self.metrics.used(joules);
         let made = made.unwrap_or_else(|_| Err(anyhow!("the engine panicked")))?;
-        Ok(Made { pace: self.measured(run, &made, usage.joules()), ..made })
+        Ok(Made { pace: self.measured(run, &made, joules), ..made })
     }
 
     /// How fast a text was made, or what a benchmark found, is counted and kept.
@@ -109,7 +111,6 @@ impl Engines {
         if run.job.job_type == JobType::TorchBench {
             *benchmark = Figures::decode(&made.output).ok().map(|figures| best_rate(&figures));
         }
-        self.metrics.used(joules);
         let pace = made.pace?.with(joules, *benchmark);
         self.metrics.went(&pace);
         tracing::info!("{}: {pace}", short_job(&run.id));

@@ -61,7 +61,7 @@ impl fmt::Display for Hours {
 fn read(stretch: &str) -> Result<(Minute, Minute)> {
     let times = stretch.split_once('-').and_then(|(from, to)| Some((minute(from)?, minute(to)?)));
     match times {
-        Some((from, to)) if from != to => Ok((from % DAY, to)),
+        Some((from, to)) if from % DAY != to => Ok((from % DAY, to)),
         Some(_) => bail!("'{stretch}' has no length"),
         None => bail!("'{stretch}' is no stretch of a day: write it as 22:00-06:30"),
     }
@@ -135,9 +135,18 @@ mod tests {
 
     #[test]
     fn what_is_no_stretch_is_refused_in_words() {
-        for wrong in
-            ["", "22", "22:00", "22-06", "22:00-6:00", "22:60-23:00", "24:01-25:00", "a:b-c:d", "06:00-06:00"]
-        {
+        for wrong in [
+            "",
+            "22",
+            "22:00",
+            "22-06",
+            "22:00-6:00",
+            "22:60-23:00",
+            "24:01-25:00",
+            "a:b-c:d",
+            "06:00-06:00",
+            "24:00-00:00",
+        ] {
             let error = wrong.parse::<Hours>().unwrap_err().to_string();
             assert!(error.contains("22:00-06:30") || error.contains("no length"), "{wrong}: {error}");
         }

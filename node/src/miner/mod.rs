@@ -71,12 +71,9 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let clock = Clock::start();
     let models = Arc::new(Models::load(&args.models)?);
     let daemon = Daemon::open(args.ipfs_api.as_deref()).await?;
-    let _limited = args.miner.power_limit.map(Limit::set).transpose()?;
-    let power = Power::probe();
-    if let Some(sources) = power.sources() {
-        tracing::debug!("{sources} tell what they use");
-    }
-    tokio::spawn(power.clone().watch(stop.clone()));
+    let watching = CancellationToken::new();
+    let _ends = watching.clone().drop_guard();
+    let (_limited, power) = power(args.miner.power_limit, providers.device == GPU, watching.clone()).await?;
     let Some(engines) = start_engines(&models, args.miner.slots, providers, power, &stop).await? else {
         return Ok(());
     };
@@ -86,12 +83,10 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let network = network_config(&args.network, &directory, &args.pool.pool, "miner", "miner")?;
     let source = Shelf::over(daemon::source(daemon.as_ref(), &blocks), &args.models);
     let (network, mut events) = Network::start(args.limits.apply(network), source).await?;
-    let mirroring = CancellationToken::new();
-    let _ends = mirroring.clone().drop_guard();
     let (_no_tree, tree) = watch::channel(None);
     let mirror = daemon
         .as_ref()
-        .map(|daemon| daemon.mirror(&blocks, &directory, tree, mirroring.clone()))
+        .map(|daemon| daemon.mirror(&blocks, &directory, tree, watching.clone()))
         .transpose()?;
     let metrics = engines.metrics().clone();
     let _shown = match args.metrics.address {
@@ -151,6 +146,21 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     listener.abort();
     network.shutdown().await;
     outcome
+}
+
+/// Limits what the GPU may take, if that is wanted, and begins to read what this machine takes.
+async fn power(
+    limit: Option<u32>,
+    with_gpu: bool,
+    ends: CancellationToken,
+) -> Result<(Option<Limit>, Power)> {
+    let limited = tokio::task::spawn_blocking(move || limit.map(Limit::set).transpose()).await??;
+    let power = Power::probe(with_gpu);
+    if let Some(sources) = power.sources() {
+        tracing::debug!("{sources} tell what they use");
+    }
+    tokio::spawn(power.clone().watch(ends));
+    Ok((limited, power))
 }
 
 /// Loads the models, which takes minutes for large ones; nothing if it is told to stop meanwhile.

@@ -195,7 +195,8 @@ impl Postings<'_> {
         let uncovered = MicroUsdc(u64::try_from(payouts.saturating_sub(debits)).unwrap_or(u64::MAX));
         self.pay(Account::Shortfall, operator, uncovered.saturating_sub(lacking(self)));
         let mut released = self.left(&operator).saturating_sub(later);
-        let good = released.min(lacking(self));
+        // What nobody was debited for stays lacking.
+        let good = released.min(lacking(self).saturating_sub(uncovered));
         self.pay(operator, Account::Shortfall, good);
         released = released.saturating_sub(good);
         let asked = lacking(self);

@@ -38,7 +38,9 @@ impl Touched {
             | Record::Bound { .. } => {}
             Record::AuditPaid { auditor, .. } => _ = self.miners.insert(*auditor),
             Record::AuditClosed { leaf, .. } | Record::Overturned { leaf } => {
-                _ = self.miners.insert(state.leaf(*leaf).wallet)
+                self.miners.insert(state.leaf(*leaf).wallet);
+                let seats = state.audit(*leaf).into_iter().flat_map(|audit| &audit.seats);
+                self.miners.extend(seats.map(|seat| seat.auditor));
             }
             Record::Admitted { job, .. } => _ = self.jobs.insert(job.id()),
             Record::Leased { job, .. } => _ = self.jobs.insert(*job),

@@ -555,7 +555,7 @@ pub(crate) fn how_many() -> u32 {
     std::env::var("HISTORIES").map_or(10_000, |text| text.parse().expect("HISTORIES is a number"))
 }
 
-/// What must hold of money at each boundary: while nothing is lacking, it has paid out no more than clients were debited.
+/// What must hold of money at each boundary: it has paid out no more than clients were debited and than is known to be lacking.
 fn settled(state: &State, epoch: u64) -> Result<(), TestCaseError> {
     let payouts: u128 = state.accounts().payouts().values().sum();
     let debits: u128 = state.lifetime_debits().values().sum();

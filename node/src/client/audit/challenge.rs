@@ -7,10 +7,13 @@ use crate::link::Heard;
 use anyhow::Result;
 use std::time::Duration;
 use swarm_crypto::address::Address;
+use swarm_protocol::Millis;
 use swarm_protocol::codec::{JobId, Link};
 use swarm_protocol::query::{Answer, Query};
 use swarm_protocol::statement::{Body, Challenge, Statement};
 
+/// How far the operator's clock may be behind.
+const MAX_SKEW: Millis = Millis::from_secs(5);
 /// How long the operator may take to say what it makes of a challenge.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -18,7 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) async fn challenge(session: &Session, job: JobId, recorded: &Recorded) -> Result<Address> {
     let mut connection = session.connect().await?;
     let place = Challenge { epoch: recorded.epoch, index: recorded.index, job };
-    let outcome = tokio::time::timeout(PATIENCE, send(session, &mut connection, place)).await;
+    let outcome = tokio::select! {
+        outcome = tokio::time::timeout(PATIENCE, send(session, &mut connection, place)) => outcome,
+        () = session.stop.cancelled() => Ok(Err(UserError::input("interrupted").hint("run it again").into())),
+    };
     connection.link.network().shutdown().await;
     outcome.unwrap_or_else(|_| Err(no_answer()))
 }
@@ -32,7 +38,6 @@ async fn send(session: &Session, connection: &mut Connection, place: Challenge) 
     let id = signed.id();
     match link.ask(Query::Hand(signed)).await {
         Some(Answer::Taken) => {}
-        Some(Answer::Refused(why)) => return Err(refused(why).into()),
         Some(_) | None => return Err(no_answer()),
     }
     while let Some(event) = connection.events.recv().await {
@@ -41,7 +46,11 @@ async fn send(session: &Session, connection: &mut Connection, place: Challenge) 
             Body::Refusal(refusal) if refusal.subject == id => {
                 return Err(refused(refusal.detail.clone()).into());
             }
-            Body::AuditPicked(picked) if is_at(picked.epoch, picked.index, picked.job, &place) => {
+            // Auditors of before are reminded of theirs.
+            Body::AuditPicked(picked)
+                if is_at(picked.epoch, picked.index, picked.job, &place)
+                    && heard.statement().header.at + MAX_SKEW >= at =>
+            {
                 return Ok(picked.auditor);
             }
             _ => {}

@@ -84,14 +84,18 @@ pub(super) async fn audit(session: Session, args: &AuditArgs) -> Result<Exit> {
     }
     let looks = match (&found.finding, &subject.recorded) {
         (Finding::Contradicts | Finding::Differs(_), Some(recorded)) if args.challenge => {
-            let auditor = challenge::challenge(&session, subject.job.id(), recorded).await?;
-            session
-                .printer
-                .note(&format!("{auditor} looks too; what that costs comes back if it finds the same"));
-            Some(auditor.to_string())
+            Some(challenge::challenge(&session, subject.job.id(), recorded).await)
         }
         _ => None,
     };
+    match &looks {
+        Some(Ok(auditor)) => session
+            .printer
+            .note(&format!("{auditor} looks too; what that costs comes back if it finds the same")),
+        Some(Err(error)) => session.printer.note(&format!("warning: nobody else looks: {error:#}")),
+        None => {}
+    }
+    let looks = looks.and_then(Result::ok).map(|auditor| auditor.to_string());
     let about = json!({
         "id": file.proof, "job": file.job, "wallet": subject.lease.wallet.to_string(), "model": file.model,
         "finding": file.finding, "why": file.why, "tolerance": file.tolerance,

@@ -3,15 +3,19 @@
 use crate::cli::UserError;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const PROGRAM: &str = "nvidia-smi";
 const PLAIN: &str = "--format=csv,noheader,nounits";
 /// How often the program tells, in milliseconds.
 const TELL_MS: &str = "500";
+/// How long a question to it may take, and how often the end is looked for.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// The longest line that it is believed to print.
 const MAX_LINE_BYTES: u64 = 4096;
 
@@ -37,7 +41,8 @@ impl Gpu {
     fn told_by(program: &OsStr) -> Option<Self> {
         let mut command = Command::new(program);
         command.args(["-i", &index(), "--query-gpu=power.draw", PLAIN, "-lms", TELL_MS]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        // Ctrl-C is for the miner, which goes on measuring until its jobs are done.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut teller = command.spawn().ok()?;
         let lines = teller.stdout.take()?;
         let milliwatts = Arc::new(AtomicU64::new(0));
@@ -77,10 +82,10 @@ fn listen(lines: impl Read, milliwatts: &AtomicU64) {
     }
 }
 
-/// A limit of a GPU's power that lasts as long as this.
+/// A limit of a GPU's power that lasts as long as this; then the board's own is in force.
 #[derive(Debug)]
 pub struct Limit {
-    before: String,
+    default: String,
 }
 
 impl Limit {
@@ -91,16 +96,16 @@ impl Limit {
                 "run the miner as root, or leave --power-limit out and run nvidia-smi -pl as root yourself",
             )
         };
-        let before = ask(&["--query-gpu=power.limit", PLAIN]).map_err(failed)?;
+        let default = ask(&["--query-gpu=power.default_limit", PLAIN]).map_err(failed)?;
         ask(&["-pl", &watts.to_string()]).map_err(failed)?;
-        tracing::info!("the GPU may take {watts} W until this ends, then {} W again", before.trim());
-        Ok(Self { before: before.trim().to_owned() })
+        tracing::info!("the GPU may take {watts} W until this ends, then {} W", default.trim());
+        Ok(Self { default: default.trim().to_owned() })
     }
 }
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        if let Err(why) = ask(&["-pl", &self.before]) {
+        if let Err(why) = ask(&["-pl", &self.default]) {
             tracing::warn!("the GPU's power limit is still lowered: {}", why.trim());
         }
     }
@@ -108,8 +113,20 @@ impl Drop for Limit {
 
 /// What the program answers, or why it does not.
 fn ask(args: &[&str]) -> Result<String, String> {
-    let output = Command::new(PROGRAM).args(["-i", &index()]).args(args).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| format!("{PROGRAM} is not here: {error}"))?;
+    let mut command = Command::new(PROGRAM);
+    command.args(["-i", &index()]).args(args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut asked = command.spawn().map_err(|error| format!("{PROGRAM} is not here: {error}"))?;
+    let until = Instant::now() + PATIENCE;
+    while matches!(asked.try_wait(), Ok(None)) {
+        if Instant::now() >= until {
+            // It may end just now.
+            let _ = asked.kill();
+            return Err(format!("{PROGRAM} does not answer"));
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+    let output = asked.wait_with_output().map_err(|error| error.to_string())?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     match output.status.success() {
         true => Ok(said),
@@ -121,7 +138,6 @@ fn ask(args: &[&str]) -> Result<String, String> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use std::time::Duration;
 
     #[test]
     fn what_it_tells_counts_for_the_time_that_passes_and_no_longer_than_it_tells() {

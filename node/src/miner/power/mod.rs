@@ -32,9 +32,9 @@ struct Accounts {
 }
 
 impl Power {
-    /// What this machine tells.
-    pub fn probe() -> Self {
-        Self::of(Processors::probe(Path::new(POWERCAP)), Gpu::probe())
+    /// What this machine tells, of a GPU only where one computes.
+    pub fn probe(with_gpu: bool) -> Self {
+        Self::of(Processors::probe(Path::new(POWERCAP)), if with_gpu { Gpu::probe() } else { None })
     }
 
     fn of(processors: Option<Processors>, gpu: Option<Gpu>) -> Self {

@@ -148,12 +148,13 @@ impl Book {
         let all = self.held.values().flat_map(|held| &held.accepted);
         let waiting: u64 = all.filter(|each| each.stands && !each.released).map(|each| each.operator).sum();
         let lacking = u64::try_from(-balance(Account::Shortfall)).expect("it is only overdrawn");
-        let spent = self.debits.values().sum::<u128>() + u128::from(lacking);
         let paid = self.payouts.values().sum::<u128>() + miners;
-        let uncovered = u64::try_from(paid.saturating_sub(spent)).expect("test credit is small");
-        let due = u64::try_from(balance(held) + i128::from(uncovered) - i128::from(waiting)).unwrap_or(0);
-        let lacking = lacking + uncovered;
-        let good = due.min(lacking);
+        let uncovered = paid.saturating_sub(self.debits.values().sum::<u128>());
+        let uncovered = u64::try_from(uncovered).expect("test credit is small");
+        let more = uncovered.saturating_sub(lacking);
+        let due = u64::try_from(balance(held) + i128::from(more) - i128::from(waiting)).unwrap_or(0);
+        let lacking = lacking + more;
+        let good = due.min(lacking - uncovered);
         let own = u64::try_from(balance(free)).expect("it is not overdrawn").min(lacking - good);
         if own > 0 {
             *self.debits.entry(operator).or_default() += u128::from(own);
@@ -161,7 +162,7 @@ impl Book {
         let spent = self.debits.values().sum::<u128>();
         let covered = u64::try_from(spent.saturating_sub(paid)).expect("test credit is small");
         let payable = (held, Account::OperatorPayable(operator), (due - good).min(covered));
-        let lent = (Account::Shortfall, held, uncovered);
+        let lent = (Account::Shortfall, held, more);
         vec![lent, (held, Account::Shortfall, good), (free, Account::Shortfall, own), payable]
     }
 
