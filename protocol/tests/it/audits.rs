@@ -337,6 +337,46 @@ fn an_auditor_paid_out_of_money_that_waits_is_a_shortfall_until_that_is_released
     verify(&published(&table)).unwrap();
 }
 
+/// Paid by share from a reserve that holds little: one answer's credit is paid out of the pot of another, whose own money waits
+/// for a second look while those who looked first are paid.
+#[test]
+fn what_was_paid_and_nobody_debited_stays_lacking_though_fees_are_released() {
+    let mut table = Table::without_reserve(LEAST_RATE);
+    let next = |table: &mut Table| {
+        table.take(&Step::Share(3));
+        next_epoch(table);
+    };
+    let answer = |table: &mut Table, units| {
+        table.take(&Step::Answer { client: CLIENT, miner: 3, price: PRICE, units });
+        *table.leaves().last().unwrap()
+    };
+    beat(&mut table, 1);
+    next(&mut table);
+    answer(&mut table, 100);
+    (0..2).for_each(|_| next(&mut table));
+    let (at, job) = answer(&mut table, 50);
+    next(&mut table);
+    answer(&mut table, 200);
+    table.challenge(CHALLENGER, at, job);
+    table.inquest(Finding::Differs(9));
+    next(&mut table);
+    table.challenge(CHALLENGER, at, job);
+    assert_eq!(table.seats().len(), 1, "it is challenged again");
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        next(&mut table);
+        let state = table.pool.state();
+        let sum = |amounts: &BTreeMap<Address, u128>| amounts.values().sum::<u128>();
+        let lacking = state.accounts().balance(&Account::Shortfall).unsigned_abs();
+        let (payouts, debits) = (sum(state.accounts().payouts()), sum(state.lifetime_debits()));
+        assert!(payouts <= debits + lacking, "{payouts} over {debits} and {lacking}");
+        seen.push((payouts.saturating_sub(debits), lacking));
+    }
+    // Three looks cost more than the two fees that are left: the rest is the operator's to bring.
+    assert_eq!(seen, [(0, 100), (200, 200), (100, 100), (100, 100), (100, 100), (100, 100)]);
+    verify(&published(&table)).unwrap();
+}
+
 #[test]
 fn who_has_earned_nothing_is_not_drawn() {
     let mut table = Table::new();
