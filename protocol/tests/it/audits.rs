@@ -337,6 +337,57 @@ fn an_auditor_paid_out_of_money_that_waits_is_a_shortfall_until_that_is_released
     verify(&published(&table)).unwrap();
 }
 
+/// Paid by share from a reserve that holds little: one answer's credit is paid out of the pot of another, whose own money waits
+/// for a second look while who looked first is paid. At each boundary then, what payouts exceed debits by, and what is lacking;
+/// nothing if the draw is not for the second answer alone.
+fn lent_by_another_pot(delay: u64) -> Option<Vec<(u128, u128)>> {
+    let mut table = Table::without_reserve(5_000);
+    let next = |table: &mut Table| {
+        let newest = 1_000 * (table.pool.state().epoch().number + 1) + 2;
+        let beat = crate::histories::heartbeat(newest);
+        table.say(3, Heartbeat { mode: PayoutMode::Pps, draining: false, ens: None, ..beat });
+        next_epoch(table);
+    };
+    let answer = |table: &mut Table, units| {
+        table.take(&Step::Answer { client: CLIENT, miner: 3, price: PRICE, units });
+        *table.leaves().last().unwrap()
+    };
+    beat(&mut table, 1);
+    table.wait(delay);
+    next(&mut table);
+    answer(&mut table, 100);
+    next(&mut table);
+    (table.picked.is_empty()).then_some(())?;
+    next(&mut table);
+    let (at, job) = answer(&mut table, 50);
+    next(&mut table);
+    answer(&mut table, 200);
+    (table.seats().len() == 1).then_some(())?;
+    table.inquest(Finding::Holds);
+    next(&mut table);
+    table.challenge(CHALLENGER, at, job);
+    (table.seats().len() == 1).then_some(())?;
+    let seen = (0..4).map(|_| {
+        next(&mut table);
+        let state = table.pool.state();
+        let sum = |amounts: &BTreeMap<Address, u128>| amounts.values().sum::<u128>();
+        let (payouts, debits) = (sum(state.accounts().payouts()), sum(state.lifetime_debits()));
+        let lacking = state.accounts().balance(&Account::Shortfall).unsigned_abs();
+        (payouts.saturating_sub(debits), lacking)
+    });
+    let seen = seen.collect();
+    verify(&published(&table)).unwrap();
+    Some(seen)
+}
+
+#[test]
+fn what_was_paid_and_nobody_debited_stays_lacking_though_a_fee_is_released() {
+    let seen = (0..64).find_map(|delay| lent_by_another_pot(10 * delay)).expect("one draw of 64");
+    assert!(seen.iter().all(|(uncovered, lacking)| uncovered <= lacking), "{seen:?}");
+    assert!(seen.iter().any(|(uncovered, _)| *uncovered > 0), "{seen:?}");
+    assert_eq!(seen.last(), Some(&(0, 0)), "{seen:?}");
+}
+
 #[test]
 fn who_has_earned_nothing_is_not_drawn() {
     let mut table = Table::new();
