@@ -10,7 +10,6 @@ use rayon::slice::ParallelSliceMut;
 
 use super::cache::{BLOCK_POSITIONS, Place};
 use super::layer::Attention;
-use super::one_core::dot;
 use super::{Compute, DecoderConfig, RotaryPairs, Run, Sequence};
 
 /// Multiplications for which it is worth waking other cores.
@@ -120,8 +119,14 @@ impl WithSimd for Mix<'_> {
         for ((keys, _), weights) in
             sequence.read(config, place, positions).zip(weights.chunks_mut(BLOCK_POSITIONS))
         {
-            for (weight, key) in weights.iter_mut().zip(keys.chunks_exact(width)) {
-                *weight = dot(query, key) * scale;
+            let mut products = [0.0; BLOCK_POSITIONS];
+            for (query, keys) in query.iter().zip(keys.as_chunks::<BLOCK_POSITIONS>().0) {
+                for (product, key) in products.iter_mut().zip(keys) {
+                    *product += query * key;
+                }
+            }
+            for (weight, product) in weights.iter_mut().zip(products) {
+                *weight = product * scale;
             }
         }
         let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -10,7 +10,8 @@ use super::{Compute, DecoderConfig};
 /// Positions whose keys and values lie together, and are shared together.
 pub const BLOCK_POSITIONS: usize = 32;
 
-/// Keys and values of [`BLOCK_POSITIONS`] positions in all layers, each `(layer, kv_head, position, head_width)`.
+/// Keys of [`BLOCK_POSITIONS`] positions in all layers, `(layer, kv_head, head_width, position)`, so that a query meets many at
+/// once, and values, `(layer, kv_head, position, head_width)`.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
     keys: Vec<f32>,
@@ -108,14 +109,17 @@ impl Sequence {
         let width = config.head_width;
         let block = Arc::make_mut(&mut self.blocks[position / BLOCK_POSITIONS]);
         for kv_head in 0..config.kv_heads {
-            let start = Place { layer, kv_head }.start(config) + position % BLOCK_POSITIONS * width;
+            let first = Place { layer, kv_head }.start(config);
+            let start = first + position % BLOCK_POSITIONS * width;
             let head = kv_head * width..(kv_head + 1) * width;
-            block.keys[start..start + width].copy_from_slice(&keys[head.clone()]);
-            block.values[start..start + width].copy_from_slice(&values[head]);
+            block.values[start..start + width].copy_from_slice(&values[head.clone()]);
+            let column = block.keys[first..].iter_mut().skip(position % BLOCK_POSITIONS);
+            column.step_by(BLOCK_POSITIONS).zip(&keys[head]).for_each(|(cell, key)| *cell = *key);
         }
     }
 
-    /// The keys and values of one head at the first `positions` positions, block by block.
+    /// Of one head, block by block: keys of all positions of the block, `(head_width, position)`, and values of those among the
+    /// first `positions`, `(position, head_width)`.
     pub(super) fn read<'a>(
         &'a self,
         config: &DecoderConfig,
@@ -126,8 +130,8 @@ impl Sequence {
         let width = config.head_width;
         self.blocks.iter().enumerate().map_while(move |(index, block)| {
             let left = positions.saturating_sub(index * BLOCK_POSITIONS).min(BLOCK_POSITIONS);
-            let cells = start..start + left * width;
-            (left > 0).then(|| (&block.keys[cells.clone()], &block.values[cells]))
+            let keys = start..start + BLOCK_POSITIONS * width;
+            (left > 0).then(|| (&block.keys[keys], &block.values[start..start + left * width]))
         })
     }
 }
