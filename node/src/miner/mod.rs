@@ -24,7 +24,9 @@ use crate::models::Shelf;
 use crate::network::{Network, NetworkEvent};
 use crate::providers::{GPU, Providers};
 use crate::session::join;
+use crate::socket::Answering;
 use crate::status;
+use crate::storage::home::DataDir;
 use crate::upkeep;
 use crate::view::{EVIDENCE_FOLDER, LiveView};
 use crate::workload::Models;
@@ -37,13 +39,14 @@ pub use pause::{Order, tell};
 use power::{Limit, Power};
 use shell::MinerShell;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use streams::Streams;
 use swarm_inference::Hardware;
 use swarm_protocol::Millis;
 use swarm_protocol::miner::{AuditSecret, Config, Event, Miner, ModelTerms};
-use swarm_protocol::statement::Assurance;
+use swarm_protocol::statement::{Assurance, Verified};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -91,10 +94,8 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let metrics = engines.metrics().clone();
     let _shown = match args.metrics.address {
         Some(address) => {
-            let mut exporter = Exporter::of_node("miner", network.clone(), blocks.clone(), directory.path());
-            mirror.iter().for_each(|mirror| mirror.show(&mut exporter));
-            exporter.show(&metrics);
-            Some(Server::start(address, exporter).await?)
+            let exporter = Exporter::of_node("miner", network.clone(), blocks.clone(), directory.path());
+            Some(show(address, exporter, mirror.as_ref(), &metrics).await?)
         }
         None => None,
     };
@@ -109,12 +110,10 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let _answering =
         status::answer(&directory, "miner", &args.pool.pool, key.address(), &network, clock, &seen, of);
     let terms = join_terms(&args.files, &args.pool)?;
-    let joined = tokio::select! {
-        joined = join(&network, &mut events, &terms, clock, None) => joined?,
-        () = stop.cancelled() => {
-            network.shutdown().await;
-            return Ok(());
-        }
+    let joining = join(&network, &mut events, &terms, clock, None);
+    let Some(joined) = stop.run_until_cancelled(joining).await.transpose()? else {
+        network.shutdown().await;
+        return Ok(());
     };
     tracing::info!("joined {} of operator {}", terms.pool, joined.operator);
     let first = [joined.opened.clone(), joined.beacon.clone()];
@@ -123,22 +122,14 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let link = Link::new(network.clone(), joined, clock).await;
     let view = LiveView::keeping(directory.file(EVIDENCE_FOLDER));
     tokio::spawn(view.clone().keep(link.clone(), MAX_VIEW_PAGES, VIEW_INTERVAL, stop.clone()));
+    let (diary, streams) = (Diary::default(), Streams::default());
     // It was empty until now.
-    let diary = Diary::default();
     let _ = seen.set(status::Member { link: link.clone(), view: view.clone(), diary: diary.clone() });
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
-    let _orders = pause::listen(&directory, &inbox, args.miner.hours.as_ref());
-    if let Some(hours) = &args.miner.hours {
-        tokio::spawn(hours::keep(hours.clone(), inbox.clone(), stop.clone()));
-    }
+    let _orders = rests(&directory, args.miner.hours.as_ref(), &inbox, &stop);
     tokio::spawn(tell_gone(providers.gone.clone(), inbox.clone(), metrics.clone()));
-    inbox.send(Input::Event(Event::Connected)).await?;
-    for statement in first {
-        view.hear_answer(&link, &statement);
-        inbox.send(Input::Event(Event::Heard(Box::new(statement)))).await?;
-    }
+    begin(&link, &view, first, &inbox).await?;
     metrics.operator_is_there(true);
-    let streams = Streams::default();
     let heard = (view, streams.clone(), metrics.clone());
     let listener = tokio::spawn(listen(link.clone(), heard, events, inbox.clone(), stop));
     let mut shell = MinerShell::new(key, link, blocks, daemon, models, engines, inbox, clock, diary, streams);
@@ -146,6 +137,46 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     listener.abort();
     network.shutdown().await;
     outcome
+}
+
+/// Shows what the miner counts, and what its IPFS daemon lacks.
+async fn show(
+    address: SocketAddr,
+    mut exporter: Exporter,
+    mirror: Option<&Mirroring>,
+    metrics: &MinerMetrics,
+) -> Result<Server> {
+    mirror.iter().for_each(|mirror| mirror.show(&mut exporter));
+    exporter.show(metrics);
+    Ok(Server::start(address, exporter).await?)
+}
+
+/// Begins to pass on when the owner wants the miner to rest.
+fn rests(
+    directory: &DataDir,
+    hours: Option<&Hours>,
+    inbox: &mpsc::Sender<Input<Event, ()>>,
+    stop: &CancellationToken,
+) -> Option<Answering> {
+    if let Some(hours) = hours {
+        tokio::spawn(hours::keep(hours.clone(), inbox.clone(), stop.clone()));
+    }
+    pause::listen(directory, inbox, hours)
+}
+
+/// What the operator said when the pool was joined goes to the machine first.
+async fn begin(
+    link: &Link,
+    view: &LiveView,
+    first: [Verified; 2],
+    inbox: &mpsc::Sender<Input<Event, ()>>,
+) -> Result<()> {
+    inbox.send(Input::Event(Event::Connected)).await?;
+    for statement in first {
+        view.hear_answer(link, &statement);
+        inbox.send(Input::Event(Event::Heard(Box::new(statement)))).await?;
+    }
+    Ok(())
 }
 
 /// Limits what the GPU may take, if that is wanted, and begins to read what this machine takes.
