@@ -21,6 +21,8 @@ mod matrix;
 mod one_core;
 mod products;
 mod score;
+mod table;
+mod tiles;
 mod weights;
 
 use std::io::{Read, Seek};
@@ -32,6 +34,7 @@ use self::attention::{Loops, Rotation, Row};
 use self::layer::{Attention, Layer};
 use self::matrix::Matrix;
 use self::products::Products;
+use self::table::Table;
 use self::weights::{Source, Weights};
 use crate::gguf::Gguf;
 use crate::safetensors::Safetensors;
@@ -47,7 +50,7 @@ pub use self::score::Show;
 pub struct Decoder {
     config: DecoderConfig,
     compute: Compute,
-    embedding: Matrix,
+    embedding: Table,
     layers: Vec<Layer>,
     norm: Tensor,
     output: Matrix,
@@ -116,9 +119,9 @@ impl Decoder {
         let compute = weights.compute();
         let table = [config.vocab_size, config.width];
         let tied = config.tied || !weights.has("output.weight");
-        let embedding = weights.matrix("token_embd.weight", &table)?;
+        let embedding = weights.table("token_embd.weight", &table)?;
         let output = match tied {
-            true => embedding.clone(),
+            true => weights.matrix_of(&embedding)?,
             false => weights.matrix("output.weight", &table)?,
         };
         weights.skip("output.weight");

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::quantized::gguf_file;
 use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_llama::ModelWeights;
-use support::{Target, figure, median, ratio};
+use support::{Target, figure, median, processor, ratio};
 use swarm_inference::testing::{Shape, Storage, gguf, model};
 use swarm_inference::{
     Asked, Batch, BatchLimits, CancelToken, Candle, Compute, Decoder, Engine, EngineConfig, Flow,
@@ -105,11 +105,11 @@ fn throughput() -> Result<()> {
     Ok(())
 }
 
-/// Tokens per second of prefill and of decoding in a batch of this size.
+/// Tokens per second of processor time, of prefill and of decoding in a batch of this size.
 fn rates(decoder: &Decoder, size: usize) -> Result<[f64; 2]> {
     let limits = BatchLimits { max_sequences: size, max_cache_bytes: 1 << 32 };
     let mut batch = Batch::new(decoder, limits);
-    let start = Instant::now();
+    let start = processor()?;
     for job in 0..size {
         batch.join(&prompt(job, LONG_PROMPT), TOKENS as usize)?;
     }
@@ -117,8 +117,8 @@ fn rates(decoder: &Decoder, size: usize) -> Result<[f64; 2]> {
     while offers.len() < size {
         offers.extend(batch.step(Interrupt::default())?);
     }
-    let prefill = (size * LONG_PROMPT) as f64 / start.elapsed().as_secs_f64();
-    let start = Instant::now();
+    let prefill = (size * LONG_PROMPT) as f64 / (processor()? - start);
+    let start = processor()?;
     for _ in 0..TOKENS {
         for offer in &offers {
             batch.push(offer.sequence, candidates(&offer.logits, 1)?[0].token)?;
@@ -126,10 +126,10 @@ fn rates(decoder: &Decoder, size: usize) -> Result<[f64; 2]> {
         offers = batch.step(Interrupt::default())?;
         ensure!(offers.len() == size, "a sequence was left out");
     }
-    Ok([prefill, (size * TOKENS as usize) as f64 / start.elapsed().as_secs_f64()])
+    Ok([prefill, (size * TOKENS as usize) as f64 / (processor()? - start)])
 }
 
-/// Tokens per second of prefill and of decoding by the model code of candle-transformers on the same file.
+/// The same of the model code of candle-transformers on the same file.
 fn library(file: &[u8]) -> Result<[f64; 2]> {
     let mut reader = Cursor::new(file);
     let content = gguf_file::Content::read(&mut reader)?;
@@ -140,14 +140,14 @@ fn library(file: &[u8]) -> Result<[f64; 2]> {
     };
     // The first pass brings the weights into the order of its kernels.
     forward(&mut model, &prompt(0, 1), 0)?;
-    let start = Instant::now();
+    let start = processor()?;
     let mut token = forward(&mut model, &prompt(0, LONG_PROMPT), 0)?;
-    let prefill = LONG_PROMPT as f64 / start.elapsed().as_secs_f64();
-    let start = Instant::now();
+    let prefill = LONG_PROMPT as f64 / (processor()? - start);
+    let start = processor()?;
     for index in 0..TOKENS as usize {
         token = forward(&mut model, &[token], LONG_PROMPT + index)?;
     }
-    Ok([prefill, f64::from(TOKENS) / start.elapsed().as_secs_f64()])
+    Ok([prefill, f64::from(TOKENS) / (processor()? - start)])
 }
 
 /// This decoder over the library's own, on the same bytes, by turns.
@@ -174,9 +174,7 @@ fn compare(path: &str) -> Result<()> {
     let decoder = Decoder::from_gguf(&mut File::open(path).context("open")?, Compute::AllCores)?;
     rates(&decoder, 1)?;
     for size in [1, JOBS] {
-        let measured: Vec<[f64; 2]> = (0..3).map(|_| rates(&decoder, size)).collect::<Result<_>>()?;
-        for (phase, name) in ["prefill", "decode"].iter().enumerate() {
-            let rate = median(measured.iter().map(|rates| rates[phase]));
+        for (name, rate) in ["prefill", "decode"].iter().zip(rates(&decoder, size)?) {
             let file = Path::new(path).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             println!("rate {file} {name} {size} {rate:.2}");
         }

@@ -12,7 +12,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use support::{figure, median};
+use support::{figure, median, processor};
 use swarm_crypto::address::{Address, PoolId};
 use swarm_crypto::key::SecretKey;
 use swarm_node::network::{Network, NetworkConfig, NetworkEvent, Topic, Verdict};
@@ -58,14 +58,6 @@ fn statement(counter: u64) -> Vec<u8> {
     };
     let body = Body::Heartbeat(heartbeat);
     Statement::derived(pool(), key().address(), NOW, body).sign(&key()).encode()
-}
-
-/// Processor time of this process so far, in seconds.
-fn processor() -> Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit(") ").next().context("a stat line")?.split(' ').collect();
-    // The 14th and 15th fields of the line, in hundredths of a second on Linux.
-    Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
 }
 
 #[derive(Default)]

@@ -14,6 +14,8 @@ use super::{Compute, DecoderConfig, RotaryPairs, Run, Sequence};
 
 /// Multiplications for which it is worth waking other cores.
 const MIN_SHARED_WORK: usize = 1 << 18;
+/// Columns of values that are summed at a time: as many as stay in registers.
+const COLUMNS: usize = 32;
 
 /// A row of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +98,7 @@ fn attention(
     out
 }
 
-/// Adds to `mixed` the values of the first positions, weighed by the softmax of the scaled products of `query` with their keys.
+/// Sets `mixed` to the values of the first positions, weighed by the softmax of the scaled products of `query` with their keys.
 struct Mix<'a> {
     config: &'a DecoderConfig,
     query: &'a [f32],
@@ -135,13 +137,27 @@ impl WithSimd for Mix<'_> {
             *weight = (*weight - max).exp();
             sum += *weight;
         }
-        for ((_, values), weights) in
-            sequence.read(config, place, positions).zip(weights.chunks(BLOCK_POSITIONS))
-        {
-            for (value, weight) in values.chunks_exact(width).zip(weights) {
-                let weight = weight / sum;
-                for (mixed, value) in mixed.iter_mut().zip(value) {
-                    *mixed += weight * value;
+        for weight in &mut weights {
+            *weight /= sum;
+        }
+        let weighed = || sequence.read(config, place, positions).zip(weights.chunks(BLOCK_POSITIONS));
+        let (columns, others) = mixed.as_chunks_mut::<COLUMNS>();
+        for (index, columns) in columns.iter_mut().enumerate() {
+            let mut sums = [0.0; COLUMNS];
+            for ((_, values), weights) in weighed() {
+                for (values, weight) in values.chunks_exact(width).zip(weights) {
+                    for (sum, value) in sums.iter_mut().zip(&values.as_chunks::<COLUMNS>().0[index]) {
+                        *sum += weight * value;
+                    }
+                }
+            }
+            *columns = sums;
+        }
+        let first = width - others.len();
+        for ((_, values), weights) in weighed() {
+            for (values, weight) in values.chunks_exact(width).zip(weights) {
+                for (sum, value) in others.iter_mut().zip(&values[first..]) {
+                    *sum += weight * value;
                 }
             }
         }

@@ -7,6 +7,8 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 
 use super::Compute;
 use super::one_core::product;
+use super::table::Table;
+use super::tiles::Tiles;
 
 /// candle multiplies f32 matrices in an order that depends on the number of rows, so that they always have this many.
 const WHOLE_ROWS: usize = 8;
@@ -14,8 +16,9 @@ const WHOLE_ROWS: usize = 8;
 const MIN_Q6K_ROWS: usize = 2;
 
 /// A matrix of weights, `(rows, columns)`.
-#[derive(Clone)]
 pub(super) enum Matrix {
+    /// In tiles, on all cores.
+    Tiled(Tiles),
     /// As the file has it.
     Quantised(Arc<QTensor>),
     /// f32, on all cores.
@@ -27,24 +30,24 @@ pub(super) enum Matrix {
 }
 
 impl Matrix {
-    pub(super) fn quantised(tensor: QTensor, compute: Compute) -> Result<Self> {
-        if compute.keeps(tensor.dtype()) {
-            return Ok(Self::Quantised(Arc::new(tensor)));
-        }
-        Self::whole(tensor.dequantize(&Device::Cpu)?, compute)
-    }
-
-    pub(super) fn whole(tensor: Tensor, compute: Compute) -> Result<Self> {
-        match compute {
-            Compute::AllCores => Ok(Self::Whole(tensor)),
-            Compute::OneCore => Ok(Self::OneCore(tensor)),
-            Compute::Device => Ok(Self::Device(tensor.to_device(compute.device())?)),
+    /// Of a table's weights.
+    pub(super) fn of(table: Table, compute: Compute) -> Result<Self> {
+        match (table, compute) {
+            (Table::Quantised(tensor), Compute::AllCores) => Ok(match Tiles::of(&tensor)? {
+                Some(tiles) => Self::Tiled(tiles),
+                None => Self::Quantised(tensor),
+            }),
+            (Table::Quantised(tensor), Compute::OneCore | Compute::Device) => Ok(Self::Quantised(tensor)),
+            (Table::Whole(tensor), Compute::AllCores) => Ok(Self::Whole(tensor)),
+            (Table::Whole(tensor), Compute::OneCore) => Ok(Self::OneCore(tensor)),
+            (Table::Whole(tensor), Compute::Device) => Ok(Self::Device(tensor)),
         }
     }
 
     /// From `(length, columns)` to `(length, rows)`, on a processor each row as if it were alone.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
+            Self::Tiled(tiles) => Tiles::products([tiles], x).map(|[made]| made),
             Self::Quantised(matrix) if matrix.dtype() == GgmlDType::Q6K && x.device().is_cpu() => {
                 with_rows(x, MIN_Q6K_ROWS, |x| x.apply_op1_no_bwd(matrix.as_ref()))
             }
@@ -57,31 +60,18 @@ impl Matrix {
 
     /// What each of these makes of the same rows, as if it were alone; the rows are made integers once for all if they can.
     pub(super) fn forward_each<const N: usize>(matrices: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
-        // On other processors candle adds up in another order when it multiplies with several at once.
-        if cfg!(target_arch = "x86_64")
-            && let Some(tensors) =
-                matrices.iter().map(|matrix| matrix.as_quantised()).collect::<Option<Vec<_>>>()
-            && let Some(made) = QTensor::gemv_fused_shared_lhs(&tensors, x)?
-            && let Ok(made) = made.try_into()
-        {
-            return Ok(made);
+        let tiles: Vec<&Tiles> = matrices.iter().filter_map(|matrix| matrix.as_tiles()).collect();
+        if let Ok(tiles) = tiles.try_into() {
+            return Tiles::products::<N>(tiles, x);
         }
         let made = matrices.iter().map(|matrix| matrix.forward(x)).collect::<Result<Vec<_>>>()?;
         made.try_into().map_err(|_| Error::msg("as many results as matrices"))
     }
 
-    fn as_quantised(&self) -> Option<&QTensor> {
+    fn as_tiles(&self) -> Option<&Tiles> {
         match self {
-            Self::Quantised(tensor) => Some(tensor),
-            Self::Whole(_) | Self::OneCore(_) | Self::Device(_) => None,
-        }
-    }
-
-    /// The rows of these indices.
-    pub(super) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Quantised(matrix) => matrix.embedding(ids),
-            Self::Whole(matrix) | Self::OneCore(matrix) | Self::Device(matrix) => matrix.index_select(ids, 0),
+            Self::Tiled(tiles) => Some(tiles),
+            Self::Quantised(_) | Self::Whole(_) | Self::OneCore(_) | Self::Device(_) => None,
         }
     }
 }

@@ -8,6 +8,8 @@ use candle_core::{Device, Tensor};
 
 use super::Compute;
 use super::matrix::Matrix;
+use super::table::Table;
+use super::tiles::Tiles;
 use crate::LoadError;
 use crate::gguf::Gguf;
 use crate::safetensors::Safetensors;
@@ -101,14 +103,37 @@ impl<'a, R: Read + Seek> Weights<'a, R> {
         self.unused.remove(name);
     }
 
+    /// A matrix to look rows up in.
+    pub(super) fn table(&mut self, name: &str, shape: &[usize; 2]) -> Result<Table, LoadError> {
+        self.spend(self.file_bytes(name, shape))?;
+        self.read_table(name, shape)
+    }
+
+    /// A matrix to multiply by.
     pub(super) fn matrix(&mut self, name: &str, shape: &[usize; 2]) -> Result<Matrix, LoadError> {
-        match self.read(name, shape)? {
-            Stored::Quantised(tensor) => Ok(Matrix::quantised(tensor, self.compute)?),
-            Stored::Whole(tensor) => Ok(Matrix::whole(tensor, self.compute)?),
+        let file = self.file_bytes(name, shape);
+        self.spend(match self.kept(name) {
+            // The file's order is given up for theirs, which candle's kernels keep beside it.
+            Some(format) if self.compute == Compute::AllCores => {
+                Tiles::bytes(format, *shape).unwrap_or(2 * file)
+            }
+            _ => file,
+        })?;
+        let table = self.read_table(name, shape)?;
+        Ok(Matrix::of(table, self.compute)?)
+    }
+
+    /// A table to multiply by.
+    pub(super) fn matrix_of(&mut self, table: &Table) -> Result<Matrix, LoadError> {
+        if let (Table::Quantised(tensor), Compute::AllCores) = (table, self.compute) {
+            let copy = Tiles::bytes(tensor.dtype(), tensor.shape().dims2()?.into());
+            self.spend(copy.unwrap_or(tensor.storage_size_in_bytes() as u64))?;
         }
+        Ok(Matrix::of(table.clone(), self.compute)?)
     }
 
     pub(super) fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LoadError> {
+        self.spend(self.file_bytes(name, &[length]))?;
         let device = self.compute.device();
         match self.read(name, &[length])? {
             Stored::Quantised(tensor) => Ok(tensor.dequantize(device)?),
@@ -127,21 +152,30 @@ impl<'a, R: Read + Seek> Weights<'a, R> {
         }
     }
 
+    fn read_table(&mut self, name: &str, shape: &[usize; 2]) -> Result<Table, LoadError> {
+        match self.read(name, shape)? {
+            Stored::Quantised(tensor) => Ok(Table::quantised(tensor, self.compute)?),
+            Stored::Whole(tensor) => Ok(Table::whole(&tensor, self.compute)?),
+        }
+    }
+
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
         self.unused.remove(name);
+        let device = if self.kept(name).is_some() { self.compute.device() } else { &Device::Cpu };
+        self.source.read(name, shape, device)
+    }
+
+    /// The tensor's format, if it stays as it is.
+    fn kept(&self, name: &str) -> Option<GgmlDType> {
+        self.source.dtype(name).filter(|format| self.compute.keeps(*format))
+    }
+
+    /// Memory of the tensor as it is in the file, or as f32.
+    fn file_bytes(&self, name: &str, shape: &[usize]) -> u64 {
         let elements = shape.iter().map(|&size| size as u64).product::<u64>();
-        let device = self.compute.device();
-        match self.source.dtype(name).filter(|dtype| self.compute.keeps(*dtype)) {
-            Some(dtype) => {
-                let bytes = elements.div_ceil(dtype.block_size() as u64) * dtype.type_size() as u64;
-                // A processor's kernels may keep a second copy in another order.
-                self.spend(if device.is_cpu() { 2 * bytes } else { bytes })?;
-                self.source.read(name, shape, device)
-            }
-            None => {
-                self.spend(4 * elements)?;
-                self.source.read(name, shape, &Device::Cpu)
-            }
+        match self.kept(name) {
+            Some(format) => elements.div_ceil(format.block_size() as u64) * format.type_size() as u64,
+            None => 4 * elements,
         }
     }
 

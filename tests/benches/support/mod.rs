@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each benchmark uses its own part")]
 
+use anyhow::Context;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -39,6 +40,14 @@ pub fn helia(args: &[&str]) -> Option<Command> {
     let mut command = Command::new(node);
     command.current_dir(folder).arg("helia.mjs").args(args);
     Some(command)
+}
+
+/// Processor time of this process so far, in seconds.
+pub fn processor() -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit(") ").next().context("a stat line")?.split(' ').collect();
+    // The 14th and 15th fields of the line, in hundredths of a second on Linux.
+    Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
 }
 
 /// Whether this part of a benchmark is to run: all are, unless arguments name some.
