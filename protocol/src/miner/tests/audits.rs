@@ -20,6 +20,7 @@ fn picked(index: u64) -> AuditPicked {
         output_bytes: 6,
         open: false,
         until: 5,
+        challenge: None,
     }
 }
 
