@@ -2,12 +2,14 @@
 
 mod calibrate;
 mod installed;
+mod lookup;
 mod published;
 mod pull;
 
 use self::calibrate::{Calibration, Pair, calibrate};
 pub use self::installed::hold;
 use self::installed::{Installed, cid};
+pub use self::lookup::Lookup;
 pub use self::published::Shelf;
 use crate::cli::{Exit, ModelsCommand, NodeArgs, UserError};
 use crate::storage::disk::write_atomic;

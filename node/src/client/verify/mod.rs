@@ -10,7 +10,7 @@ use super::saved::{read_answer, read_evidence, read_receipt};
 use super::{Connection, Session};
 use crate::cli::{Exit, Subject, UserError, VerifyArgs};
 use crate::evidence::EvidenceFile;
-use crate::workload::Models;
+use crate::models::Lookup;
 use anyhow::Result;
 use quick::against_epoch;
 use std::path::Path;
@@ -146,7 +146,7 @@ async fn whole_pool(
     receipt: Option<&Path>,
 ) -> Result<Exit> {
     let kept = receipt.map(|path| read(&session, path)).transpose()?;
-    let models = if args.answers { Some(Models::load(&[])?) } else { None };
+    let models = if args.answers { Some(Lookup::of(&session.args.files)?) } else { None };
     let pool = begin(&session, &args.sealed, asked).await?;
     let asked = asked.unwrap_or(pool.newest);
     let receipt = kept.as_ref().map(|kept| &kept.receipt);
