@@ -23,7 +23,7 @@ use swarm_protocol::statement::{
     AuditPicked, Body, Input, Intake, Job, JobType, Proof, Signed, Statement, Verified,
 };
 
-/// The longest that a model may take over one proof.
+/// The longest that a model may take over one proof, and that records may take to come.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What a finding is made of, as it was fetched.
@@ -48,7 +48,9 @@ pub(super) async fn look(
     engines: Engines,
     picked: AuditPicked,
 ) -> Result<Looked> {
-    let (lease, proof) = accepted(&link, daemon.as_ref(), &picked).await?;
+    let looking = accepted(&link, daemon.as_ref(), &picked);
+    let found = tokio::time::timeout(LOOK_TIMEOUT, looking).await;
+    let (lease, proof) = found.context("the records of its epoch could not be had in time")??;
     let content = fetch(&link, daemon.as_ref(), &picked).await?;
     let model = models.get(&content.job.model).context("its model is not served here")?.clone();
     // A look ends with its deadline at the latest, and the process waits for none.
