@@ -164,7 +164,7 @@ fn list(manifests: &[PathBuf], json: bool) -> Result<Exit> {
         let provider = runs_on(manifest).map_or_else(|why| format!("nothing here: {why}"), str::to_owned);
         vec![
             clean(&manifest.name),
-            size(manifest.size),
+            size(manifest.weight_bytes()),
             manifest.context_length.to_string(),
             clean(&manifest.licence),
             clean(&provider),
