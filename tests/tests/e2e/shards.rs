@@ -141,12 +141,14 @@ fn a_model_in_three_files_is_what_it_is_in_one_runs_jobs_and_is_given_to_others(
     let cid = entry["cid"].as_str().unwrap().to_owned();
     assert_eq!(entry["provider"], "candle");
 
-    let _operator = site.operator(&["--model", "three"]);
+    let operator = site.operator(&["--model", "three", "--epoch", "10s", "--heartbeat", "1s"]);
     let miner = site.miner("alice.eth", &["--model", "three"]);
     miner.expect(&format!("models pull {cid}"));
     let mut job = short_job("the thin cat in the");
     job["model"] = "three".into();
-    site.submit(&site.job("three", &job)).good();
+    let (file, costs) = (site.job("three", &job), site.home().join("costs.json"));
+    let answer = site.client(&["submit", &text(&file), "--json", "--logprobs", &text(&costs)]).good();
+    checked(&site, &operator, (&answer, &costs));
     let told = models(&site, &["remove", "three"]);
     assert!(told.code() == Some(1) && told.stderr.contains("three is in use by process"), "{told:?}");
 
@@ -161,6 +163,29 @@ fn a_model_in_three_files_is_what_it_is_in_one_runs_jobs_and_is_given_to_others(
     let told = models(&other, &["remove", "three"]).good();
     assert!(told.stdout.starts_with("three is removed, "), "{told:?}");
     assert_eq!(std::fs::read_dir(other.home().join("models")).unwrap().count(), 0);
+}
+
+/// Clients know a model that was pulled: the text of its tokens, and whether its answers were due; others are told what to do.
+fn checked(site: &Site, operator: &Process, (answer, costs): (&Finished, &Path)) {
+    let told: Value = serde_json::from_slice(&std::fs::read(costs).unwrap()).unwrap();
+    let tokens = told["logprobs"]["content"].as_array().unwrap();
+    assert!(!tokens.is_empty() && tokens.iter().all(|token| token["token"].is_string()), "{told}");
+    assert!(!answer.stderr.contains("ids and no text"), "{answer:?}");
+    operator.expect(&format!("epoch {} sealed", answer.json()["receipt"]["epoch"]));
+    let archive = text(&site.home().join("pool.car"));
+    let answers = |site: &Site, args: &[&str]| {
+        let verified = site.client(&[&["verify", "--json", "--answers"], args].concat()).json();
+        let checks = verified["checks"].as_array().unwrap().clone();
+        checks.into_iter().find(|check| check["check"] == "answers").unwrap()
+    };
+    let here = answers(site, &["--save", &archive]);
+    assert_eq!(here["result"], "ok", "{here}");
+    let elsewhere = answers(&Site::new(), &["--car", &archive]);
+    let due = "the model three is not here: install it with swarm-node models pull (--name three), then run this again";
+    assert!(
+        elsewhere["detail"].as_str().unwrap().contains(due) && elsewhere["result"] == "open",
+        "{elsewhere}"
+    );
 }
 
 #[test]
