@@ -88,10 +88,11 @@ impl Provider for Candle {
                 _ => format!("the architecture {what} is not supported for {for_what}"),
             });
         }
-        if model.size > hardware.memory_bytes {
+        let weights = model.weight_bytes();
+        if weights > hardware.memory_bytes {
             return Support::Unsupported(format!(
-                "the weights have {} bytes, {} bytes of memory are available",
-                model.size, hardware.memory_bytes
+                "the weights have {weights} bytes, {} bytes of memory are available",
+                hardware.memory_bytes
             ));
         }
         Support::Supported
@@ -198,7 +199,7 @@ impl Drop for Place {
 
 fn load(config: &EngineConfig, compute: Option<Compute>) -> Result<Loaded, LoadError> {
     let manifest = &config.model.manifest;
-    within(manifest.size, config.max_memory_bytes)?;
+    within(manifest.weight_bytes(), config.max_memory_bytes)?;
     let (decoder, tokenizer) = open::load(&config.model, compute, config.max_memory_bytes)?;
     let decoder = Arc::new(decoder);
     let (shape, compute) = (*decoder.config(), decoder.compute());

@@ -92,18 +92,18 @@ impl Decoder {
         compute: Compute,
         max_bytes: Option<u64>,
     ) -> Result<Self, LoadError> {
-        Self::load_safetensors(DecoderConfig::from_json(config)?, readers, Some(compute), max_bytes)
+        let mut files = Safetensors::open(readers)?;
+        Self::load_safetensors(DecoderConfig::from_json(config)?, &mut files, Some(compute), max_bytes)
     }
 
-    pub(crate) fn load_safetensors(
+    pub(crate) fn load_safetensors<R: Read + Seek>(
         config: DecoderConfig,
-        readers: Vec<impl Read + Seek>,
+        files: &mut Safetensors<R>,
         compute: Option<Compute>,
         max_bytes: Option<u64>,
     ) -> Result<Self, LoadError> {
-        let mut files = Safetensors::open(readers)?;
         let compute = compute.unwrap_or_else(|| Compute::for_parameters(files.parameters()));
-        Self::load(Weights::new(Source::Safetensors(&mut files), compute, max_bytes), config)
+        Self::load(Weights::new(Source::Safetensors(files), compute, max_bytes), config)
     }
 
     pub(crate) fn load_gguf<R: Read + Seek>(

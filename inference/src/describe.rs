@@ -9,7 +9,8 @@ use serde::Deserialize;
 use crate::decoder::DecoderConfig;
 use crate::gguf::Gguf;
 use crate::open::eos;
-use crate::{LoadError, MAX_EMBED_TOKENS, Manifest, ModelFile, Tokenizer, Workload};
+use crate::safetensors::Safetensors;
+use crate::{LoadError, MAX_EMBED_TOKENS, Manifest, ModelFile, SHARD_INDEX, ShardIndex, Tokenizer, Workload};
 
 /// Candidates of each position that a transcript records, where nobody has said otherwise.
 const TOP_K: u32 = 16;
@@ -27,9 +28,11 @@ pub struct Found<'a> {
     pub name: &'a str,
     /// Where the files are.
     pub folder: &'a Path,
-    /// The weights: GGUF or safetensors.
+    /// The weights: GGUF or safetensors; of several files the first.
     pub weights: ModelFile,
-    /// What belongs to safetensors: `config.json` and `tokenizer.json`.
+    /// The others of them.
+    pub shards: Vec<ModelFile>,
+    /// What belongs to safetensors: `config.json` and `tokenizer.json`, and the index of several files.
     pub files: Vec<ModelFile>,
     /// SPDX expression of the licence, if it is known; else what the weights say of it.
     pub licence: Option<String>,
@@ -57,6 +60,9 @@ impl Manifest {
     /// Makes the manifest of files that have none, from what they say of themselves: headers, configuration and tokenizer
     /// are read, weights are not. Numbers that no file states are those of the built-in model, and no tolerance is stated.
     pub fn describe(found: Found<'_>) -> Result<Self, LoadError> {
+        if !found.shards.is_empty() {
+            check_index(&found)?;
+        }
         let manifest = match found.weights.file.ends_with(".gguf") {
             true => of_gguf(found)?,
             false => of_safetensors(found)?,
@@ -73,6 +79,7 @@ impl Manifest {
             file: found.weights.file,
             size: found.weights.size,
             blake3: found.weights.blake3,
+            shards: found.shards,
             files: found.files,
             architecture,
             context_length: 0,
@@ -85,6 +92,18 @@ impl Manifest {
             tolerance: None,
         }
     }
+}
+
+/// Whether the index of several files says of each tensor where it is; of the files the headers are read.
+fn check_index(found: &Found<'_>) -> Result<(), LoadError> {
+    let names: Vec<&str> =
+        std::iter::once(&found.weights).chain(&found.shards).map(|file| file.file.as_str()).collect();
+    let open = |name: &&str| {
+        let file = File::open(found.folder.join(name)).map_err(|error| unusable(name, &error))?;
+        Ok::<_, LoadError>(BufReader::new(file))
+    };
+    let files = Safetensors::open(names.iter().map(open).collect::<Result<_, _>>()?)?;
+    Ok(ShardIndex::from_json(&read(found, SHARD_INDEX)?)?.check(&names, &files)?)
 }
 
 fn of_gguf(mut found: Found<'_>) -> Result<Manifest, LoadError> {

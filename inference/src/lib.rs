@@ -35,6 +35,7 @@ mod provider;
 mod queenbee;
 mod rescore;
 mod safetensors;
+mod shards;
 mod sidecar;
 pub mod testing;
 mod text_tokenizer;
@@ -65,8 +66,8 @@ pub use gguf::{
 };
 pub use manifest::{
     MAX_CONTEXT_LENGTH, MAX_DIMENSIONS, MAX_EMBED_TOKENS, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES,
-    MAX_MODEL_FILE_BYTES, MAX_MODEL_FILES, MAX_TOP_K, MAX_VOCAB_SIZE, Manifest, ManifestError, Model,
-    ModelFile, ModelReader, ReadSeek, Tolerance, Weights, Workload,
+    MAX_MODEL_FILE_BYTES, MAX_MODEL_FILES, MAX_MODEL_SHARDS, MAX_TOP_K, MAX_VOCAB_SIZE, Manifest,
+    ManifestError, Model, ModelFile, ModelReader, ReadSeek, SHARD_INDEX, Tolerance, Weights, Workload,
 };
 pub use openai::{MAX_EVENT_BYTES, OpenAi, ServerAt, ServerConfig, ServerError, ServerTimes};
 pub use output::{StopReason, StopRule, finish_output, stop_reason};
@@ -78,6 +79,7 @@ pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats
 pub use queenbee::queenbee;
 pub use rescore::{Asked, MAX_ASKED, RescoreRequest, Rescored};
 pub use safetensors::{MAX_SAFETENSORS_FILES, MAX_SAFETENSORS_HEADER_BYTES, SafetensorsError};
+pub use shards::ShardIndex;
 pub use sidecar::{MAX_SIDECAR_BYTES, RunningProvider, SidecarError, read_sidecar, write_sidecar};
 pub use text_tokenizer::TextTokenizer;
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, TokenizerError};

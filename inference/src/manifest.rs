@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{LoadError, MAX_COST, TextTokenizer};
+use crate::{LoadError, MAX_COST, MAX_SAFETENSORS_FILES, TextTokenizer};
 
 /// The largest manifest that is read, in bytes.
 pub const MAX_MANIFEST_BYTES: u64 = 64 * 1024;
@@ -25,6 +25,10 @@ pub const MAX_TOP_K: u32 = 256;
 pub const MAX_MODEL_FILES: usize = 16;
 /// The largest of them, in bytes.
 pub const MAX_MODEL_FILE_BYTES: u64 = 64 << 20;
+/// The most files that weights may be cut into, beside the first.
+pub const MAX_MODEL_SHARDS: usize = MAX_SAFETENSORS_FILES - 1;
+/// The file that says which tensor lies in which, where weights were cut into several files.
+pub const SHARD_INDEX: &str = "model.safetensors.index.json";
 /// The most numbers of an embedding vector.
 pub const MAX_DIMENSIONS: u32 = 1024;
 /// The most tokens of a text that is embedded, and of a picture's prompt.
@@ -61,7 +65,7 @@ impl Workload {
     }
 }
 
-/// A file of a model beside its weights.
+/// A further file of a model: of its weights, or beside them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelFile {
@@ -82,12 +86,15 @@ pub struct Manifest {
     /// What it is for; where a manifest says nothing, text.
     #[serde(default, skip_serializing_if = "Workload::is_text")]
     pub workload: Workload,
-    /// Name of the weights' file beside the manifest, without folders.
+    /// Name of the weights' file beside the manifest, without folders; of several the first.
     pub file: String,
-    /// Size of the weights' file in bytes.
+    /// Size of that file in bytes.
     pub size: u64,
-    /// blake3 digest of the weights' file, 64 lower-case hex digits.
+    /// blake3 digest of that file, 64 lower-case hex digits.
     pub blake3: String,
+    /// The other files of weights that were cut into several; `files` names their index then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<ModelFile>,
     /// Further files beside the weights: `tokenizer.json` and `config.json` where these are safetensors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<ModelFile>,
@@ -215,13 +222,32 @@ impl Manifest {
     /// The blake3 digest that names the whole model, in hex: that of its weights, or, with further files, of what `b3sum`
     /// prints of all files in their order, the weights first: `digest`, two spaces, `name`, a line feed.
     pub fn digest(&self) -> String {
-        if self.files.is_empty() {
+        if self.files.is_empty() && self.shards.is_empty() {
             return self.blake3.clone();
         }
-        let lines = std::iter::once((&self.blake3, &self.file))
-            .chain(self.files.iter().map(|file| (&file.blake3, &file.file)))
-            .map(|(digest, file)| format!("{digest}  {file}\n"));
+        let lines = self.all_files().map(|(file, _, digest)| format!("{digest}  {file}\n"));
         blake3::hash(lines.collect::<String>().as_bytes()).to_hex().to_string()
+    }
+
+    /// Names, sizes in bytes and blake3 digests of the files that hold the weights, in their order.
+    pub fn weight_files(&self) -> impl Iterator<Item = (&str, u64, &str)> {
+        let first = (self.file.as_str(), self.size, self.blake3.as_str());
+        std::iter::once(first).chain(self.shards.iter().map(ModelFile::stated))
+    }
+
+    /// The same of all files, those of the weights first.
+    pub fn all_files(&self) -> impl Iterator<Item = (&str, u64, &str)> {
+        self.weight_files().chain(self.files.iter().map(ModelFile::stated))
+    }
+
+    /// Bytes of all files that hold the weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_files().map(|(_, size, _)| size).fold(0, u64::saturating_add)
+    }
+
+    /// The blake3 digest of the weights, in hex; of several files the model's.
+    pub fn weights_digest(&self) -> String {
+        if self.shards.is_empty() { self.blake3.clone() } else { self.digest() }
     }
 
     /// Whether the weights are GGUF; if not, they are safetensors, with `config.json` and `tokenizer.json` beside them.
@@ -236,6 +262,11 @@ impl Manifest {
             ("size", (1..=MAX_MODEL_BYTES).contains(&self.size), "must be 1 to 2^40 bytes"),
             ("blake3", is_digest(&self.blake3), "must be 64 lower-case hex digits"),
             ("files", self.has_good_files(), "must be at most 16 of at most 64 MiB, each once, with digests"),
+            (
+                "shards",
+                self.has_good_shards(),
+                "must be at most 255 files of safetensors, each once, 2^40 bytes together, of a text model with an index",
+            ),
             (
                 "tolerance",
                 self.tolerance.is_none_or(|t| t.is_valid()),
@@ -281,14 +312,37 @@ impl Manifest {
     }
 
     fn has_good_files(&self) -> bool {
-        let good = |file: &ModelFile| {
-            let others = self.files.iter().filter(|other| other.file == file.file).count()
-                + usize::from(self.file == file.file);
-            let size = (1..=MAX_MODEL_FILE_BYTES).contains(&file.size);
-            others == 1 && size && is_plain(&file.file) && is_digest(&file.blake3)
-        };
-        self.files.len() <= MAX_MODEL_FILES && self.files.iter().all(good)
+        let small = self.files.iter().all(|file| (1..=MAX_MODEL_FILE_BYTES).contains(&file.size));
+        small && self.files.len() <= MAX_MODEL_FILES && self.files.iter().all(|file| self.is_good(file))
     }
+
+    fn has_good_shards(&self) -> bool {
+        if self.shards.is_empty() {
+            return true;
+        }
+        let whole = self.shards.iter().all(|shard| shard.size > 0) && self.weight_bytes() <= MAX_MODEL_BYTES;
+        let safetensors = self.weight_files().all(|(file, ..)| is_shard(file));
+        let has_index = self.files.iter().any(|file| file.file == SHARD_INDEX);
+        let few = self.shards.len() <= MAX_MODEL_SHARDS;
+        let for_text = self.workload == Workload::LlmGen;
+        few && for_text && whole && safetensors && has_index && self.shards.iter().all(|s| self.is_good(s))
+    }
+
+    fn is_good(&self, file: &ModelFile) -> bool {
+        let once = self.all_files().filter(|(name, ..)| *name == file.file).count() == 1;
+        once && is_plain(&file.file) && is_digest(&file.blake3)
+    }
+}
+
+impl ModelFile {
+    fn stated(&self) -> (&str, u64, &str) {
+        (&self.file, self.size, &self.blake3)
+    }
+}
+
+/// Whether a file of weights that were cut into several can be called so.
+pub(crate) fn is_shard(file: &str) -> bool {
+    is_plain(file) && file.ends_with(".safetensors")
 }
 
 fn is_plain(file: &str) -> bool {
@@ -349,16 +403,27 @@ impl Model {
         Ok(Self { manifest, weights })
     }
 
-    /// Opens the weights after comparing their size and blake3 digest with the manifest.
+    /// Opens the weights, of several files the first, after comparing size and blake3 digest with the manifest.
     pub fn open(&self) -> Result<ModelReader, ManifestError> {
+        let Manifest { file, size, blake3, .. } = &self.manifest;
+        let first = (file.as_str(), *size, blake3.as_str());
         match &self.weights {
-            Weights::Embedded(bytes) => self.check_bytes(*bytes),
-            Weights::Memory(bytes) => self.check_bytes(bytes.clone()),
-            Weights::File(path) => self.open_file(path).map_err(|error| match error {
-                OpenError::Io(source) => ManifestError::Read { path: path.clone(), source },
-                OpenError::Manifest(error) => error,
-            }),
+            Weights::Embedded(bytes) => self.check_bytes(first, *bytes),
+            Weights::Memory(bytes) => self.check_bytes(first, bytes.clone()),
+            Weights::File(path) => self.open_file(first, path),
         }
+    }
+
+    /// Opens all files of the weights, in the manifest's order, each after the same comparison.
+    pub fn open_all(&self) -> Result<Vec<ModelReader>, ManifestError> {
+        let shard = |stated: (&str, u64, &str)| match &self.weights {
+            Weights::File(first) => self.open_file(stated, &first.with_file_name(stated.0)),
+            Weights::Embedded(_) | Weights::Memory(_) => {
+                Err(ManifestError::NoFile { model: self.manifest.name.clone(), file: stated.0.to_owned() })
+            }
+        };
+        let shards = self.manifest.weight_files().skip(1).map(shard);
+        std::iter::once(self.open()).chain(shards).collect()
     }
 
     /// The bytes of a file beside the weights, after comparing its size and blake3 digest with the manifest.
@@ -386,58 +451,46 @@ impl Model {
         Ok(TextTokenizer::from_json(&json, self.manifest.context_length, self.manifest.vocab_size)?)
     }
 
-    fn check_bytes<B>(&self, bytes: B) -> Result<ModelReader, ManifestError>
+    fn check_bytes<B>(&self, stated: (&str, u64, &str), bytes: B) -> Result<ModelReader, ManifestError>
     where
         B: AsRef<[u8]> + Send + 'static,
     {
-        self.check_size(bytes.as_ref().len() as u64)?;
-        self.check_digest(blake3::hash(bytes.as_ref()))?;
+        self.check_size(stated, bytes.as_ref().len() as u64)?;
+        self.check_digest(stated, blake3::hash(bytes.as_ref()))?;
         Ok(Box::new(Cursor::new(bytes)))
     }
 
-    fn open_file(&self, path: &Path) -> Result<ModelReader, OpenError> {
-        let mut file = File::open(path)?;
-        self.check_size(file.metadata()?.len())?;
+    fn open_file(&self, stated: (&str, u64, &str), path: &Path) -> Result<ModelReader, ManifestError> {
+        let read = |source| ManifestError::Read { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(read)?;
+        self.check_size(stated, file.metadata().map_err(read)?.len())?;
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(&mut file)?;
-        self.check_digest(hasher.finalize())?;
-        file.rewind()?;
+        hasher.update_reader(&mut file).map_err(read)?;
+        self.check_digest(stated, hasher.finalize())?;
+        file.rewind().map_err(read)?;
         Ok(Box::new(BufReader::new(file)))
     }
 
-    fn check_size(&self, found: u64) -> Result<(), ManifestError> {
-        if found == self.manifest.size {
+    fn check_size(&self, stated: (&str, u64, &str), found: u64) -> Result<(), ManifestError> {
+        let (file, expected, _) = stated;
+        if found == expected {
             return Ok(());
         }
-        Err(ManifestError::Size { model: self.manifest.name.clone(), expected: self.manifest.size, found })
+        Err(ManifestError::Size { model: self.called(file), expected, found })
     }
 
-    fn check_digest(&self, found: blake3::Hash) -> Result<(), ManifestError> {
-        let found = found.to_hex();
-        if found.as_str() == self.manifest.blake3 {
+    fn check_digest(&self, stated: (&str, u64, &str), found: blake3::Hash) -> Result<(), ManifestError> {
+        let ((file, _, expected), found) = (stated, found.to_hex());
+        if found.as_str() == expected {
             return Ok(());
         }
-        Err(ManifestError::Digest {
-            model: self.manifest.name.clone(),
-            expected: self.manifest.blake3.clone(),
-            found: found.to_string(),
-        })
+        let (expected, found) = (expected.to_owned(), found.to_string());
+        Err(ManifestError::Digest { model: self.called(file), expected, found })
     }
-}
 
-enum OpenError {
-    Io(io::Error),
-    Manifest(ManifestError),
-}
-
-impl From<io::Error> for OpenError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<ManifestError> for OpenError {
-    fn from(error: ManifestError) -> Self {
-        Self::Manifest(error)
+    /// The model, and where it has several files of weights which of them.
+    fn called(&self, file: &str) -> String {
+        let name = &self.manifest.name;
+        if self.manifest.shards.is_empty() { name.clone() } else { format!("{name} in {file}") }
     }
 }

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::decoder::DecoderConfig;
 use crate::gguf::Gguf;
-use crate::{Compute, Decoder, LoadError, Model, Tokenizer};
+use crate::safetensors::Safetensors;
+use crate::{Compute, Decoder, LoadError, Model, ModelReader, SHARD_INDEX, ShardIndex, Tokenizer};
 
 /// What a `config.json` says of the end of a text.
 #[derive(Deserialize)]
@@ -33,7 +34,17 @@ impl Model {
             return Decoder::load_gguf(&mut gguf, compute, max_bytes);
         }
         let config = DecoderConfig::from_json(&self.file("config.json")?)?;
-        Decoder::load_safetensors(config, vec![self.open()?], compute, max_bytes)
+        Decoder::load_safetensors(config, &mut self.safetensors()?, compute, max_bytes)
+    }
+
+    /// The tensors of the weights, from files that equal the manifest; of several files each is where their index says.
+    fn safetensors(&self) -> Result<Safetensors<ModelReader>, LoadError> {
+        let files = Safetensors::open(self.open_all()?)?;
+        if !self.manifest.shards.is_empty() {
+            let names: Vec<&str> = self.manifest.weight_files().map(|(name, ..)| name).collect();
+            ShardIndex::from_json(&self.file(SHARD_INDEX)?)?.check(&names, &files)?;
+        }
+        Ok(files)
     }
 }
 

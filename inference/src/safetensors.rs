@@ -35,6 +35,9 @@ pub enum SafetensorsError {
     /// More files than a model may have.
     #[error("the model has {0} safetensors files, the limit is 256")]
     Files(usize),
+    /// The index of several files is not what it has to be, or says otherwise than they do.
+    #[error("the model.safetensors.index.json {0}")]
+    Index(String),
     /// A tensor is missing or has another shape.
     #[error("the safetensors files have no tensor {name} of shape {shape:?}")]
     Tensor {
@@ -89,6 +92,11 @@ impl<R: Read + Seek> Safetensors<R> {
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
+    }
+
+    /// The tensors, and in which of the files each is.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.file))
     }
 
     /// Elements of all tensors together.

@@ -2,6 +2,7 @@
 //!
 //! Nothing here is registered as a provider: a node can only run these if a test hands them to it.
 
+use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -139,6 +140,31 @@ pub fn changed(model: &Model, change: Change) -> Result<Model, LoadError> {
     Ok(Model { manifest, weights: Weights::Memory(bytes.into()) })
 }
 
+/// A file of safetensors cut into so many, as hubs do, and what each is called; their index is the last.
+pub fn cut(bytes: &[u8], parts: usize) -> serde_json::Result<Vec<(String, Vec<u8>)>> {
+    let data = 8 + u64::from_le_bytes(std::array::from_fn(|place| bytes[place])) as usize;
+    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes[8..data])?;
+    let tensors: Vec<_> = header.into_iter().filter(|(name, _)| name != "__metadata__").collect();
+    let (mut files, mut map) = (Vec::new(), serde_json::Map::new());
+    for (number, tensors) in (1..).zip(tensors.chunks(tensors.len().div_ceil(parts))) {
+        let file = format!("model-{number:05}-of-{parts:05}.safetensors");
+        let (mut header, mut content) = (serde_json::Map::new(), Vec::new());
+        for (name, tensor) in tensors {
+            let [begin, end]: [usize; 2] = serde_json::from_value(tensor["data_offsets"].clone())?;
+            let mut tensor = tensor.clone();
+            tensor["data_offsets"] = serde_json::json!([content.len(), content.len() + end - begin]);
+            content.extend_from_slice(&bytes[data + begin..data + end]);
+            header.insert(name.clone(), tensor);
+            map.insert(name.clone(), file.as_str().into());
+        }
+        let header = serde_json::to_vec(&header)?;
+        files.push((file, [&(header.len() as u64).to_le_bytes()[..], &header, &content].concat()));
+    }
+    let index = serde_json::json!({ "metadata": { "total_size": bytes.len() - data }, "weight_map": map });
+    files.push((crate::SHARD_INDEX.to_owned(), serde_json::to_vec(&index)?));
+    Ok(files)
+}
+
 fn is_kept(name: &str, change: Change) -> bool {
     let block = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
     match (change, block) {
@@ -175,6 +201,7 @@ pub fn manifest(name: &str) -> Manifest {
         file: "none.gguf".to_owned(),
         size: 1,
         blake3: blake3::hash(name.as_bytes()).to_hex().to_string(),
+        shards: Vec::new(),
         files: Vec::new(),
         architecture: "llama".to_owned(),
         dimensions: 0,

@@ -29,7 +29,7 @@ pub const KERNEL_TOLERANCE: u32 = COST_SCALE / 2;
 pub struct Validation {
     /// The model.
     pub model: String,
-    /// blake3 of its weights, in hex.
+    /// blake3 of its weights, in hex; of several files the model's.
     pub blake3: String,
     /// Who ran it.
     pub provider: String,
@@ -123,7 +123,7 @@ pub fn validate(registry: &Registry, model: &Model, text: &str) -> Result<Valida
         alone.iter().fold((0, 0.0), |sum, run| (sum.0 + run.steps.len(), sum.1 + run.seconds));
     Ok(Validation {
         model: manifest.name.clone(),
-        blake3: manifest.blake3.clone(),
+        blake3: manifest.weights_digest(),
         provider: provider.name().to_owned(),
         passed: checks.iter().all(|check| check.passed),
         checks,

@@ -4,9 +4,10 @@ use crate::storage::disk::write_atomic;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use swarm_protocol::codec::JobId;
-use swarm_protocol::evidence::{contradiction, end_of};
-use swarm_protocol::statement::{Body, Signed, Verified};
+use swarm_crypto::address::Address;
+use swarm_protocol::codec::{JobId, Link};
+use swarm_protocol::evidence::{Contradiction, contradiction, end_of};
+use swarm_protocol::statement::{Body, Signed, Statement, Verified};
 
 /// Ends of jobs that are remembered to be compared, the last ones.
 const MAX_ENDS: usize = 4096;
@@ -24,6 +25,13 @@ pub struct EvidenceFile {
     pub operator: String,
     /// The snapshots, in hexadecimal.
     pub statements: [String; 2],
+}
+
+impl EvidenceFile {
+    fn of(found: Contradiction, operator: Address, statements: [&Signed; 2]) -> Self {
+        let statements = statements.map(Signed::encode).map(hex::encode);
+        Self { evidence: found.to_string(), operator: operator.to_string(), statements }
+    }
 }
 
 /// Compares what the operator says with what it said.
@@ -53,16 +61,22 @@ impl Witness {
         match before {
             Some(before) => {
                 let found = contradiction(before.statement(), statement)?;
-                let operator = statement.header.by.to_string();
-                let statements = [before.signed(), verified.signed()].map(Signed::encode).map(hex::encode);
-                let file = EvidenceFile { evidence: found.to_string(), operator, statements };
-                self.keep(&file, &verified.id().to_string())
+                let by = statement.header.by;
+                self.keep(&EvidenceFile::of(found, by, [before.signed(), verified.signed()]), &verified.id())
             }
             None => {
                 self.remember(verified);
                 None
             }
         }
+    }
+
+    /// Keeps what an operator told an auditor, and the proof that says otherwise; says where.
+    pub fn keep_misled(&mut self, told: &Signed, proof: &Signed) -> Option<PathBuf> {
+        let [one, other] = [told, proof].map(|signed| Statement::decode(&signed.payload).ok());
+        let (one, other) = (one?, other?);
+        let found = contradiction(&one, &other)?;
+        self.keep(&EvidenceFile::of(found, one.header.by, [told, proof]), &told.id())
     }
 
     fn remember(&mut self, verified: &Verified) {
@@ -82,7 +96,7 @@ impl Witness {
         }
     }
 
-    fn keep(&mut self, file: &EvidenceFile, id: &str) -> Option<PathBuf> {
+    fn keep(&mut self, file: &EvidenceFile, id: &Link) -> Option<PathBuf> {
         let path = self.folder.as_ref()?.join(format!("{id}.json"));
         if self.files >= MAX_FILES || path.exists() {
             return None;
@@ -107,11 +121,12 @@ impl Witness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use swarm_crypto::address::{Address, PoolId};
+    use swarm_crypto::address::PoolId;
+    use swarm_crypto::digest::Digest;
     use swarm_crypto::key::SecretKey;
     use swarm_protocol::Timestamp;
-    use swarm_protocol::codec::Link;
-    use swarm_protocol::statement::{EpochSealed, Intake, Statement};
+    use swarm_protocol::codec;
+    use swarm_protocol::statement::{AuditPicked, EpochSealed, Intake, Proof};
 
     fn sealed(epoch: u64, header: u8) -> Verified {
         let key = SecretKey::from_bytes(&[1; 32]).unwrap();
@@ -134,6 +149,45 @@ mod tests {
         let file: EvidenceFile = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         assert_eq!(file.evidence, "two headers for epoch 0");
         assert_eq!(file.statements, [sealed(0, 1), sealed(0, 3)].map(|s| hex::encode(s.signed().encode())));
+    }
+
+    #[test]
+    fn what_an_auditor_was_told_is_kept_with_the_proof_that_says_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut witness = Witness::keeping(folder.path().join("evidence"));
+        let [operator, miner] = [[1; 32], [2; 32]].map(|bytes| SecretKey::from_bytes(&bytes).unwrap());
+        let at = Timestamp(1_800_000_000_000);
+        let pool = PoolId::derive("swarmpool.eth", operator.address(), 0, Address::ZERO);
+        let sign = |key: &SecretKey, body: Body| Statement::derived(pool, key.address(), at, body).sign(key);
+        let (job, lease, output) = (Link([1; 32]), Digest([4; 32]), codec::raw_cid(b"text"));
+        let transcript = Link([3; 32]);
+        let body = Proof { job, lease, transcript, transcript_bytes: 9, output, output_bytes: 4 };
+        let proof = sign(&miner, body.into());
+        let told = |transcript| AuditPicked {
+            epoch: 3,
+            index: 0,
+            auditor: Address([9; 20]),
+            job,
+            asked: Link([2; 32]),
+            proof: proof.id(),
+            wallet: miner.address(),
+            lease,
+            transcript,
+            transcript_bytes: 9,
+            output,
+            output_bytes: 4,
+            open: false,
+            until: 5,
+            challenge: None,
+        };
+        let truth = sign(&operator, told(transcript).into());
+        assert_eq!(witness.keep_misled(&truth, &proof), None, "it says what the proof says");
+        let lie = sign(&operator, told(Link([7; 32])).into());
+        let path = witness.keep_misled(&lie, &proof).unwrap();
+        let file: EvidenceFile = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        assert_eq!(file.evidence, format!("an auditor was told otherwise than the proof of job {job} says"));
+        assert_eq!(file.operator, operator.address().to_string());
+        assert_eq!(witness.keep_misled(&lie, &proof), None, "once is enough");
     }
 
     #[test]

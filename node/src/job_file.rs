@@ -103,12 +103,9 @@ impl JobFile {
         const KNOWN: [&str; 8] =
             ["job_type", "model", "input", "params", "payment", "limits", "ttl_s", "assurance"];
         let fields = Fields::of(&Field::root(json), &KNOWN)?;
-        let limits = match fields.get("limits") {
-            Some(field) => limits(&field)?,
-            None => DEFAULT_LIMITS,
-        };
         let max_ttl = MAX_JOB_LIFE.0 / 1000;
         let job_type = job_type(&fields.require("job_type", "\"llm_gen\"")?)?;
+        let limits = limits(fields.get("limits").as_ref(), workloads::max_runtime_s(job_type))?;
         workloads::check_fields(job_type, &fields)?;
         let defaults = workloads::defaults(job_type);
         Ok(Self {
@@ -169,7 +166,8 @@ const PARAMS: [&str; 5] = ["max_tokens", "temperature", "top_p", "seed", "stop"]
 
 const EXAMPLE: &str = "correct the file; swarm-client submit --help shows a good one";
 const PAYMENT: &str = "{\"amount\": \"0.10\", \"currency\": \"USDC\"}";
-const DEFAULT_LIMITS: (u32, u32) = (120, 0);
+/// MiB of device memory where a file says nothing: whatever it takes.
+const ANY_MEMORY: u32 = 0;
 
 fn job_type(field: &Field<'_>) -> Result<JobType, Fault> {
     Ok(match field.choice(&["llm_gen", "embed", "sd_infer", "torch_bench"])? {
@@ -291,10 +289,12 @@ fn price(field: &Field<'_>) -> Result<MicroUsdc, Fault> {
     Ok(price)
 }
 
-fn limits(field: &Field<'_>) -> Result<(u32, u32), Fault> {
+/// Seconds of a run, and MiB of device memory.
+fn limits(field: Option<&Field<'_>>, max_runtime_s: u32) -> Result<(u32, u32), Fault> {
+    let Some(field) = field else { return Ok((max_runtime_s, ANY_MEMORY)) };
     let fields = Fields::of(field, &["max_runtime_s", "vram_mb"])?;
-    let runtime = fields.whole("max_runtime_s", (1, MAX_RUNTIME_S), DEFAULT_LIMITS.0.into())?;
-    let vram = fields.whole("vram_mb", (0, MAX_VRAM_MB), DEFAULT_LIMITS.1.into())?;
+    let runtime = fields.whole("max_runtime_s", (1, MAX_RUNTIME_S), max_runtime_s.into())?;
+    let vram = fields.whole("vram_mb", (0, MAX_VRAM_MB), ANY_MEMORY.into())?;
     Ok((narrow(runtime), narrow(vram)))
 }
 

@@ -2,12 +2,14 @@
 
 mod calibrate;
 mod installed;
+mod lookup;
 mod published;
 mod pull;
 
 use self::calibrate::{Calibration, Pair, calibrate};
 pub use self::installed::hold;
 use self::installed::{Installed, cid};
+pub use self::lookup::Lookup;
 pub use self::published::Shelf;
 use crate::cli::{Exit, ModelsCommand, NodeArgs, UserError};
 use crate::storage::disk::write_atomic;
@@ -162,7 +164,7 @@ fn list(manifests: &[PathBuf], json: bool) -> Result<Exit> {
         let provider = runs_on(manifest).map_or_else(|why| format!("nothing here: {why}"), str::to_owned);
         vec![
             clean(&manifest.name),
-            size(manifest.size),
+            size(manifest.weight_bytes()),
             manifest.context_length.to_string(),
             clean(&manifest.licence),
             clean(&provider),

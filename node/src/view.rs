@@ -3,14 +3,14 @@
 use crate::evidence::Witness;
 use crate::link::Link;
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use swarm_crypto::address::Address;
 use swarm_protocol::codec::JobId;
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::query::{Answer, Query, ViewPlace};
-use swarm_protocol::statement::{Beacon, Body, EpochOpened, Verified};
+use swarm_protocol::statement::{Beacon, Body, EpochOpened, Signed, Verified};
 use swarm_protocol::view::View;
 use swarm_protocol::{Millis, Posted, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -123,10 +123,7 @@ impl Heard {
         if by == operator
             && let Some(path) = self.witness.hear(verified)
         {
-            tracing::warn!(
-                "the operator has contradicted itself; anybody can check it: swarm-client verify {}",
-                path.display()
-            );
+            tell_evidence(&path);
         }
         self.view.apply(verified);
     }
@@ -169,6 +166,13 @@ impl Heard {
     }
 }
 
+fn tell_evidence(path: &Path) {
+    tracing::warn!(
+        "the operator has contradicted itself; anybody can check it: swarm-client verify {}",
+        path.display()
+    );
+}
+
 /// The view of one node, shared by those who listen and those who look.
 #[derive(Debug, Clone, Default)]
 pub struct LiveView(Arc<Mutex<Heard>>);
@@ -182,6 +186,13 @@ impl LiveView {
     /// What was heard so far; hold it only for as long as it takes to look.
     pub fn heard(&self) -> MutexGuard<'_, Heard> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what the operator told an auditor, and the proof that says otherwise.
+    pub fn keep_misled(&self, [told, proof]: &[Signed; 2]) {
+        if let Some(path) = self.heard().witness.keep_misled(told, proof) {
+            tell_evidence(&path);
+        }
     }
 
     /// Takes a gossiped statement in.

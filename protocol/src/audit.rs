@@ -1,8 +1,9 @@
 //! Which proofs are audited, and by whom: draws from the secret that an epoch committed to before anything in it was done.
 
-use crate::codec::keyed;
+use crate::codec::{Link, keyed};
 use crate::finding::MAX_OPINIONS;
 use crate::race::Roster;
+use crate::statement::{AuditPicked, Proof};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
 
@@ -34,6 +35,35 @@ pub fn auditors(
     drawn.sort_unstable();
     drawn.truncate(MAX_OPINIONS);
     drawn.into_iter().map(|(_, wallet)| wallet).collect()
+}
+
+/// What an auditor was told of a proof, and is not so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it is to look at the {what} {told}, and that of the proof is {proven}")]
+pub struct Misled {
+    /// Which part of it.
+    pub what: &'static str,
+    /// As the operator's `audit_picked` has it.
+    pub told: String,
+    /// As the proof has it.
+    pub proven: String,
+}
+
+/// The first thing in which what an auditor is told differs from the proof of this id, signed by `by`; the proof itself
+/// before all else.
+pub fn misled(picked: &AuditPicked, id: Link, by: &Address, proof: &Proof) -> Option<Misled> {
+    let parts = [
+        ("proof", picked.proof.to_string(), id.to_string()),
+        ("wallet", picked.wallet.to_string(), by.to_string()),
+        ("job", picked.job.to_string(), proof.job.to_string()),
+        ("lease", picked.lease.to_string(), proof.lease.to_string()),
+        ("transcript", picked.transcript.to_string(), proof.transcript.to_string()),
+        ("transcript's length", picked.transcript_bytes.to_string(), proof.transcript_bytes.to_string()),
+        ("output", picked.output.to_string(), proof.output.to_string()),
+        ("output's length", picked.output_bytes.to_string(), proof.output_bytes.to_string()),
+    ];
+    let differs = parts.into_iter().find(|(_, told, proven)| told != proven);
+    differs.map(|(what, told, proven)| Misled { what, told, proven })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What an operator cannot have signed in good faith, and anybody can check from the bytes alone.
 
-use crate::codec::JobId;
+use crate::audit::misled;
+use crate::codec::{JobId, Link};
 use crate::statement::{Body, Reason, Statement};
 use std::fmt;
 
@@ -17,6 +18,11 @@ pub enum Contradiction {
         /// Which.
         job: JobId,
     },
+    /// An auditor was told something else of a proof than the proof says.
+    Audit {
+        /// Whose job's.
+        job: JobId,
+    },
     /// Two statements under one nonce, which is to be used once.
     Nonce,
 }
@@ -26,13 +32,23 @@ impl fmt::Display for Contradiction {
         match self {
             Self::Headers { epoch } => write!(f, "two headers for epoch {epoch}"),
             Self::Ends { job } => write!(f, "two ends of job {job}"),
+            Self::Audit { job } => {
+                write!(f, "an auditor was told otherwise than the proof of job {job} says")
+            }
             Self::Nonce => write!(f, "two statements under one nonce"),
         }
     }
 }
 
-/// Whether two statements, of one pool and by one signer, contradict each other.
+/// Whether two statements, of one pool and by one signer, contradict each other; or one that tells an auditor of a proof, and
+/// that proof, which its miner has signed.
 pub fn contradiction(a: &Statement, b: &Statement) -> Option<Contradiction> {
+    if let (Body::AuditPicked(_), Body::Proof(_)) = (&a.body, &b.body) {
+        return misleads(a, b);
+    }
+    if let (Body::Proof(_), Body::AuditPicked(_)) = (&a.body, &b.body) {
+        return misleads(b, a);
+    }
     if (a.header.pool, a.header.by) != (b.header.pool, b.header.by) || a == b {
         return None;
     }
@@ -46,6 +62,15 @@ pub fn contradiction(a: &Statement, b: &Statement) -> Option<Contradiction> {
         return Some(Contradiction::Ends { job });
     }
     (a.kind() == b.kind() && a.header.nonce == b.header.nonce).then_some(Contradiction::Nonce)
+}
+
+/// Whether an `audit_picked` says of the very proof that it names what that does not say.
+fn misleads(told: &Statement, proven: &Statement) -> Option<Contradiction> {
+    let (Body::AuditPicked(picked), Body::Proof(proof)) = (&told.body, &proven.body) else { return None };
+    let id = Link::of(&proven.encode());
+    let same = told.header.pool == proven.header.pool && picked.proof == id;
+    let differs = same && misled(picked, id, &proven.header.by, proof).is_some();
+    differs.then_some(Contradiction::Audit { job: proof.job })
 }
 
 /// The job that a statement ends, if it ends one.

@@ -24,7 +24,14 @@ fn file(folder: &Path, name: &str) -> ModelFile {
 fn describe(folder: &Path, name: &str, files: &[&str]) -> Result<Manifest, LoadError> {
     let mut files = files.iter().map(|name| file(folder, name));
     let weights = files.next().unwrap();
-    Manifest::describe(Found { name, folder, weights, files: files.collect(), licence: None })
+    Manifest::describe(Found {
+        name,
+        folder,
+        weights,
+        shards: Vec::new(),
+        files: files.collect(),
+        licence: None,
+    })
 }
 
 fn safetensors(kind: &str) -> tempfile::TempDir {

@@ -20,6 +20,7 @@ mod provider;
 mod queenbee;
 mod real_tokenizers;
 mod rescore;
+mod shards;
 mod tokenizer;
 mod validate;
 mod workloads;

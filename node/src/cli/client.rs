@@ -168,7 +168,7 @@ pub struct ReadingArgs {
     pub out: Option<PathBuf>,
 
     /// Write the log-probability of each token, and of those it was chosen from, to this file as JSON, as the operator
-    /// publishes them some seconds later; text of tokens for built-in models only
+    /// publishes them some seconds later; tokens have their text if the model is built in or was pulled (models pull)
     #[arg(long, env = "SWARMPOOL_LOGPROBS", value_name = "FILE")]
     pub logprobs: Option<PathBuf>,
 }
@@ -185,7 +185,8 @@ pub struct VerifyArgs {
     #[arg(long, env = "SWARMPOOL_WHOLE", value_parser = BoolishValueParser::new())]
     pub whole: bool,
 
-    /// Recompute the answers too, as far as their transcripts can still be had
+    /// Recompute the answers too, of models that are built in or were pulled (models pull), as far as their transcripts can
+    /// still be had
     #[arg(long, env = "SWARMPOOL_ANSWERS", value_parser = BoolishValueParser::new())]
     pub answers: bool,
 

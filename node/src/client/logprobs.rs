@@ -1,37 +1,54 @@
 //! The probabilities behind an answer: the transcript that the operator publishes for its proof. `verify --answers` checks it.
 
+use super::Session;
 use super::output::receipt_of;
 use super::partial::unwritable;
 use crate::cli::UserError;
 use crate::content::Resolver;
 use crate::link::Link;
+use crate::models::Lookup;
 use crate::network::{MAX_BLOCK, Until};
 use crate::storage::disk::write_atomic;
-use crate::workload::{KnownModel, Models};
+use crate::words::clean;
+use crate::workload::KnownModel;
 use anyhow::{Context, Result, ensure};
 use cid::Cid;
 use serde_json::{Value, json};
 use std::f64::consts::LN_2;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use swarm_protocol::Millis;
 use swarm_protocol::codec::{self, JobId};
 use swarm_protocol::query::Query;
 use swarm_protocol::sampler::Candidate;
-use swarm_protocol::statement::{Body, Receipt, Signed};
+use swarm_protocol::statement::{Beacon, Body, Receipt, Signed};
 use swarm_protocol::transcript::{Step, Transcript};
 use swarm_protocol::tree::AcceptedProof;
 
-/// The operator publishes what it has accepted a few times a minute.
-const PUBLISHED_WITHIN: Duration = Duration::from_secs(40);
+/// An operator publishes its tree at least twice between two beacons, which come as often as heartbeats do: within so many of
+/// these what it has accepted is in the tree that it names.
+const HEARTBEATS: u64 = 2;
+/// Added to that for fetching; and the most that is waited, whatever the pool posts.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_millis(500);
 const COSTS_IN_A_BIT: f64 = 4096.0;
 
 /// Fetches the transcript of what a receipt is for, by way of the pool's tree.
 pub(super) async fn fetch(link: &Link, signed: &Signed) -> Result<Transcript> {
     let (receipt, _) = receipt_of(signed).ok_or_else(|| no_text("receipt"))?;
-    let until = Instant::now() + PUBLISHED_WITHIN;
+    let begun = Instant::now();
+    let mut until = begun + FETCH_TIMEOUT;
     let accepted = loop {
-        match accepted(link, &receipt, until).await {
+        let named = beacon(link).await;
+        if let Ok(beacon) = &named {
+            until = begun + published_within(beacon.posted.heartbeat);
+        }
+        let found = match named {
+            Ok(beacon) => accepted(link, &receipt, &beacon, until).await,
+            Err(away) => Err(away),
+        };
+        match found {
             Ok(accepted) => break accepted,
             Err(error) if Instant::now() >= until => {
                 return Err(UserError::input(format!("the answer's transcript was not found: {error:#}"))
@@ -41,19 +58,31 @@ pub(super) async fn fetch(link: &Link, signed: &Signed) -> Result<Transcript> {
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     };
-    let transcript = block(link, &accepted.transcript.cid(), Instant::now() + PUBLISHED_WITHIN).await?;
+    let until = until.max(Instant::now() + FETCH_TIMEOUT);
+    let transcript = block(link, &accepted.transcript.cid(), until).await?;
     Transcript::decode(&transcript).map_err(|_| no_text("transcript"))
 }
 
-/// `proofs/<proof>` in the tree that the operator names now.
-async fn accepted(link: &Link, receipt: &Receipt, until: Instant) -> Result<AcceptedProof> {
+/// How long to wait for what was accepted to be published, where heartbeats are so far apart.
+fn published_within(heartbeat: Millis) -> Duration {
+    let wait = Duration::from_millis(heartbeat.0.saturating_mul(HEARTBEATS)).saturating_add(FETCH_TIMEOUT);
+    wait.min(MAX_WAIT)
+}
+
+async fn beacon(link: &Link) -> Result<Beacon> {
     let answer = link.ask(Query::Beacon).await.context("the operator is away")?;
-    let tree = link.statements_of(&answer).iter().find_map(|statement| match &statement.statement().body {
-        Body::Beacon(beacon) => beacon.tree,
-        _ => None,
-    });
+    let said =
+        link.statements_of(&answer).into_iter().find_map(|statement| match &statement.statement().body {
+            Body::Beacon(beacon) => Some(beacon.clone()),
+            _ => None,
+        });
+    said.context("the operator says nothing of its pool")
+}
+
+/// `proofs/<proof>` in the tree that the operator names now.
+async fn accepted(link: &Link, receipt: &Receipt, beacon: &Beacon, until: Instant) -> Result<AcceptedProof> {
     let path = ["proofs".to_owned(), receipt.proof.to_string()];
-    let mut resolver = Resolver::new(tree.context("the operator has published nothing yet")?, path);
+    let mut resolver = Resolver::new(beacon.tree.context("the operator has published nothing yet")?, path);
     while let Some(cid) = resolver.wanted() {
         resolver.supply(&block(link, &cid, until).await?)?;
     }
@@ -74,11 +103,28 @@ fn no_text(what: &str) -> anyhow::Error {
         .into()
 }
 
-/// Writes them as one JSON object.
-pub(super) fn write(path: &Path, job: &JobId, transcript: &Transcript) -> Result<()> {
-    let models = Models::load(&[])?;
-    let known = models.get(&transcript.model).filter(|model| model.digest() == transcript.model_digest);
-    let content: Vec<_> = transcript.steps.iter().map(|step| shown(step, known)).collect();
+/// Writes them as one JSON object; of tokens the text too, if their model is here.
+pub(super) async fn write(
+    session: &Session,
+    path: &Path,
+    job: &JobId,
+    transcript: &Transcript,
+) -> Result<()> {
+    let known = match Lookup::of(&session.args.files)?.get(&transcript.model).await {
+        Ok(model) if model.digest() == transcript.model_digest => Some(model),
+        other => {
+            let name = clean(&transcript.model);
+            let why = match other {
+                Ok(_) => format!(
+                    "the model {name} here has other weights than the answer's: pull the pool's, then run this again"
+                ),
+                Err(error) => format!("{error:#}"),
+            };
+            session.printer.note(&format!("warning: tokens have ids and no text: {why}"));
+            None
+        }
+    };
+    let content: Vec<_> = transcript.steps.iter().map(|step| shown(step, known.as_deref())).collect();
     let object = json!({
         "job": job.to_string(), "model": transcript.model, "model_digest": transcript.model_digest.to_string(),
         "stop": transcript.stop, "logprobs": { "content": content },
@@ -102,4 +148,16 @@ fn token(id: u32, cost: Option<u32>, model: Option<&KnownModel>) -> Value {
     let text = piece.as_ref().map(|piece| String::from_utf8_lossy(piece).into_owned());
     let logprob = cost.map(|cost| -f64::from(cost) / COSTS_IN_A_BIT * LN_2);
     json!({ "id": id, "token": text, "bytes": piece, "logprob": logprob })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_follows_the_heartbeats_that_the_pool_posts_and_has_an_end() {
+        let waits = |seconds| published_within(Millis::from_secs(seconds)).as_secs();
+        assert_eq!([waits(1), waits(30), waits(60), waits(3600)], [12, 70, 130, 300]);
+        assert_eq!(published_within(Millis(u64::MAX)), MAX_WAIT);
+    }
 }

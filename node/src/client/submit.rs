@@ -256,7 +256,7 @@ async fn tell(
                     .into());
             }
         };
-        logprobs::write(path, &id, &transcript)?;
+        logprobs::write(session, path, &id, &transcript).await?;
         session.printer.note(&format!("log-probabilities {}", path.display()));
     }
     Ok(exit)

@@ -205,7 +205,7 @@ fn a_good_file_is_a_job_with_the_defaults_of_the_schema() {
         .unwrap();
     assert_eq!(
         (job.params.clone(), (job.max_runtime_s, job.vram_mb)),
-        (workloads::defaults(JobType::LlmGen).0, DEFAULT_LIMITS)
+        (workloads::defaults(JobType::LlmGen).0, (120, ANY_MEMORY))
     );
     let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
     let default = |place: &str| schema.pointer(place).unwrap().to_string();
@@ -269,7 +269,7 @@ fn a_picture_is_a_line_and_its_prompt() {
     assert_eq!(text(all), "64 1024 1 1250\nA bee,\nflying");
     assert_eq!(text(r#","guidance":"12.5000""#), "512 512 30 12500\nA bee,\nflying");
     let job = picture("").unwrap();
-    assert_eq!((job.job_type, job.params.seed), (JobType::SdInfer, None));
+    assert_eq!((job.job_type, job.params.seed, job.max_runtime_s), (JobType::SdInfer, None, 300));
     let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
     let default = |name: &str| {
         let place = format!("/$defs/picture/properties/picture/properties/{name}/default");

@@ -8,6 +8,14 @@ use swarm_protocol::statement::{Assurance, JobType, Params};
 use swarm_protocol::workload::bench::{DType, MAX_REPEATS, MAX_SIDE, Spec};
 use swarm_protocol::workload::{embed, image};
 
+/// The longest run where a file says nothing, in seconds: for a picture what a lease lasts by default.
+pub(super) fn max_runtime_s(job_type: JobType) -> u32 {
+    match job_type {
+        JobType::LlmGen | JobType::Embed | JobType::TorchBench => 120,
+        JobType::SdInfer => 300,
+    }
+}
+
 /// What holds where a file says nothing: parameters, and the assurance.
 pub(super) fn defaults(job_type: JobType) -> (Params, Assurance) {
     match job_type {

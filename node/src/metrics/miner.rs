@@ -87,6 +87,7 @@ impl MinerMetrics {
             Story::Released { .. } => self.came_to("released"),
             Story::Audited { finding, .. } => self.found(finding.word()),
             Story::NotAudited { .. } => self.found("none"),
+            Story::Misled { .. } => self.found("misled"),
             Story::NewJob { .. }
             | Story::ProofSubmitted { .. }
             | Story::Draining { .. }

@@ -131,6 +131,7 @@ fn outcome(story: &Story) -> Option<(JobId, &'static str, String)> {
         Story::Released { job, why, .. } => (*job, "given back", why.clone()),
         Story::Audited { .. }
         | Story::NotAudited { .. }
+        | Story::Misled { .. }
         | Story::Draining { .. }
         | Story::Paused { .. }
         | Story::Resumed => return None,

@@ -6,16 +6,24 @@ use crate::daemon::{self, Daemon};
 use crate::link::Link;
 use crate::network::{MAX_BLOCK, Until};
 use crate::workload::{KnownModel, Models, distances, rescore_request};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use cid::Cid;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use swarm_crypto::address::Address;
+use swarm_crypto::digest::Digest;
 use swarm_inference::{CancelToken, RescoreRequest};
 use swarm_protocol::acceptance;
+use swarm_protocol::codec;
 use swarm_protocol::finding::{self, Finding};
-use swarm_protocol::statement::{AuditPicked, Body, Input, Intake, Job, JobType, Proof, Signed};
+use swarm_protocol::miner::Looked;
+use swarm_protocol::pool::{AUDIT_EPOCHS, EpochHeader, RecordPage, pages_around};
+use swarm_protocol::query::{Answer, Query};
+use swarm_protocol::statement::{
+    AuditPicked, Body, Input, Intake, Job, JobType, Proof, Signed, Statement, Verified,
+};
 
-/// The longest that a model may take over one proof.
+/// The longest that a model may take over one proof, and that records may take to come.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What a finding is made of, as it was fetched.
@@ -26,29 +34,74 @@ struct Content {
     output: Vec<u8>,
 }
 
-/// What is to be said of a proof; an error if nothing is, because something could not be had or be run.
+/// Headers that are walked back at most to the epoch of a proof whose audit is open.
+const MAX_WALK: u64 = AUDIT_EPOCHS + 2;
+/// Pages of records in which an acceptance is looked for at most: 2 GiB.
+const MAX_PAGES: usize = 4096;
+
+/// What is to be said of a proof, and which was accepted; an error if nothing is, because something could not be had or be
+/// run.
 pub(super) async fn look(
     link: Link,
     daemon: Option<Daemon>,
     models: Arc<Models>,
     engines: Engines,
     picked: AuditPicked,
-) -> Result<Finding> {
+) -> Result<Looked> {
+    let looking = accepted(&link, daemon.as_ref(), &picked);
+    let found = tokio::time::timeout(LOOK_TIMEOUT, looking).await;
+    let (lease, proof) = found.context("the records of its epoch could not be had in time")??;
     let content = fetch(&link, daemon.as_ref(), &picked).await?;
     let model = models.get(&content.job.model).context("its model is not served here")?.clone();
     // A look ends with its deadline at the latest, and the process waits for none.
-    tokio::task::spawn_blocking(move || judge(&picked, &content, &model, &engines)).await?
+    let judging = tokio::task::spawn_blocking(move || judge(&picked, &content, &model, &engines));
+    Ok(Looked { finding: judging.await??, lease, proof: Box::new(proof) })
+}
+
+/// The lease and the proof by which the job was accepted, from the pages of its epoch under the header that the operator has
+/// signed: what it tells an auditor is only its word.
+async fn accepted(link: &Link, daemon: Option<&Daemon>, picked: &AuditPicked) -> Result<(Digest, Verified)> {
+    let header = header(link, daemon, picked.epoch).await?;
+    let pages = pages_around(picked.index, header.counts.accepted, header.record_pages.len());
+    for page in pages.take(MAX_PAGES) {
+        let block = block(link, daemon, &header.record_pages[page].cid()).await?;
+        let page: RecordPage = codec::decode(&block).context("a page of records is none")?;
+        if let Some((lease, proof)) = page.acceptance(&picked.job) {
+            return Ok((lease, signed_then(link, &proof)?));
+        }
+    }
+    bail!("the records of epoch {} accept no such job", picked.epoch)
+}
+
+async fn header(link: &Link, daemon: Option<&Daemon>, wanted: u64) -> Result<EpochHeader> {
+    let Some(Answer::Sealed(Some(signed))) = link.ask(Query::Sealed).await else {
+        bail!("the operator names no sealed epoch");
+    };
+    let newest = link.check(&signed)?;
+    let Body::EpochSealed(sealed) = &newest.statement().body else { bail!("the operator sealed no epoch") };
+    let mut next = sealed.header;
+    for _ in 0..MAX_WALK {
+        let header: EpochHeader = codec::decode(&block(link, daemon, &next.cid()).await?)?;
+        if header.epoch == wanted {
+            return Ok(header);
+        }
+        next = header.previous.with_context(|| format!("epoch {wanted} is not sealed"))?;
+    }
+    bail!("epoch {wanted} is too far back")
+}
+
+/// A statement as of its own time, which may be hours ago.
+fn signed_then(link: &Link, signed: &Signed) -> Result<Verified> {
+    let at = Statement::decode(&signed.payload)?.header.at;
+    let mut intake = Intake::new(link.pool(), Address::ZERO);
+    intake.verify(None, &signed.encode(), at).map_err(|refused| anyhow!("{refused}"))
 }
 
 async fn fetch(link: &Link, daemon: Option<&Daemon>, picked: &AuditPicked) -> Result<Content> {
     let signed = Signed::decode(&block(link, daemon, &picked.asked.cid()).await?)?;
-    // By its own clock: it is hours old.
-    let statement = swarm_protocol::statement::Statement::decode(&signed.payload)?;
-    let mut intake = Intake::new(link.pool(), swarm_crypto::address::Address::ZERO);
-    intake
-        .verify(None, &signed.encode(), statement.header.at)
-        .map_err(|refused| anyhow::anyhow!("{refused}"))?;
-    let Body::Job(job) = statement.body else { bail!("the operator named no job") };
+    let Body::Job(job) = signed_then(link, &signed)?.statement().body.clone() else {
+        bail!("the operator named no job");
+    };
     if signed.id() != picked.job {
         bail!("the operator named another job");
     }

@@ -130,9 +130,10 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     tokio::spawn(tell_gone(providers.gone.clone(), inbox.clone(), metrics.clone()));
     begin(&link, &view, first, &inbox).await?;
     metrics.operator_is_there(true);
-    let heard = (view, streams.clone(), metrics.clone());
+    let heard = (view.clone(), streams.clone(), metrics.clone());
     let listener = tokio::spawn(listen(link.clone(), heard, events, inbox.clone(), stop));
-    let mut shell = MinerShell::new(key, link, blocks, daemon, models, engines, inbox, clock, diary, streams);
+    let mut shell =
+        MinerShell::new(key, link, blocks, daemon, models, engines, inbox, clock, diary, streams, view);
     let outcome = driver::run(&mut miner, &mut shell, &mut inputs, clock, &CancellationToken::new()).await;
     listener.abort();
     network.shutdown().await;

@@ -12,6 +12,7 @@ use crate::link::Link;
 use crate::network::{MAX_BLOCK, Until};
 use crate::storage::blocks::{BlockError, BlockStore};
 use crate::storage::disk::DiskError;
+use crate::view::LiveView;
 use crate::wire;
 use crate::workload::Models;
 use anyhow::{Context, Result, anyhow};
@@ -58,6 +59,7 @@ pub struct MinerShell {
     clock: Clock,
     diary: Diary,
     streams: Streams,
+    view: LiveView,
     tasks: Arc<Semaphore>,
     running: Running,
     /// Set once the disk has failed: no job could be delivered any more.
@@ -77,6 +79,7 @@ impl MinerShell {
         clock: Clock,
         diary: Diary,
         streams: Streams,
+        view: LiveView,
     ) -> Self {
         let tasks = Arc::new(Semaphore::new(MAX_TASKS));
         let (running, broken) = (Running::default(), Arc::default());
@@ -91,6 +94,7 @@ impl MinerShell {
             clock,
             diary,
             streams,
+            view,
             tasks,
             running,
             broken,
@@ -328,6 +332,7 @@ impl Shell<Miner> for MinerShell {
                 Effect::Prepare { lease, job } => self.prepare(lease, job),
                 Effect::Infer(run) => self.infer(*run),
                 Effect::Audit(picked) => self.audit(*picked),
+                Effect::Evidence(both) => self.view.keep_misled(&both),
                 Effect::Abort { lease } => {
                     let stopped = lock(&self.running).remove(&lease);
                     if let Some((engine, fetch)) = stopped {

@@ -59,6 +59,12 @@ pub fn tell(story: &Story) {
         Story::NotAudited { job, why } => {
             tracing::warn!("the proof of {} could not be looked at for now: {why}", short_job(job));
         }
+        Story::Misled { job, how } => {
+            tracing::error!(
+                "the operator misleads the auditor of {}, nothing is said of it: {how}",
+                short_job(job)
+            );
+        }
         Story::Draining { running } => tracing::info!("stopping: no new jobs, {running} still running"),
         Story::Paused { why: Pause::Owner, running } => {
             tracing::info!("paused: no new jobs, {running} still running");

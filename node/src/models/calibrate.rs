@@ -124,7 +124,7 @@ pub fn calibrate(model: &Model, text: &str, jobs: u32, told: &mut dyn FnMut(Stri
     let false_alarms = count(all(1).filter(|found| found.judge(&tolerance).is_err()).count());
     Ok(Calibration {
         model: model.manifest.name.clone(),
-        blake3: model.manifest.blake3.clone(),
+        blake3: model.manifest.weights_digest(),
         cores: swarm_inference::Hardware::probe().cores,
         jobs: count(jobs.len()),
         pairs: found.iter().map(|(run, checked, jobs)| bench.pair(*run, *checked, jobs)).collect(),

@@ -167,8 +167,8 @@ pub fn check_names(manifest: &Manifest) -> Result<(), UserError> {
     if BUILT_IN.contains(&name.as_str()) {
         return Err(UserError::misuse(format!("{name} is built in")).hint("give it another name with --name"));
     }
-    let mut files = std::iter::once(&manifest.file).chain(manifest.files.iter().map(|file| &file.file));
-    match files.find(|file| !is_name(file) || [MANIFEST_FILE, INDEX_FILE].contains(&file.as_str())) {
+    let mut files = manifest.all_files().map(|(file, ..)| file);
+    match files.find(|file| !is_name(file) || [MANIFEST_FILE, INDEX_FILE].contains(file)) {
         Some(file) => Err(UserError::input(format!(
             "the manifest of {name} names a file '{}', which cannot be installed",
             crate::words::clean(file)

@@ -16,7 +16,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use swarm_inference::{MAX_MANIFEST_BYTES, MAX_MODEL_FILES, Manifest};
+use swarm_inference::{MAX_MANIFEST_BYTES, MAX_MODEL_FILES, MAX_MODEL_SHARDS, Manifest};
 use swarm_protocol::codec;
 
 /// In a model's folder: which blocks its files consist of.
@@ -108,10 +108,9 @@ impl Index {
 
     /// Whether it is that of these files.
     fn describes(&self, manifest: &Manifest) -> bool {
-        let stated = std::iter::once((&manifest.file, manifest.size))
-            .chain(manifest.files.iter().map(|file| (&file.file, file.size)));
-        let found = self.files.iter().map(|file| (&file.file, file.length));
-        self.files.len() <= MAX_MODEL_FILES + 1
+        let stated = manifest.all_files().map(|(file, size, _)| (file, size));
+        let found = self.files.iter().map(|file| (file.file.as_str(), file.length));
+        self.files.len() <= 1 + MAX_MODEL_SHARDS + MAX_MODEL_FILES
             && found.eq(stated)
             && self.files.iter().all(|file| {
                 let leaves = file.length.div_ceil(CHUNK_BYTES as u64).max(1);

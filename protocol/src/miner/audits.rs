@@ -1,9 +1,11 @@
 use super::Miner;
-use super::interface::{Effect, Story};
+use super::interface::{Effect, Looked, Story};
 use crate::Timestamp;
+use crate::audit::{Misled, misled};
 use crate::codec::keyed;
+use crate::evidence::contradiction;
 use crate::finding::Finding;
-use crate::statement::{Attestation, AuditPicked, Topic, Word};
+use crate::statement::{Attestation, AuditPicked, Body, Statement, Topic, Verified, Word};
 use std::collections::BTreeMap;
 use swarm_crypto::address::PoolId;
 use swarm_crypto::digest::Digest;
@@ -28,6 +30,8 @@ type Place = (u64, u64);
 #[derive(Debug)]
 struct Asked {
     picked: AuditPicked,
+    /// What the operator has signed of it, first.
+    told: Box<Verified>,
     looks: Looks,
 }
 
@@ -36,6 +40,8 @@ enum Looks {
     /// So many brought nothing.
     Failed(u32),
     Found(Finding),
+    /// Something else was accepted.
+    Misled,
 }
 
 /// What the salts of a wallet's seals follow from; nobody else can guess them.
@@ -64,7 +70,7 @@ impl Asked {
     fn tries(&self) -> Option<u32> {
         match self.looks {
             Looks::Failed(tries) if tries < MAX_LOOKS => Some(tries),
-            Looks::Failed(_) | Looks::Found(_) => None,
+            Looks::Failed(_) | Looks::Found(_) | Looks::Misled => None,
         }
     }
 }
@@ -76,11 +82,12 @@ impl Audits {
 
     /// Remembers one more, in place of one that was opened or left if there is no other room: what is forgotten too early
     /// is asked for again.
-    fn ask(&mut self, place: Place, picked: &AuditPicked) {
+    fn ask(&mut self, place: Place, picked: &AuditPicked, told: &Verified) {
         if self.asked.len() >= MAX_AUDITS {
             let is_over = |asked: &Asked| match asked.looks {
                 Looks::Found(_) => asked.picked.open,
                 Looks::Failed(tries) => tries >= MAX_LOOKS,
+                Looks::Misled => true,
             };
             let Some(over) = self.asked.iter().find(|(_, asked)| is_over(asked)).map(|(place, _)| *place)
             else {
@@ -88,19 +95,20 @@ impl Audits {
             };
             self.asked.remove(&over);
         }
-        self.asked.insert(place, Asked { picked: picked.clone(), looks: Looks::Failed(0) });
+        let (picked, told) = (picked.clone(), Box::new(told.clone()));
+        self.asked.insert(place, Asked { picked, told, looks: Looks::Failed(0) });
     }
 }
 
 impl Miner {
     /// The operator says whom the draw has look at a proof, and says it again until it has heard what was found.
-    pub(super) fn hear_audit_picked(&mut self, picked: &AuditPicked, now: Timestamp) {
+    pub(super) fn hear_audit_picked(&mut self, picked: &AuditPicked, told: &Verified, now: Timestamp) {
         if picked.auditor != self.config.wallet || picked.wallet == self.config.wallet {
             return;
         }
         let place = (picked.epoch, picked.index);
         match self.audits.asked.get_mut(&place) {
-            None => self.audits.ask(place, picked),
+            None => self.audits.ask(place, picked, told),
             // What was looked at is what is signed for.
             Some(asked) if !is_same(&asked.picked, picked) => {}
             Some(asked) => {
@@ -130,7 +138,7 @@ impl Miner {
     pub(super) fn take_finding(
         &mut self,
         (epoch, index): Place,
-        outcome: Result<Finding, String>,
+        outcome: Result<Looked, String>,
         now: Timestamp,
     ) {
         if self.audits.looking == Some((epoch, index)) {
@@ -139,17 +147,34 @@ impl Miner {
         let Some(asked) = self.audits.asked.get_mut(&(epoch, index)) else { return self.look() };
         let picked = asked.picked.clone();
         match outcome {
-            Ok(finding) => {
-                asked.looks = Looks::Found(finding);
-                self.tell(Story::Audited { job: picked.job, wallet: picked.wallet, finding });
-                self.attest(&picked, finding, now);
-            }
+            Ok(looked) => match told_otherwise(&picked, &looked) {
+                Some(how) => {
+                    asked.looks = Looks::Misled;
+                    let told = asked.told.clone();
+                    self.tell(Story::Misled { job: picked.job, how });
+                    self.keep_evidence(&told, &looked.proof);
+                }
+                None => {
+                    let finding = looked.finding;
+                    asked.looks = Looks::Found(finding);
+                    self.tell(Story::Audited { job: picked.job, wallet: picked.wallet, finding });
+                    self.attest(&picked, finding, now);
+                }
+            },
             Err(why) => {
                 asked.looks = Looks::Failed(asked.tries().unwrap_or(MAX_LOOKS).saturating_add(1));
                 self.tell(Story::NotAudited { job: picked.job, why });
             }
         }
         self.look();
+    }
+
+    /// Two statements prove it where they are of one proof; of two proofs the pool's records are needed too.
+    fn keep_evidence(&mut self, told: &Verified, proof: &Verified) {
+        if contradiction(told.statement(), proof.statement()).is_some() {
+            let both = [told.signed().clone(), proof.signed().clone()];
+            self.effects.push_back(Effect::Evidence(Box::new(both)));
+        }
     }
 
     /// The seal, and what opens it once the operator says that all are sealed. It follows from the miner's secret and
@@ -170,6 +195,20 @@ impl Miner {
     pub(super) fn forget_audits(&mut self, epoch: u64) {
         self.audits.forget_before(epoch);
     }
+}
+
+/// In what the operator's word differs from the proof that the sealed records have.
+fn told_otherwise(picked: &AuditPicked, looked: &Looked) -> Option<Misled> {
+    let Statement { header, body: Body::Proof(proof) } = looked.proof.statement() else {
+        let (told, proven) = (picked.proof.to_string(), looked.proof.id().to_string());
+        return Some(Misled { what: "proof", told, proven });
+    };
+    let accepted = (picked.lease != looked.lease).then(|| Misled {
+        what: "lease",
+        told: picked.lease.to_string(),
+        proven: looked.lease.to_string(),
+    });
+    misled(picked, looked.proof.id(), &header.by, proof).or(accepted)
 }
 
 /// Whether both ask for the same look.

@@ -1,12 +1,13 @@
 use super::AuditSecret;
+use crate::audit::Misled;
 use crate::codec::{JobId, Link};
 use crate::finding::Finding;
 use crate::money::MicroUsdc;
 use crate::query::{Fate, Query};
 use crate::race::Roster;
 use crate::statement::{
-    Assurance, AuditPicked, EndCause, Job, PayoutMode, PpsTerms, Reason, ReleaseCause, Statement, Topic,
-    Verified,
+    Assurance, AuditPicked, EndCause, Job, PayoutMode, PpsTerms, Reason, ReleaseCause, Signed, Statement,
+    Topic, Verified,
 };
 use crate::{Millis, Timestamp};
 use cid::Cid;
@@ -103,7 +104,7 @@ pub enum Event {
         /// Its index among the epoch's acceptances.
         index: u64,
         /// What was found, or why nothing could be.
-        outcome: Result<Finding, String>,
+        outcome: Result<Looked, String>,
     },
     /// Nothing runs this model for now; jobs in hand end by [`Event::EngineDone`].
     EngineGone {
@@ -182,12 +183,26 @@ pub enum Effect {
         /// Which.
         lease: Digest,
     },
-    /// Look at somebody's proof with the model itself; answer with one [`Event::Audited`].
+    /// Look at somebody's proof with the model itself, and look up in the sealed records which was accepted; answer with
+    /// one [`Event::Audited`].
     Audit(Box<AuditPicked>),
+    /// Keep two statements that the operator cannot have meant both, for anybody to check.
+    Evidence(Box<[Signed; 2]>),
     /// Tell whoever reads the log.
     Story(Story),
     /// The miner has drained; the process may end.
     Finished,
+}
+
+/// What a look brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// What is to be said of the content that the operator named.
+    pub finding: Finding,
+    /// The lease under which the job was accepted, as the records of the epoch have it.
+    pub lease: Digest,
+    /// The proof by which it was.
+    pub proof: Box<Verified>,
 }
 
 /// What an engine is to do.
@@ -297,6 +312,11 @@ pub enum Story {
     NotAudited {
         job: JobId,
         why: String,
+    },
+    /// The operator named something else than was accepted; nothing is said of it.
+    Misled {
+        job: JobId,
+        how: Misled,
     },
     /// No new jobs from here on; so many are still in hand.
     Draining {

@@ -23,7 +23,9 @@ mod tests;
 pub use audits::{AuditSecret, MAX_AUDITS};
 pub use contest::MAX_TRACKED_LISTINGS;
 pub use duty::MAX_ROSTERS;
-pub use interface::{Config, Content, Decline, Delivered, Effect, Event, ModelTerms, Pause, Run, Story};
+pub use interface::{
+    Config, Content, Decline, Delivered, Effect, Event, Looked, ModelTerms, Pause, Run, Story,
+};
 pub use task::MAX_RELEASES;
 
 use crate::clock::Clock;
@@ -101,7 +103,7 @@ impl Miner {
             Body::Refusal(refusal) => self.hear_refusal(refusal, now),
             Body::Beacon(beacon) => self.hear_beacon(beacon, now),
             Body::EpochOpened(opened) => self.hear_epoch_opened(opened, now),
-            Body::AuditPicked(picked) => self.hear_audit_picked(picked, now),
+            Body::AuditPicked(picked) => self.hear_audit_picked(picked, verified, now),
             Body::Job(_)
             | Body::Cancel(_)
             | Body::Admitted(_)

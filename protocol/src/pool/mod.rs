@@ -33,7 +33,9 @@ pub use held::{HELD_EPOCHS, Held, HeldLeaf, Shared};
 pub use live::{Holdings, LiveMiner};
 pub use page::ViewPage;
 pub use record::{Boundary, Close, Entry, Genesis, Leaf, LeafAt, Record, chain_hash};
-pub use record_page::{MAX_PAGE_BYTES, MAX_ROW_BYTES, PageError, RecordPage, RecordPages, RecordReader, Row};
+pub use record_page::{
+    MAX_PAGE_BYTES, MAX_ROW_BYTES, PageError, RecordPage, RecordPages, RecordReader, Row, pages_around,
+};
 pub use state::{Acceptance, Granted, JobEntry, OpenEpoch, Pps, Sealing, Stage, State};
 pub use wallet::{LOSS_EPOCHS, REPUTATION_EPOCHS, Standing};
 

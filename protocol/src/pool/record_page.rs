@@ -1,5 +1,6 @@
-use super::record::{Entry, chain_hash};
-use crate::codec::{self, CodecError, Link};
+use super::record::{Entry, Record, chain_hash};
+use crate::codec::{self, CodecError, JobId, Link};
+use crate::statement::Signed;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use swarm_crypto::digest::Digest;
@@ -29,6 +30,26 @@ impl RecordPage {
     fn starting(first_seq: u64, previous: Digest) -> Self {
         Self { first_seq, previous, carried: ByteBuf::new(), records: Vec::new() }
     }
+
+    /// The lease and the proof by which a job was accepted, if that is among the rows of this page; a page is good by
+    /// itself where its link comes from a header that is.
+    pub fn acceptance(&self, wanted: &JobId) -> Option<(Digest, Signed)> {
+        // A row that goes on in the next page is too long for an acceptance.
+        let rows = self.records.iter().filter_map(|row| Entry::decode(row).ok());
+        rows.into_iter().find_map(|row| match row.record {
+            Record::Accepted { job, lease, proof, .. } if job == *wanted => Some((lease, proof)),
+            _ => None,
+        })
+    }
+}
+
+/// In which order to look through `pages` pages of an epoch for the acceptance `index` of `accepted`: from where it is if all
+/// pages have equally many, to both sides.
+pub fn pages_around(index: u64, accepted: u64, pages: usize) -> impl Iterator<Item = usize> {
+    let share = u128::from(index) * pages as u128 / u128::from(accepted.max(1));
+    let from = usize::try_from(share).unwrap_or(usize::MAX).min(pages.saturating_sub(1));
+    let beside = (1..pages).flat_map(move |far| [from.checked_sub(far), from.checked_add(far)]);
+    std::iter::once(Some(from)).chain(beside).flatten().filter(move |page| *page < pages)
 }
 
 /// The pages of the open epoch, filled as its records come, so that sealing it costs no more than the last page.

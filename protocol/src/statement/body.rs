@@ -370,6 +370,9 @@ pub struct AuditPicked {
     pub open: bool,
     /// The boundary at which it is too late.
     pub until: u64,
+    /// The challenge that pays for the look, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<Link>,
 }
 
 /// What an auditor found: first as a seal, then opened.

@@ -74,7 +74,7 @@ impl MinerShell {
                 Effect::FetchRoster { epoch, roster } => fetch_roster(world, node, epoch, &roster),
                 Effect::Prepare { lease, job } => prepare(world, node, lease, &job),
                 Effect::Infer(run) => infer(world, node, run.lease),
-                Effect::Audit(_) => unreachable!("nothing is audited here"),
+                Effect::Audit(_) | Effect::Evidence(_) => unreachable!("nothing is audited here"),
                 Effect::Abort { .. } | Effect::Story(_) | Effect::Finished => {}
             }
         }

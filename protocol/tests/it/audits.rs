@@ -404,6 +404,8 @@ fn a_challenge_that_comes_again_is_not_paid_again() {
     let job = table.leaves()[0].1;
     let signed = table.sign(CHALLENGER, Challenge { epoch: at.epoch, index: at.index, job });
     table.hear(&signed);
+    let answers = |table: &Table| table.picked.last().unwrap().challenge;
+    assert_eq!(answers(&table), Some(signed.id()), "who looks is said with what asked for it");
     let before = free(&table, CHALLENGER);
     table.inquest(Finding::Holds);
     assert!(table.pool.state().may_challenge(at), "it can be challenged by another statement");
@@ -412,6 +414,14 @@ fn a_challenge_that_comes_again_is_not_paid_again() {
     table.wait(1);
     table.challenge(CHALLENGER, at, job);
     assert_eq!(free(&table, CHALLENGER), before - LOOK);
+    assert_ne!(answers(&table), Some(signed.id()), "a look that another challenge pays for");
+}
+
+#[test]
+fn what_the_pool_asks_for_itself_answers_no_challenge() {
+    let mut table = pool(10_000);
+    sealed_answer(&mut table);
+    assert!(table.picked.iter().all(|picked| picked.challenge.is_none()) && !table.picked.is_empty());
 }
 
 #[test]

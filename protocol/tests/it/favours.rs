@@ -10,8 +10,10 @@ use swarm_protocol::audit::is_picked;
 use swarm_protocol::finding::{AuditEnd, Finding};
 use swarm_protocol::pool::verify::Wrong;
 use swarm_protocol::pool::{Entry, LeafAt, PoolEvent, Record, Said, Stage};
-use swarm_protocol::race::{epoch_secret, secret_commitment};
-use swarm_protocol::statement::{Attestation, Body, Claim, Statement, Word};
+use swarm_protocol::race::{draw_seed, epoch_secret, secret_commitment};
+use swarm_protocol::statement::{
+    Attestation, Body, Claim, Job, Progress, Release, ReleaseCause, Statement, Word, lease_id,
+};
 
 const FRIEND: u8 = 2;
 
@@ -280,4 +282,104 @@ fn a_roster_of_friends_draws_friends() {
     table.inquest(Finding::Holds);
     next_epoch(&mut table);
     verify(&published(&table)).unwrap();
+}
+
+/// The draw that a job's first attempt would have if its client sent it now, and the lease under which the friend would then
+/// hold it: who knows the epoch's secret knows both beforehand.
+fn would_be_picked(table: &Table, job: &Job, holder: u8, rate: u32) -> bool {
+    let (pool, epoch) = (table.pool.id(), table.pool.state().epoch().number);
+    let secret = epoch_secret(&[7; 32], &pool, epoch);
+    let id = table.sign(CLIENT, job.clone()).id();
+    let lease = lease_id(&pool, &id, 1, &key(holder).address(), &draw_seed(&secret.0, &id, 1));
+    is_picked(&secret, &lease, rate)
+}
+
+/// A job of the operator's own client that the friend answers, in an epoch that has room for it.
+fn friendly(table: &mut Table, suits: impl Fn(&Table, &Job) -> bool) -> (LeafAt, u32) {
+    const TRIES: u32 = 200;
+    for tries in 1..=TRIES {
+        // What differs is when it is said: that is in the job's id.
+        let job = wish(20, table.now + Millis(60_000));
+        if suits(table, &job) {
+            return (answer_for(table, FRIEND, 20), tries);
+        }
+        table.wait(1);
+    }
+    panic!("no job suits in {TRIES} tries")
+}
+
+/// Not caught: whoever knows the secret can try jobs of its own until none of them is picked. It takes jobs of its own: a
+/// client's job is what it is, and its lease goes to whoever wins the race.
+#[test]
+fn own_jobs_can_be_tried_until_they_suit_and_others_cannot() {
+    const RATE: u32 = 9_000;
+    const JOBS: u32 = 8;
+    let is_asked = |table: &Table, at| records(table).iter().any(|record| leaf_of(record) == Some(at));
+    let mut seen = Vec::new();
+    for ground in [true, false] {
+        let mut table = pool(RATE);
+        let suits = |table: &Table, job: &Job| !ground || !would_be_picked(table, job, FRIEND, RATE);
+        let (mut tries, mut asked) = (0, 0);
+        for _ in 0..JOBS {
+            let (at, tried) = friendly(&mut table, suits);
+            next_epoch(&mut table);
+            tries += tried;
+            asked += u32::from(is_asked(&table, at));
+            table.inquest(Finding::Holds);
+        }
+        next_epoch(&mut table);
+        verify(&published(&table)).unwrap();
+        seen.push((tries, asked));
+    }
+    let [(ground, none), (straight, most)] = seen[..] else { unreachable!() };
+    assert_eq!((none, straight), (0, JOBS), "nine in ten are picked, and of these none");
+    assert!(most > JOBS / 2, "of jobs that nobody tried {most} are looked at");
+    assert!(ground > 3 * JOBS, "one in ten suits: {ground} tries for {JOBS} jobs");
+}
+
+/// Not caught: a friend gives a lease back that would be picked, and the job is listed again, with another draw. It does so
+/// in the records, loses the job for good, and its weight with it.
+#[test]
+fn a_lease_that_would_be_picked_can_be_given_back_at_a_price() {
+    const RATE: u32 = 5_000;
+    let mut table = pool(RATE);
+    for _ in 0..40 {
+        let secret = epoch_secret(&[7; 32], &table.pool.id(), table.pool.state().epoch().number);
+        let lease = |table: &Table, job| match &table.pool.state().job(job).unwrap().stage {
+            Stage::Leased(granted) => Some((granted.wallet, granted.lease)),
+            _ => None,
+        };
+        let job = table.say(CLIENT, wish(20, table.now + Millis(60_000)));
+        table.say(FRIEND, Claim { job, attempt: 1 });
+        table.wait(2_500);
+        let Some((_, picked)) = lease(&table, &job).filter(|(_, lease)| is_picked(&secret, lease, RATE))
+        else {
+            next_epoch(&mut table);
+            continue;
+        };
+        table.say(FRIEND, Progress { job, lease: picked, units: 1, prefix: picked });
+        table.say(FRIEND, Release { job, lease: picked, cause: ReleaseCause::EngineFailure });
+        table.say(FRIEND, Claim { job, attempt: 2 });
+        table.say(3, Claim { job, attempt: 2 });
+        table.wait(2_500);
+        let Some((holder, other)) = lease(&table, &job) else { panic!("it was listed again") };
+        assert_eq!(holder, key(3).address(), "who gave it back does not get it again");
+        if is_picked(&secret, &other, RATE) {
+            next_epoch(&mut table);
+            continue;
+        }
+        let before = table.leaves().len();
+        table.say(3, proof(job, other));
+        let asked = table.asked.pop().unwrap();
+        table.happen(PoolEvent::Examined { job, proof: asked.proof_id, outcome: Ok(100) });
+        assert_eq!(table.leaves().len(), before + 1);
+        let at = table.leaves().last().unwrap().0;
+        next_epoch(&mut table);
+        assert!(!records(&table).iter().any(|record| leaf_of(record) == Some(at)), "nobody is asked");
+        let loss = table.pool.roster_entry(&key(FRIEND).address()).unwrap().loss24;
+        assert!(loss > 0, "what it gave back is in its roster entry");
+        verify(&published(&table)).unwrap();
+        return;
+    }
+    panic!("no lease is picked whose successor is not")
 }

@@ -210,7 +210,8 @@ fn word() -> impl Strategy<Value = Word> {
 
 fn picked() -> impl Strategy<Value = AuditPicked> {
     let head = (any::<u64>(), any::<u64>(), address(), address(), link());
-    (head, proof(), link(), any::<bool>(), any::<u64>()).prop_map(|(head, seen, proof, open, until)| {
+    let tail = (any::<bool>(), any::<u64>(), prop::option::of(link()));
+    (head, proof(), link(), tail).prop_map(|(head, seen, proof, (open, until, challenge))| {
         let (epoch, index, auditor, wallet, asked) = head;
         let Proof { job, lease, transcript, transcript_bytes, output, output_bytes } = seen;
         AuditPicked {
@@ -228,6 +229,7 @@ fn picked() -> impl Strategy<Value = AuditPicked> {
             output_bytes,
             open,
             until,
+            challenge,
         }
     })
 }

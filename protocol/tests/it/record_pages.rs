@@ -9,7 +9,7 @@ use swarm_protocol::codec::{Link, encode};
 use swarm_protocol::money::{Account, MicroUsdc, Transfer};
 use swarm_protocol::pool::{
     Entry, MAX_PAGE_BYTES, MAX_ROW_BYTES, PageError, Record, RecordPage, RecordPages, RecordReader,
-    chain_hash,
+    chain_hash, pages_around,
 };
 
 /// The largest block that any IPFS node takes.
@@ -111,4 +111,34 @@ fn a_page_that_is_left_out_or_comes_first_is_a_gap() {
     assert_eq!(read(1, Digest::ZERO, &endless).unwrap_err(), PageError::TooLong(1));
     let nothing = encode(&Vec::<u64>::new());
     assert!(matches!(read(1, Digest::ZERO, &[nothing]), Err(PageError::Unreadable(0, _))));
+}
+
+#[test]
+fn an_acceptance_is_found_in_its_page_alone() {
+    let mut table = crate::audits::pool(10_000);
+    let at = crate::audits::sealed_answer(&mut table);
+    let (_, job) = *table.leaves().iter().find(|(leaf, _)| *leaf == at).unwrap();
+    let epochs = crate::verification::published(&table);
+    let pages = |epoch: usize| {
+        let decode = |page: &Vec<u8>| swarm_protocol::codec::decode::<RecordPage>(page).unwrap();
+        epochs[epoch].pages.iter().map(decode).collect::<Vec<_>>()
+    };
+    let found: Vec<_> = pages(1).iter().filter_map(|page| page.acceptance(&job)).collect();
+    let [(lease, proof)] = &found[..] else { panic!("it is there once") };
+    let leaf = &table.pool.state().held()[&1].leaves[0];
+    assert_eq!((lease, proof.id()), (&leaf.lease, table.picked[0].proof));
+    assert!(pages(0).iter().all(|page| page.acceptance(&job).is_none()), "and in no other epoch");
+    assert!(pages(1).iter().all(|page| page.acceptance(&Link([9; 32])).is_none()));
+}
+
+#[test]
+fn pages_are_looked_through_from_where_an_acceptance_should_be() {
+    let order = |index, accepted, pages| pages_around(index, accepted, pages).collect::<Vec<_>>();
+    assert_eq!(order(0, 10, 1), [0]);
+    assert_eq!(order(0, 10, 4), [0, 1, 2, 3]);
+    assert_eq!(order(5, 10, 5), [2, 1, 3, 0, 4]);
+    assert_eq!(order(9, 10, 4), [3, 2, 1, 0]);
+    // Of an operator that says anything.
+    assert_eq!(order(u64::MAX, 0, 3), [2, 1, 0]);
+    assert_eq!(order(0, 0, 0), [0; 0]);
 }

@@ -127,6 +127,7 @@ fn bodies() -> Vec<(u8, Body)> {
         vram_mb: 0,
         draining: false,
     };
+    let challenge = Link::of(b"a challenge");
     let (found, salt, auditor) = (Finding::Differs(7_000), Digest([10; 32]), key(4).address());
     said.into_iter()
         .chain([
@@ -142,6 +143,7 @@ fn bodies() -> Vec<(u8, Body)> {
             (3, proof.clone().into()),
             (1, receipt(job, proof_id, &proof).into()),
             (1, picked(proof_id, &proof).into()),
+            (1, AuditPicked { challenge: Some(challenge), ..picked(proof_id, &proof) }.into()),
             (4, attestation(lease, Word::Sealed(found.seal(&pool(), &lease, &auditor, &salt))).into()),
             (4, attestation(lease, Word::Opened { finding: found, salt }).into()),
             (2, Challenge { epoch: 3, index: 0, job }.into()),
@@ -194,6 +196,7 @@ fn picked(proof_id: Link, proof: &Proof) -> AuditPicked {
         output_bytes: proof.output_bytes,
         open: false,
         until: 5,
+        challenge: None,
     }
 }
 

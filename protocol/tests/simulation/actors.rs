@@ -11,8 +11,7 @@ use std::rc::Rc;
 use swarm_crypto::digest::Digest;
 use swarm_protocol::Timestamp;
 use swarm_protocol::codec::{JobId, Link};
-use swarm_protocol::finding::Finding;
-use swarm_protocol::miner::Delivered;
+use swarm_protocol::miner::{Delivered, Looked};
 use swarm_protocol::statement::Verified;
 
 #[derive(Debug)]
@@ -44,7 +43,7 @@ pub(crate) enum ActorEvent {
     Audited {
         epoch: u64,
         index: u64,
-        outcome: Result<Finding, String>,
+        outcome: Result<Looked, String>,
     },
     Roster {
         epoch: u64,

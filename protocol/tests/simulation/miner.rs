@@ -12,7 +12,7 @@ use swarm_crypto::digest::{Digest, blake3};
 use swarm_protocol::codec::{JobId, Link};
 use swarm_protocol::finding::Finding;
 use swarm_protocol::miner::{
-    AuditSecret, Config, Content, Delivered, Effect, Event, Miner, ModelTerms, Run, Story,
+    AuditSecret, Config, Content, Delivered, Effect, Event, Looked, Miner, ModelTerms, Run, Story,
 };
 use swarm_protocol::money::MicroUsdc;
 use swarm_protocol::query::{Answer, Fate, Query};
@@ -173,6 +173,7 @@ impl MinerShell {
             }
             Effect::Infer(run) => self.infer(world, node, &run),
             Effect::Audit(picked) => self.look(world, node, &picked),
+            Effect::Evidence(both) => world.hold(Err(format!("miner {node} was misled: {both:?}"))),
             Effect::Abort { lease } => {
                 self.running.remove(&lease);
             }
@@ -193,6 +194,7 @@ impl MinerShell {
             Character::Lazy => Ok(Finding::Holds),
             Character::Honest | Character::False => Ok(world.content.truth(&picked.transcript)),
         };
+        let outcome = outcome.map(|finding| looked(world, picked, finding));
         let event = ActorEvent::Audited { epoch: picked.epoch, index: picked.index, outcome };
         later(world, node, (20, 1_500), event);
     }
@@ -233,6 +235,14 @@ impl MinerShell {
         let life = world.lives[node];
         world.after(delay, Due::Actor { node, life, event });
     }
+}
+
+/// What the records have of it besides.
+fn looked(world: &mut World, picked: &AuditPicked, finding: Finding) -> Looked {
+    let (lease, signed) =
+        world.checker.book.accepted_proof(&picked.job).expect("only what was accepted is audited");
+    let proof = world.judge(&signed.encode().into()).expect("what was accepted was said");
+    Looked { finding, lease, proof: Box::new((*proof).clone()) }
 }
 
 fn later(world: &mut World, node: Node, (low, high): (u64, u64), event: ActorEvent) {

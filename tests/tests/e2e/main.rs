@@ -38,6 +38,7 @@ mod reference;
 mod replay;
 mod restarts;
 mod servers;
+mod shards;
 mod shared;
 mod soak;
 mod streams;

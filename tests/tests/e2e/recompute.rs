@@ -7,8 +7,8 @@ use swarm_crypto::digest::Digest;
 use swarm_crypto::key::SecretKey;
 use swarm_crypto::merkle;
 use swarm_protocol::Timestamp;
-use swarm_protocol::codec::Link;
-use swarm_protocol::statement::{EpochSealed, Statement};
+use swarm_protocol::codec::{Link, raw_cid};
+use swarm_protocol::statement::{AuditPicked, Body, EpochSealed, Proof, Statement};
 
 /// What came of each check.
 fn results(verified: &Value) -> Vec<(&str, &str)> {
@@ -73,7 +73,8 @@ fn paid(site: &Site, archive: &std::path::Path, answers: &[Value]) {
     assert_eq!(earned, answers.len());
 }
 
-/// Two headers for one epoch, which somebody heard, convince somebody else; two that agree do not.
+/// Two headers for one epoch, which somebody heard, convince somebody else; two that agree do not. What an auditor was told and
+/// the proof, which its miner has signed, do too, and months later.
 fn evidence(site: &Site, elsewhere: &Site, told: &[&str]) {
     let key = std::fs::read_to_string(site.data("operator").join("key")).unwrap();
     let bytes: [u8; 32] = hex::decode(key.trim()).unwrap().try_into().unwrap();
@@ -84,13 +85,44 @@ fn evidence(site: &Site, elsewhere: &Site, told: &[&str]) {
         hex::encode(Statement::derived(pool, key.address(), Timestamp(at), body.into()).sign(&key).encode())
     };
     let path = elsewhere.home().join("evidence.json");
-    for (other, code) in [(2, 0), (1, 1)] {
-        let statements = [sealed(1_790_000_000_000, 1), sealed(1_790_000_000_001, other)];
-        let file = serde_json::json!({ "evidence": "two headers for epoch 3", "operator": "", "statements": statements });
+    let headers = [2, 1].map(|other| [sealed(1_790_000_000_000, 1), sealed(1_790_000_000_001, other)]);
+    let audits = [Link([9; 32]), Link([3; 32])].map(|transcript| audit(&key, transcript));
+    for (statements, code) in headers.into_iter().chain(audits).zip([0, 1, 0, 1]) {
+        let file = serde_json::json!({ "evidence": "as it says", "operator": "", "statements": statements });
         std::fs::write(&path, file.to_string()).unwrap();
         let verdict = elsewhere.client(&[&["verify", &text(&path)], told].concat());
         assert_eq!(verdict.code(), Some(code), "{verdict:?}");
     }
+}
+
+/// What the operator told an auditor of a proof that names the transcript `[3; 32]`, and the proof.
+fn audit(operator: &SecretKey, transcript: Link) -> [String; 2] {
+    let miner = SecretKey::from_bytes(&[7; 32]).unwrap();
+    let pool = PoolId::derive("swarmpool.eth", operator.address(), 0, Address::ZERO);
+    let sign = |key: &SecretKey, body: Body| {
+        Statement::derived(pool, key.address(), Timestamp(1_790_000_000_000), body).sign(key)
+    };
+    let (job, lease, output) = (Link([1; 32]), Digest([4; 32]), raw_cid(b"text"));
+    let proof = Proof { job, lease, transcript: Link([3; 32]), transcript_bytes: 9, output, output_bytes: 4 };
+    let proof = sign(&miner, proof.into());
+    let told = AuditPicked {
+        epoch: 3,
+        index: 0,
+        auditor: Address([9; 20]),
+        job,
+        asked: Link([2; 32]),
+        proof: proof.id(),
+        wallet: miner.address(),
+        lease,
+        transcript,
+        transcript_bytes: 9,
+        output,
+        output_bytes: 4,
+        open: false,
+        until: 5,
+        challenge: None,
+    };
+    [sign(operator, told.into()), proof].map(|signed| hex::encode(signed.encode()))
 }
 
 /// The wallet of a miner, as its own command says.

@@ -7,13 +7,10 @@ use crate::link::Heard;
 use anyhow::Result;
 use std::time::Duration;
 use swarm_crypto::address::Address;
-use swarm_protocol::Millis;
-use swarm_protocol::codec::{JobId, Link};
+use swarm_protocol::codec::JobId;
 use swarm_protocol::query::{Answer, Query};
 use swarm_protocol::statement::{Body, Challenge, Statement};
 
-/// How far the operator's clock may be behind.
-const MAX_SKEW: Millis = Millis::from_secs(5);
 /// How long the operator may take to say what it makes of a challenge.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -34,7 +31,7 @@ async fn send(session: &Session, connection: &mut Connection, place: Challenge) 
         UserError::input(format!("the challenge was refused: {why}")).hint("the evidence of --out stays good")
     });
     let (by, at) = (session.key.address(), session.clock.now());
-    let signed = Statement::derived(link.pool(), by, at, place.clone().into()).sign(&session.key);
+    let signed = Statement::derived(link.pool(), by, at, place.into()).sign(&session.key);
     let id = signed.id();
     match link.ask(Query::Hand(signed)).await {
         Some(Answer::Taken) => {}
@@ -46,19 +43,10 @@ async fn send(session: &Session, connection: &mut Connection, place: Challenge) 
             Body::Refusal(refusal) if refusal.subject == id => {
                 return Err(refused(refusal.detail.clone()).into());
             }
-            // Auditors of before are reminded of theirs.
-            Body::AuditPicked(picked)
-                if is_at(picked.epoch, picked.index, picked.job, &place)
-                    && heard.statement().header.at + MAX_SKEW >= at =>
-            {
-                return Ok(picked.auditor);
-            }
+            // Auditors are reminded of other looks at the same proof meanwhile.
+            Body::AuditPicked(picked) if picked.challenge == Some(id) => return Ok(picked.auditor),
             _ => {}
         }
     }
     Err(no_answer())
-}
-
-fn is_at(epoch: u64, index: u64, job: Link, place: &Challenge) -> bool {
-    (epoch, index, job) == (place.epoch, place.index, place.job)
 }

@@ -7,7 +7,6 @@ use crate::client::Session;
 use crate::client::recompute::{Recomputation, Source};
 use crate::content::Reader;
 use anyhow::{Result, anyhow};
-use std::cell::Cell;
 use swarm_protocol::codec::{self, JobId, Link};
 use swarm_protocol::pool::{EpochHeader, Record, RecordReader, Row};
 use swarm_protocol::statement::{Body, Input, Job, Proof, Signed, Statement};
@@ -28,20 +27,17 @@ pub(super) async fn find(session: &Session, pool: &Recomputation, proof: &Link) 
     while let Some(link) = next {
         let header = search.header(&link).await?;
         session.printer.stage(format!("looking for the proof in epoch {}", header.epoch));
-        let (next_index, index) = (Cell::new(0), Cell::new(0));
+        // Its place among the acceptances is how many come before it.
+        let mut index = 0;
         let is_it = |record: &Record| {
-            let Record::Accepted { proof: found, .. } = record else { return false };
-            let (here, is_it) = (next_index.get(), found.id() == *proof);
-            next_index.set(here + 1);
-            if is_it {
-                index.set(here);
-            }
-            is_it
+            let Record::Accepted { proof: found, .. } = record else { return None };
+            index += 1;
+            (found.id() == *proof).then_some(index - 1)
         };
-        if let Some(row) = search.rows(&header, is_it).await?.pop()
+        if let Some((index, row)) = search.rows(&header, is_it).await?.pop()
             && let Record::Accepted { job, proof, units, .. } = row.entry.record
         {
-            let recorded = Recorded { epoch: header.epoch, index: index.get(), units };
+            let recorded = Recorded { epoch: header.epoch, index, units };
             let (job, lease) = search.lease(header, &job).await?;
             return search.subject(job, proof, lease, recorded).await;
         }
@@ -58,8 +54,12 @@ impl Search<'_> {
             .map_err(|_| anyhow!("{link} is not the header of an epoch"))
     }
 
-    /// The epoch's records that are wanted, in order.
-    async fn rows(&mut self, header: &EpochHeader, wanted: impl Fn(&Record) -> bool) -> Result<Vec<Row>> {
+    /// The epoch's records that are wanted, in order, and what they are wanted for.
+    async fn rows<T>(
+        &mut self,
+        header: &EpochHeader,
+        mut wanted: impl FnMut(&Record) -> Option<T>,
+    ) -> Result<Vec<(T, Row)>> {
         let before = match &header.previous {
             Some(previous) => self.header(previous).await?.range_hash,
             None => swarm_crypto::digest::Digest::ZERO,
@@ -76,7 +76,7 @@ impl Search<'_> {
                     .into());
             }
             let rows = reader.supply(&self.source.block(&page.cid()).await?)?;
-            found.extend(rows.into_iter().filter(|row| wanted(&row.entry.record)));
+            found.extend(rows.into_iter().filter_map(|row| Some((wanted(&row.entry.record)?, row))));
         }
         let (_boundary, next, head) = reader.finish()?;
         if (next, head) != (header.end_seq + 1, header.range_hash) {
@@ -94,12 +94,15 @@ impl Search<'_> {
     async fn lease(&mut self, mut header: EpochHeader, job: &JobId) -> Result<(Signed, LeaseTerms)> {
         let (mut holder, mut draw) = (None, None);
         loop {
-            let of_job = |record: &Record| match record {
-                Record::Admitted { job: signed, .. } => signed.id() == *job,
-                Record::Leased { job: of, .. } | Record::LeaseEnded { job: of, .. } => of == job,
-                _ => false,
+            let of_job = |record: &Record| {
+                let is_its = match record {
+                    Record::Admitted { job: signed, .. } => signed.id() == *job,
+                    Record::Leased { job: of, .. } | Record::LeaseEnded { job: of, .. } => of == job,
+                    _ => false,
+                };
+                is_its.then_some(())
             };
-            for row in self.rows(&header, of_job).await?.into_iter().rev() {
+            for ((), row) in self.rows(&header, of_job).await?.into_iter().rev() {
                 match row.entry.record {
                     Record::Leased { term, wallet, .. } => _ = holder.get_or_insert((term, wallet)),
                     Record::LeaseEnded { seed, .. } if holder.is_some() => _ = draw.get_or_insert(seed),

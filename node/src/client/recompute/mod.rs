@@ -252,7 +252,10 @@ pub(super) fn signature(session: &Session, signed: &Signed, operator: Address) -
     }
     let pool = PoolId::derive(name, operator, 0, Address::ZERO);
     let mut intake = Intake::new(pool, operator);
-    Ok(match intake.verify(None, &signed.encode(), session.clock.now()) {
+    let now = session.clock.now();
+    // A signature does not age: what is too old to be taken was signed all the same.
+    let at = Statement::decode(&signed.payload).map_or(now, |statement| statement.header.at.min(now));
+    Ok(match intake.verify(None, &signed.encode(), at) {
         Ok(_) => yes(WHAT, format!("by the operator of {name}, {operator}")),
         Err(rejection) => no(WHAT, rejection.to_string()),
     })

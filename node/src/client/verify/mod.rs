@@ -10,15 +10,16 @@ use super::saved::{read_answer, read_evidence, read_receipt};
 use super::{Connection, Session};
 use crate::cli::{Exit, Subject, UserError, VerifyArgs};
 use crate::evidence::EvidenceFile;
-use crate::workload::Models;
+use crate::models::Lookup;
 use anyhow::Result;
 use quick::against_epoch;
 use std::path::Path;
+use swarm_crypto::address::Address;
 use swarm_protocol::codec::{self, Link as Cid};
 use swarm_protocol::evidence::contradiction;
 use swarm_protocol::money::FeeSplit;
 use swarm_protocol::pool::{HELD_EPOCHS, Leaf};
-use swarm_protocol::statement::{Receipt, Signed, Statement};
+use swarm_protocol::statement::{Body, Intake, Receipt, Signed, Statement};
 use whole::Whole;
 
 /// Sealed epochs whose transcripts an operator still has.
@@ -60,8 +61,12 @@ fn evidence(session: &Session, file: &EvidenceFile) -> Result<Exit> {
             .hint("it is no evidence")
             .into());
     };
-    let mut checks =
-        vec![signature(session, &first, one.header.by)?, signature(session, &second, other.header.by)?];
+    let mut checks = vec![signature(session, &first, one.header.by)?];
+    checks.push(match &other.body {
+        // What an auditor was told of it is the operator's word, the proof is its miner's.
+        Body::Proof(_) => provers(&second, &other),
+        _ => signature(session, &second, other.header.by)?,
+    });
     checks.push(match contradiction(&one, &other) {
         Some(found) => yes("evidence", format!("{found}, signed by {}", one.header.by)),
         None => no("evidence", "the two statements do not contradict each other"),
@@ -72,6 +77,16 @@ fn evidence(session: &Session, file: &EvidenceFile) -> Result<Exit> {
         &checks,
         |_| "it proves nothing against the operator",
     )
+}
+
+fn provers(signed: &Signed, proof: &Statement) -> Check {
+    const WHAT: &str = "proof";
+    let mut intake = Intake::new(proof.header.pool, Address::ZERO);
+    // By its own clock: it may be old.
+    match intake.verify(None, &signed.encode(), proof.header.at) {
+        Ok(_) => yes(WHAT, format!("signed by its miner, {}", proof.header.by)),
+        Err(rejection) => no(WHAT, rejection.to_string()),
+    }
 }
 
 /// A receipt from a file, and what can be said of it without the pool.
@@ -131,7 +146,7 @@ async fn whole_pool(
     receipt: Option<&Path>,
 ) -> Result<Exit> {
     let kept = receipt.map(|path| read(&session, path)).transpose()?;
-    let models = if args.answers { Some(Models::load(&[])?) } else { None };
+    let models = if args.answers { Some(Lookup::of(&session.args.files)?) } else { None };
     let pool = begin(&session, &args.sealed, asked).await?;
     let asked = asked.unwrap_or(pool.newest);
     let receipt = kept.as_ref().map(|kept| &kept.receipt);

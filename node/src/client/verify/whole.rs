@@ -4,9 +4,11 @@ use super::super::checks::{Check, no, open, yes};
 use super::super::recompute::{AT_ONCE, Recomputation, Sealed, Source, Stop};
 use super::{CHAIN, Session, TRANSCRIPT_EPOCHS};
 use crate::content::Reader;
-use crate::workload::Models;
+use crate::models::Lookup;
+use crate::words::clean;
 use anyhow::{Result, anyhow};
 use futures::stream::{self, StreamExt};
+use swarm_protocol::acceptance::AcceptanceFault;
 use swarm_protocol::codec::Link;
 use swarm_protocol::pool::EpochHeader;
 use swarm_protocol::pool::verify::{Accepted, Fault, Subject, Tally, Verifier, Wrong};
@@ -27,7 +29,7 @@ pub(super) struct Whole<'a> {
     pub asked: Link,
     pub receipt: Option<&'a Receipt>,
     /// The models whose answers are recomputed; none if they are not.
-    pub models: Option<Models>,
+    pub models: Option<Lookup>,
 }
 
 impl Whole<'_> {
@@ -114,15 +116,21 @@ impl Whole<'_> {
     }
 
     /// The work units of an answer, or why it should not have been accepted.
-    async fn answer(&self, accepted: &Accepted, models: &Models) -> Result<Result<u64, String>> {
+    async fn answer(&self, accepted: &Accepted, models: &Lookup) -> Result<Result<u64, String>> {
         let Accepted { job, proof, .. } = accepted;
-        let model =
-            models.get(&job.model).ok_or_else(|| anyhow!("the model {} is not known here", job.model))?;
+        let model = models.get(&job.model).await?;
         let transcript = self.pool.source().block(&proof.transcript.cid()).await?;
         let output = self.pool.source().block(&proof.output).await?;
         let linked = self.linked(&job.input).await?;
         let units = model.accept(job, linked.as_deref(), &[], (proof, &transcript, &output))?;
-        Ok(units.map_err(|fault| fault.to_string()))
+        // By weights of another digest nothing can be said.
+        match units {
+            Err(AcceptanceFault::ModelDigest) => Err(anyhow!(
+                "the model {} here has other weights than the proof's: pull the pool's, then run this again",
+                clean(&job.model)
+            )),
+            other => Ok(other.map_err(|fault| fault.to_string())),
+        }
     }
 
     async fn linked(&self, input: &Input) -> Result<Option<String>> {

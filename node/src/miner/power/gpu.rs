@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 const PROGRAM: &str = "nvidia-smi";
 const PLAIN: &str = "--format=csv,noheader,nounits";
@@ -105,8 +106,15 @@ impl Limit {
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        if let Err(why) = ask(&["-pl", &self.default]) {
-            tracing::warn!("the GPU's power limit is still lowered: {}", why.trim());
+        let lift = || {
+            if let Err(why) = ask(&["-pl", &self.default]) {
+                tracing::warn!("the GPU's power limit is still lowered: {}", why.trim());
+            }
+        };
+        // It may take as long as the patience lasts, in which the runtime's other tasks are to go on.
+        match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(lift),
+            _ => lift(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Models that are on this machine already.
 
-use super::choice::choose;
+use super::choice::{Chosen, MAX_SHARD_INDEX_BYTES, choose, cut};
 use super::part::PIECE_BYTES;
 use super::{Check, Origin, Pace, Part, Plan, Wanted};
 use crate::cli::UserError;
@@ -10,7 +10,7 @@ use anyhow::Result;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use swarm_inference::{MAX_MANIFEST_BYTES, Manifest};
+use swarm_inference::{MAX_MANIFEST_BYTES, Manifest, SHARD_INDEX};
 use tokio_util::sync::CancellationToken;
 
 /// Entries of a folder that are looked at.
@@ -53,17 +53,27 @@ impl FromPath {
             .collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let asked = self.path.file_name().and_then(|name| name.to_str()).filter(|_| !self.path.is_dir());
-        let choice = choose(&place, &names, asked)?;
+        let choice = match choose(&place, &names, asked)? {
+            Chosen::Whole(choice) => choice,
+            Chosen::Cut(beside) => cut(&place, &names, beside, &self.index()?)?,
+        };
         let wanted = |name: &String| {
             let path = self.folder.join(name);
             let size = std::fs::metadata(&path).map_err(|error| unreadable(&path, &error))?.len();
             anyhow::Ok(Wanted { name: name.clone(), size, check: Check::Nothing, by_blocks: false })
         };
-        let files =
-            std::iter::once(&choice.weights).chain(&choice.beside).map(wanted).collect::<Result<_>>()?;
+        let files = choice.weights.iter().chain(&choice.beside).map(wanted).collect::<Result<_>>()?;
         let folder_name =
             self.folder.canonicalize().ok().and_then(|folder| Some(folder.file_name()?.to_str()?.to_owned()));
-        Ok(Plan { manifest: None, files, licence: None, called: folder_name })
+        let weights = choice.weights.len();
+        Ok(Plan { manifest: None, files, weights, licence: None, called: folder_name })
+    }
+
+    fn index(&self) -> Result<Vec<u8>> {
+        let (path, mut json) = (self.folder.join(SHARD_INDEX), Vec::new());
+        let read = File::open(&path).and_then(|file| file.take(MAX_SHARD_INDEX_BYTES).read_to_end(&mut json));
+        read.map_err(|error| unreadable(&path, &error))?;
+        Ok(json)
     }
 }
 
@@ -107,16 +117,14 @@ impl Origin for FromPath {
 impl Plan {
     /// The files that a manifest names, each by its digest.
     pub fn of(manifest: Manifest, json: Vec<u8>, by_blocks: bool) -> Self {
-        let weights = (&manifest.file, manifest.size, &manifest.blake3);
-        let beside = manifest.files.iter().map(|file| (&file.file, file.size, &file.blake3));
-        let wanted = |(name, size, blake3): (&String, u64, &String)| Wanted {
-            name: name.clone(),
+        let wanted = |(name, size, blake3): (&str, u64, &str)| Wanted {
+            name: name.to_owned(),
             size,
-            check: Check::Blake3(blake3.clone()),
+            check: Check::Blake3(blake3.to_owned()),
             by_blocks,
         };
-        let files = std::iter::once(weights).chain(beside).map(wanted).collect();
-        Self { manifest: Some((manifest, json)), files, licence: None, called: None }
+        let (files, weights) = (manifest.all_files().map(wanted).collect(), manifest.weight_files().count());
+        Self { manifest: Some((manifest, json)), files, weights, licence: None, called: None }
     }
 }
 

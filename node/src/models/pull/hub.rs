@@ -1,7 +1,7 @@
 //! Repositories of Hugging Face's hub, by the API that it documents: a list of files with their digests at one commit, and
 //! each file at that commit, from wherever the hub sends us on to.
 
-use super::choice::choose;
+use super::choice::{Chosen, MAX_SHARD_INDEX_BYTES, choose, cut};
 use super::part::PIECE_BYTES;
 use super::source::Repository;
 use super::{Check, Origin, Pace, Part, Plan, Wanted};
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::io::Read;
 use std::time::{Duration, Instant};
-use swarm_inference::spdx;
+use swarm_inference::{SHARD_INDEX, spdx};
 use tokio_util::sync::CancellationToken;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::{Response, StatusCode, header};
@@ -302,16 +302,25 @@ impl Origin for Hub {
         }
         self.commit = listed.sha.clone();
         let names: Vec<&str> = listed.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
-        let choice = choose(&self.place(), &names, file.as_deref())?;
+        let choice = match choose(&self.place(), &names, file.as_deref())? {
+            Chosen::Whole(choice) => choice,
+            Chosen::Cut(beside) => {
+                let index = self.text_again(&self.path_of(SHARD_INDEX), MAX_SHARD_INDEX_BYTES, stop)?;
+                cut(&self.place(), &names, beside, &index)?
+            }
+        };
         if !choice.beside.is_empty() && names.contains(&POOLING) {
             self.check_pooling(stop)?;
         }
-        let files: Vec<Wanted> = std::iter::once(&choice.weights)
+        let weights = choice.weights.len();
+        let files: Vec<Wanted> = choice
+            .weights
+            .iter()
             .chain(&choice.beside)
             .map(|name| self.wanted(&listed, name))
             .collect::<Result<_>>()?;
         let licence = listed.card.as_ref().and_then(|card| card["license"].as_str()).map(spdx);
-        Ok(Plan { manifest: None, files, licence, called: Some(self.repository.name.clone()) })
+        Ok(Plan { manifest: None, files, weights, licence, called: Some(self.repository.name.clone()) })
     }
 
     fn fetch(&mut self, wanted: &Wanted, part: &mut Part, pace: &mut Pace) -> Result<()> {

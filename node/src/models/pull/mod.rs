@@ -63,6 +63,8 @@ pub struct Plan {
     manifest: Option<(Manifest, Vec<u8>)>,
     /// The weights first.
     files: Vec<Wanted>,
+    /// How many of them hold weights.
+    weights: usize,
     licence: Option<String>,
     /// What the model may be called, if its file has no name of its own.
     called: Option<String>,
@@ -190,7 +192,7 @@ impl Pull {
                 .into());
         }
         eprintln!("{name} is installed already, the same");
-        self.tell(name, folder, there.size)
+        self.tell(name, folder, there.all_files().map(|(_, size, _)| size).sum())
     }
 
     fn tell(&self, name: &str, folder: &Path, bytes: u64) -> Result<Exit> {
@@ -215,7 +217,7 @@ impl Pull {
 /// Sizes come from strangers.
 fn check_sizes(plan: &Plan) -> Result<(), UserError> {
     for (number, wanted) in plan.files.iter().enumerate() {
-        let max = if number == 0 { MAX_MODEL_BYTES } else { MAX_MODEL_FILE_BYTES };
+        let max = if number < plan.weights { MAX_MODEL_BYTES } else { MAX_MODEL_FILE_BYTES };
         if !(1..=max).contains(&wanted.size) {
             return Err(UserError::input(format!(
                 "{} has {} bytes, a file of its kind has 1 to {max}",
@@ -225,7 +227,14 @@ fn check_sizes(plan: &Plan) -> Result<(), UserError> {
             .hint("choose another model"));
         }
     }
-    Ok(())
+    let weights: u64 = plan.files.iter().take(plan.weights).map(|wanted| wanted.size).sum();
+    match weights > MAX_MODEL_BYTES {
+        true => Err(UserError::input(format!(
+            "its weights have {weights} bytes, a model has {MAX_MODEL_BYTES} at most"
+        ))
+        .hint("choose another model")),
+        false => Ok(()),
+    }
 }
 
 fn fetch(
@@ -264,8 +273,9 @@ fn finish(
     let json = match plan.manifest {
         Some((_, json)) => json,
         None => {
-            let weights = files.remove(0);
-            let found = Found { name, folder: whole, weights, files, licence: plan.licence };
+            let beside = files.split_off(plan.weights);
+            let (weights, shards) = (files.remove(0), files);
+            let found = Found { name, folder: whole, weights, shards, files: beside, licence: plan.licence };
             let made = Manifest::describe(found).map_err(|error| {
                 UserError::input(format!("{name} cannot be run here: {error}; nothing was installed"))
                     .hint("docs/model-enablement.md says what a model needs")

@@ -14,10 +14,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use swarm_inference::{MAX_MANIFEST_BYTES, MAX_MODEL_FILES, Manifest};
+use swarm_inference::{MAX_MANIFEST_BYTES, MAX_MODEL_FILES, MAX_MODEL_SHARDS, Manifest};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+/// Manifest, weights and what lies beside them.
+const MAX_FILES: usize = 2 + MAX_MODEL_SHARDS + MAX_MODEL_FILES;
 
 /// A folder that others have.
 #[derive(Debug)]
@@ -130,7 +133,7 @@ impl Origin for Swarm {
         let folder = runtime.block_on(self.block(self.root, stop))?;
         let folder =
             decode_folder(&folder, MAX_FOREIGN_LINKS).map_err(|error| self.refused(&error.to_string()))?;
-        if folder.is_sharded || folder.links.len() > MAX_MODEL_FILES + 2 {
+        if folder.is_sharded || folder.links.len() > MAX_FILES {
             return Err(self.refused("it has too many files"));
         }
         self.files = folder.links.into_iter().collect();

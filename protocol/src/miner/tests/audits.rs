@@ -1,30 +1,58 @@
 use super::*;
 use crate::codec::raw_cid;
+use crate::evidence::{Contradiction, contradiction};
 use crate::finding::Finding;
-use crate::statement::{AuditPicked, Word};
+use crate::miner::Looked;
+use crate::statement::{AuditPicked, Proof, Word};
 
-/// The proof at this index of epoch 3, for this miner to look at.
-fn picked(index: u64) -> AuditPicked {
-    AuditPicked {
-        epoch: 3,
-        index,
-        auditor: wallet(MINER),
+/// Who makes the proofs.
+const PROVER: u8 = 7;
+
+fn lease_of(index: u64) -> Digest {
+    Digest([u8::try_from(index % 250).unwrap(); 32])
+}
+
+fn proof(index: u64) -> Proof {
+    Proof {
         job: signed_job(index).id(),
-        asked: Link([1; 32]),
-        proof: Link([2; 32]),
-        wallet: wallet(7),
-        lease: Digest([u8::try_from(index % 250).unwrap(); 32]),
+        lease: lease_of(index),
         transcript: Link([3; 32]),
         transcript_bytes: 9,
         output: raw_cid(b"output"),
         output_bytes: 6,
+    }
+}
+
+fn proven(proof: Proof) -> Verified {
+    let signed = Statement::derived(pool(), wallet(PROVER), START, proof.into()).sign(&key(PROVER));
+    Intake::new(pool(), wallet(OPERATOR)).verify(None, &signed.encode(), START).unwrap()
+}
+
+/// The proof at this index of epoch 3, for this miner to look at.
+fn picked(index: u64) -> AuditPicked {
+    let proof = proof(index);
+    AuditPicked {
+        epoch: 3,
+        index,
+        auditor: wallet(MINER),
+        job: proof.job,
+        asked: Link([1; 32]),
+        proof: proven(proof.clone()).id(),
+        wallet: wallet(PROVER),
+        lease: proof.lease,
+        transcript: proof.transcript,
+        transcript_bytes: proof.transcript_bytes,
+        output: proof.output,
+        output_bytes: proof.output_bytes,
         open: false,
         until: 5,
+        challenge: None,
     }
 }
 
 fn audited(index: u64, outcome: Result<Finding, String>) -> Event {
-    Event::Audited { epoch: 3, index, outcome }
+    let looked = |finding| Looked { finding, lease: lease_of(index), proof: proven(proof(index)).into() };
+    Event::Audited { epoch: 3, index, outcome: outcome.map(looked) }
 }
 
 fn word(script: &Script) -> Word {
@@ -122,4 +150,71 @@ fn a_miner_that_rests_begins_no_look() {
     assert_eq!(script.hears(OPERATOR, picked(0)), [""; 0]);
     script.does(Event::Resume(Pause::Owner));
     assert_eq!(script.hears(OPERATOR, picked(0)), ["look at 0"]);
+}
+
+#[test]
+fn who_was_told_of_something_else_than_was_accepted_says_nothing_and_keeps_what_proves_it() {
+    let told = AuditPicked { transcript: Link([8; 32]), ..picked(0) };
+    let mut script = Script::established(1);
+    assert_eq!(script.hears(OPERATOR, told.clone()), ["look at 0"]);
+    let lines = script.does(audited(0, Ok(Finding::Holds)));
+    assert_eq!(lines, ["misled in its transcript", "evidence"]);
+    let (how, both) = (
+        script.last(|effect| match effect {
+            Effect::Story(Story::Misled { how, .. }) => Some(how.to_string()),
+            _ => None,
+        }),
+        script.last(|effect| match effect {
+            Effect::Evidence(both) => Some(both.clone()),
+            _ => None,
+        }),
+    );
+    for named in [told.transcript, proof(0).transcript] {
+        assert!(how.contains(&named.to_string()), "{how}");
+    }
+    let [one, other] = both.map(|signed| Statement::decode(&signed.payload).unwrap());
+    let found = Some(Contradiction::Audit { job: told.job });
+    assert_eq!((contradiction(&one, &other), contradiction(&other, &one)), (found, found));
+    // However often it is asked, and whether it may open or not.
+    for open in [false, true] {
+        assert_eq!(script.hears(OPERATOR, AuditPicked { open, ..told.clone() }), [""; 0]);
+    }
+}
+
+#[test]
+fn whatever_the_operator_names_falsely_is_found() {
+    type Lie = fn(&mut AuditPicked);
+    let lies: [(&str, Lie); 6] = [
+        ("wallet", |picked| picked.wallet = wallet(5)),
+        ("job", |picked| picked.job = signed_job(9).id()),
+        ("lease", |picked| picked.lease = Digest([9; 32])),
+        ("transcript's length", |picked| picked.transcript_bytes = 10),
+        ("output", |picked| picked.output = raw_cid(b"other")),
+        ("output's length", |picked| picked.output_bytes = 7),
+    ];
+    for (what, lie) in lies {
+        let (mut script, mut told) = (Script::established(1), picked(0));
+        lie(&mut told);
+        script.hears(OPERATOR, told);
+        let lines = script.does(audited(0, Ok(Finding::Holds)));
+        assert_eq!(lines, [format!("misled in its {what}"), "evidence".to_owned()]);
+    }
+}
+
+/// A friend may sign two proofs under one lease: a false one, which is accepted, and a good one for its auditor.
+#[test]
+fn another_proof_under_the_same_lease_is_found_in_the_records() {
+    let false_one = Proof { transcript: Link([6; 32]), ..proof(0) };
+    for (lease, proof, what) in
+        [(lease_of(0), proven(false_one), "proof"), (Digest([9; 32]), proven(proof(0)), "lease")]
+    {
+        let mut script = Script::established(1);
+        script.hears(OPERATOR, picked(0));
+        let looked = Looked { finding: Finding::Holds, lease, proof: proof.into() };
+        let event = Event::Audited { epoch: 3, index: 0, outcome: Ok(looked) };
+        // The records prove it, two statements do not.
+        assert_eq!(script.does(event), [format!("misled in its {what}")]);
+        script.hears(OPERATOR, AuditPicked { open: true, ..picked(0) });
+        assert!(script.done.is_empty());
+    }
 }

@@ -267,6 +267,7 @@ fn short(effect: &Effect) -> String {
         Effect::Prepare { .. } => "prepare".into(),
         Effect::Infer(_) => "infer".into(),
         Effect::Audit(picked) => format!("look at {}", picked.index),
+        Effect::Evidence(_) => "evidence".into(),
         Effect::Abort { .. } => "abort".into(),
         Effect::Finished => "finished".into(),
         Effect::Story(story) => tale(story),
@@ -293,6 +294,7 @@ fn tale(story: &Story) -> String {
         Story::Resumed => "resumed".into(),
         Story::Audited { finding, .. } => format!("found that it {finding:?}"),
         Story::NotAudited { why, .. } => format!("not audited: {why}"),
+        Story::Misled { how, .. } => format!("misled in its {}", how.what),
     }
 }
 

@@ -448,6 +448,7 @@ impl State {
             output_bytes: proof.output_bytes,
             open: audit.is_sealed(),
             until: seat.until().min(at.epoch + AUDIT_EPOCHS),
+            challenge: seat.challenge.map(|paying| paying.challenge),
         })
     }
 

@@ -61,6 +61,8 @@ pub(super) struct World {
     pub(super) rows: Vec<Vec<u8>>,
     blocks: BTreeMap<Link, Vec<u8>>,
     jobs: BTreeMap<JobId, Signed>,
+    /// What miners have handed in, by the job.
+    proofs: BTreeMap<JobId, Signed>,
     pub(super) stories: Vec<(Id, Story)>,
     pub(super) outcomes: BTreeMap<Id, Outcome>,
     /// When each client had its outcome.
@@ -128,6 +130,7 @@ impl World {
             rows: vec![],
             blocks: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            proofs: BTreeMap::new(),
             stories: vec![],
             outcomes: BTreeMap::new(),
             ended_at: BTreeMap::new(),
@@ -333,7 +336,13 @@ impl World {
         while let Some(effect) = self.miners.get_mut(&n).and_then(|node| node.machine.poll_effect()) {
             match effect {
                 Effect::Publish(topic, statement) => self.gossip(n, topic, &statement),
-                Effect::Hand(statement) => self.send(OPERATOR, Arrival::Handed(statement.sign(&key(n)))),
+                Effect::Hand(statement) => {
+                    let signed = statement.sign(&key(n));
+                    if let Body::Proof(proof) = &statement.body {
+                        self.proofs.insert(proof.job, signed.clone());
+                    }
+                    self.send(OPERATOR, Arrival::Handed(signed));
+                }
                 Effect::Ask(query) => self.answer_miner(n, &query),
                 Effect::FetchRoster { epoch, roster } => {
                     if let Some(block) = self.blocks.get(&roster) {
@@ -351,10 +360,14 @@ impl World {
                 Effect::Audit(picked) => {
                     let (epoch, index) = (picked.epoch, picked.index);
                     let is_false = self.cheat.is_some_and(|n| key(n).address() == picked.wallet);
-                    let outcome = Ok(if is_false { Finding::Contradicts } else { Finding::Holds });
+                    let finding = if is_false { Finding::Contradicts } else { Finding::Holds };
+                    let signed = self.proofs[&picked.job].encode();
+                    let proof = self.intake().verify(None, &signed, self.now).unwrap().into();
+                    let outcome = Ok(miner::Looked { finding, lease: picked.lease, proof });
                     self.after(Millis(400), n, Arrival::Miner(Event::Audited { epoch, index, outcome }));
                 }
                 Effect::Story(story) => self.stories.push((n, story)),
+                Effect::Evidence(both) => panic!("an honest operator misleads nobody: {both:?}"),
                 Effect::Abort { .. } | Effect::Finished => {}
             }
         }

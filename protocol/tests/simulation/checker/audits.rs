@@ -3,7 +3,7 @@
 use super::book::{Acceptance, Book, Posting, genuine};
 use super::{Law, must};
 use crate::mint::Mint;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::{Digest, keyed};
 use swarm_protocol::codec::{Link, encode};
@@ -21,8 +21,8 @@ pub(crate) struct Audits {
     due: VecDeque<Record>,
     /// By wallet: the epoch of its newest audit, and whether each differed.
     scores: BTreeMap<Address, (u64, Vec<bool>)>,
-    /// By auditor: its errors in seats, each by epoch and place.
-    errors: BTreeMap<Address, Vec<(LeafAt, u64)>>,
+    /// By auditor: the audits in which it has erred. No run is long enough to forget them.
+    errors: BTreeMap<Address, BTreeSet<LeafAt>>,
 }
 
 #[derive(Debug)]
@@ -347,15 +347,12 @@ impl Book {
             .filter(|asking| asking.paid_in.is_some() && !asking.returned)
             .map(|asking| asking.by)
             .collect();
-        let epoch = self.epoch.number;
         for (auditor, finding) in &said {
             let errors = self.audits.errors.entry(*auditor).or_default();
-            let known = errors.iter().position(|(at, _)| *at == leaf);
-            match (errs(*finding, end, &said), known) {
-                (true, None) => errors.push((leaf, epoch)),
-                (false, Some(known)) => _ = errors.remove(known),
-                (true, Some(_)) | (false, None) => {}
-            }
+            match errs(*finding, end, &said) {
+                true => errors.insert(leaf),
+                false => errors.remove(&leaf),
+            };
         }
         let counts = before != Some(end) && (end != AuditEnd::Holds || by_pool);
         let condemned = counts && self.score(wallet, end == AuditEnd::Differs);

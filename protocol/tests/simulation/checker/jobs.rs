@@ -1,8 +1,8 @@
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
 use swarm_protocol::Timestamp;
-use swarm_protocol::codec::Link;
-use swarm_protocol::statement::{EndCause, Job, Nonce, Proof};
+use swarm_protocol::codec::{JobId, Link};
+use swarm_protocol::statement::{EndCause, Job, Nonce, Proof, Signed};
 
 /// A job as the rows tell it, and the row of each thing told.
 #[derive(Debug)]
@@ -53,11 +53,22 @@ pub(crate) struct Accepted {
     pub(crate) index: u64,
     pub(crate) leaf: Digest,
     pub(crate) proof: Link,
+    pub(crate) signed: Signed,
     pub(crate) body: Proof,
     pub(crate) wallet: Address,
     pub(crate) units: u64,
     /// For those paid by share: the rate, if there was one.
     pub(crate) rate: Option<Option<u64>>,
+}
+
+impl super::book::Book {
+    /// The lease and the proof by which a job was accepted.
+    pub(crate) fn accepted_proof(&self, job: &JobId) -> Option<(Digest, Signed)> {
+        match &self.jobs.get(job)?.stage {
+            Stage::Accepted(accepted) => Some((accepted.body.lease, accepted.signed.clone())),
+            _ => None,
+        }
+    }
 }
 
 impl Stage {

@@ -205,8 +205,8 @@ impl Book {
         let (epoch, index) = (self.epoch.number, self.epoch.leaves.len() as u64);
         self.epoch.leaves.push(leaf);
         let rate = by_share.then(|| self.pps.rate(&model));
-        let accepted =
-            Accepted { seq: self.seq, epoch, index, leaf, proof, body, wallet: holder, units, rate };
+        let (seq, wallet, signed) = (self.seq, holder, signed.clone());
+        let accepted = Accepted { seq, epoch, index, leaf, proof, signed, body, wallet, units, rate };
         self.jobs.get_mut(id).expect("it was just seen").stage = Stage::Accepted(Box::new(accepted));
         self.epoch.counts.accepted += 1;
         self.epoch.volume += price.0;
