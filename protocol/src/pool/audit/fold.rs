@@ -3,12 +3,13 @@
 use super::audit_price;
 use crate::audit::{auditors, is_picked};
 use crate::codec::{JobId, Link};
+use crate::distance::Measure;
 use crate::finding::{AuditEnd, Finding, Outcome, is_error, outcome};
 use crate::money::MicroUsdc;
 use crate::pool::held::HELD_EPOCHS;
 use crate::pool::record::{LeafAt, Record};
 use crate::pool::{Stage, State};
-use crate::statement::{AuditPicked, Body, JobType, Proof, Signed, Statement, Word};
+use crate::statement::{AuditPicked, Body, Proof, Signed, Statement, Word};
 use serde::{Deserialize, Serialize};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
@@ -285,7 +286,7 @@ impl State {
     fn subject(&self, job: &JobId) -> Option<Subject> {
         let entry = self.jobs.get(job)?;
         match &entry.stage {
-            Stage::Accepted(_) if entry.job_type != JobType::LlmGen => None,
+            Stage::Accepted(_) if Measure::of(entry.job_type).is_none() => None,
             Stage::Accepted(accepted) => {
                 let (asked, id, proof) = (accepted.asked, accepted.proof, accepted.body.clone());
                 Some(Subject { asked, id, proof })
