@@ -347,7 +347,7 @@ impl Tolerance {
     /// Of embeddings by other kernels: for models whose manifest says nothing else.
     pub const EMBEDDINGS: Self = Self { mean: 64, worst: 256, strangers: 0, strays: 0 };
     /// Of pictures by other kernels: for models whose manifest says nothing else.
-    pub const PICTURES: Self = Self { mean: 64, worst: 256, strangers: 0, strays: 0 };
+    pub const PICTURES: Self = Self { mean: 32, worst: 128, strangers: 0, strays: 0 };
 
     /// The mean that a run of so many positions may have: a short one may consist of its worst.
     pub fn mean_of(&self, positions: u32) -> u32 {
