@@ -54,11 +54,14 @@ fn audit_of_an_honest_proof_holds_and_can_be_repeated_from_files_alone() {
     good(&told, &CHECKS);
     assert_eq!((&told["proof"]["id"], &told["proof"]["finding"]), (&json!(proof), &json!("holds")));
     let kept = evidence(&file);
-    assert_eq!(kept["distances"]["positions"].as_array().unwrap().len(), 60);
+    // As many as were asked for, unless the text came to its end before: the lease's seed says.
+    let tokens = kept["distances"]["positions"].as_array().unwrap().len();
+    assert!((1..=60).contains(&tokens), "{tokens}");
     assert_eq!(kept["finding"], "holds");
     let shown = audit(&site, &[&proof]).good().stdout;
     assert!(
-        shown.contains("ok     check B") && shown.contains("60 tokens are what its seed picks"),
+        shown.contains("ok     check B")
+            && shown.contains(&format!("{tokens} tokens are what its seed picks")),
         "{shown}"
     );
     let nobody = audit(&site, &[&Link([7; 32]).to_string()]);
