@@ -447,7 +447,7 @@ impl Table {
                 }
             }
             Step::Fail { client, times } => {
-                let job = self.say(*client, wish(80, self.now + Millis(60_000)));
+                let job = self.say(*client, self.asked_for(wish(80, self.now + Millis(60_000))));
                 self.jobs.push(job);
                 for (miner, attempt) in (2..2 + times).zip(1..) {
                     self.beats += 1;
@@ -509,7 +509,7 @@ impl Table {
                 }
             }
             Step::Job { client, price, life } => {
-                let job = wish(*price, self.now + Millis(*life));
+                let job = self.asked_for(wish(*price, self.now + Millis(*life)));
                 let id = self.say(*client, job);
                 self.jobs.push(id);
             }
