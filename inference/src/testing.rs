@@ -2,6 +2,10 @@
 //!
 //! Nothing here is registered as a provider: a node can only run these if a test hands them to it.
 
+mod folder;
+
+pub use folder::changed_folder;
+
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::Arc;

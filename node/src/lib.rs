@@ -20,6 +20,7 @@ mod models;
 pub mod network;
 pub mod operator;
 pub mod providers;
+pub mod recheck;
 mod session;
 mod socket;
 mod status;

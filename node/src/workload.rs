@@ -12,10 +12,10 @@ use swarm_inference::{
     self as inference, BenchRequest, EngineConfig, Hardware, Model, PaintRequest, Registry, RescoreRequest,
     TextTokenizer, TokenSampler, Tokenizer, Workload,
 };
-use swarm_protocol::acceptance::{self, AcceptanceFault, ModelFacts, Opened};
-use swarm_protocol::distance::{Distances, Draws, RECOMPUTED_PER_CANDIDATE, Recomputed, Tolerance, measure};
+use swarm_protocol::acceptance::{self, AcceptanceFault, ModelFacts, Opened, WorkUnits};
+use swarm_protocol::distance::{Measure, RECOMPUTED_PER_CANDIDATE, Recomputed, Tolerance};
 use swarm_protocol::sampler::{self, Candidate};
-use swarm_protocol::statement::{Assurance, Input, Job, JobType, Proof};
+use swarm_protocol::statement::{Input, Job, JobType, Proof};
 use swarm_protocol::transcript::{Step, StopReason, Transcript};
 use swarm_protocol::workload::{bench, embed, image};
 
@@ -134,7 +134,8 @@ impl KnownModel {
             strangers: t.strangers,
             strays: t.strays,
         };
-        self.model.manifest.tolerance.map_or(Tolerance::BUILT_IN, stated)
+        let usual = Measure::of(self.workload()).map_or(Tolerance::BUILT_IN, Measure::tolerance);
+        self.model.manifest.tolerance.map_or(usual, stated)
     }
 
     /// Loads it for running.
@@ -201,8 +202,10 @@ impl KnownModel {
         let (name, digest, manifest) = (self.model.manifest.name.clone(), self.digest, &self.model.manifest);
         let (weight_in, weight_out) = (manifest.weight_in, manifest.weight_out);
         let units = match &self.reads {
-            Reads::Prompt(_) => {
-                return Ok(self.accept_text(job, linked, progress, delivery)?.map(|(_, units)| units));
+            Reads::Prompt(tokenizer) => {
+                return Ok(self
+                    .accept_text(tokenizer, job, linked, progress, delivery)?
+                    .map(|units| units.0));
             }
             Reads::Texts(_) => {
                 let (dimensions, texts) = (manifest.dimensions, self.text_ids(job, linked)?);
@@ -222,24 +225,20 @@ impl KnownModel {
         Ok(units.map(|units| units.0))
     }
 
-    /// The same of text, with the transcript that was read for it.
-    pub fn accept_text(
+    fn accept_text(
         &self,
+        tokenizer: &Tokenizer,
         job: &Job,
         linked: Option<&str>,
         progress: &[(u64, Digest)],
         (proof, transcript, output): Delivery<'_>,
-    ) -> Result<Result<(Opened, u64), AcceptanceFault>> {
-        let Reads::Prompt(tokenizer) = &self.reads else {
-            return Ok(Err(AcceptanceFault::Workload(job.job_type)));
-        };
+    ) -> Result<Result<WorkUnits, AcceptanceFault>> {
         let opened = match acceptance::open(proof, transcript) {
             Ok(opened) => opened,
             Err(fault) => return Ok(Err(fault)),
         };
         let facts = self.facts(tokenizer, job, linked, &opened)?;
-        let units = acceptance::check(job, progress, &opened, output, &facts);
-        Ok(units.map(|units| (opened, units.0)))
+        Ok(acceptance::check(job, progress, &opened, output, &facts))
     }
 
     fn facts(
@@ -332,14 +331,6 @@ pub fn rescore_request(transcript: &Transcript, top_k: u32) -> RescoreRequest {
 /// What the engine answered, as the rule wants it.
 pub fn recomputed(rescored: inference::Rescored) -> Recomputed {
     Recomputed { costs: rescored.costs, top: rescored.top.iter().map(candidate).collect() }
-}
-
-/// How far what a proof claims is from what the model itself says.
-pub fn distances(job: &Job, opened: &Opened, rescored: Vec<inference::Rescored>) -> Result<Distances> {
-    let own: Vec<_> = rescored.into_iter().map(recomputed).collect();
-    let draws = Draws::of(&opened.proof().lease, &job.params);
-    let draws = (job.assurance == Assurance::Seeded).then_some(&draws);
-    measure(&opened.transcript().steps, &own, draws).map_err(|error| anyhow!("{error}"))
 }
 
 /// One engine step as the transcript writes it.

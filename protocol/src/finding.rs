@@ -13,8 +13,8 @@ pub const MAX_OPINIONS: usize = 7;
 pub const SCORE_AUDITS: u32 = 20;
 /// So many of them that differ condemn it.
 pub const SCORE_MISSES: u32 = 3;
-/// A mean of |Δcost|, in 1/4096 bit, that no two honest looks at one proof can lie on both sides of: half a bit. Tolerances
-/// are far below it.
+/// A mean distance that no two honest looks at one proof can lie on both sides of, as tolerances are far below it: half a bit,
+/// a thirty-second of a vector's length, eight shades.
 pub const BEYOND_DOUBT: u32 = 2048;
 /// So many errors make an auditor careless.
 pub const CARELESS_ERRORS: u32 = 2;
@@ -27,7 +27,8 @@ pub enum Finding {
     Holds,
     /// It breaks an exact rule: the sampler's choice, the prompt, its ids, the output. Anybody can repeat that.
     Contradicts,
-    /// Its log-probabilities are not the model's: the mean of |Δcost|, in 1/4096 bit, which is beyond the tolerance.
+    /// Another run of the model computes something else: the mean distance, in its workload's unit
+    /// ([`crate::distance::Measure`]), which is beyond the tolerance.
     Differs(u32),
 }
 
@@ -88,7 +89,7 @@ pub enum AuditEnd {
     Holds,
     /// It breaks an exact rule and is overturned.
     Contradicts,
-    /// Its log-probabilities are not the model's: a miss of its wallet's score.
+    /// It is not what the model computes: a miss of its wallet's score.
     Differs,
     /// Nobody could or would look in time, or those who did agree on nothing; the proof stands.
     Unserved,
@@ -170,6 +171,7 @@ impl Score {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::distance::Measure;
     use Finding::{Contradicts, Differs, Holds};
 
     #[test]
@@ -241,8 +243,13 @@ mod tests {
         for (found, end, opened, due) in table {
             assert_eq!(is_error(found, end, opened), due, "{found:?} of {opened:?}");
         }
-        let widest = Tolerance::BUILT_IN.mean_of(1).max(Tolerance::BUILT_IN.worst);
-        assert!(widest * 2 < FAR, "a run at the edge of the tolerance is not beyond doubt on another kernel");
+        for tolerance in [Measure::Bits, Measure::Lengths, Measure::Shades].map(Measure::tolerance) {
+            let widest = tolerance.mean_of(1).max(tolerance.worst);
+            assert!(
+                widest * 2 < FAR,
+                "a run at the edge of the tolerance is not beyond doubt on another kernel"
+            );
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use crate::codec::{self, CodecError, Link, hash};
 use crate::sampler::{Candidate, MAX_TOP_K};
 use crate::statement::{MAX_NAME_BYTES, MAX_TOKENS, MAX_TRANSCRIPT_BYTES};
+use crate::workload::read_transcript;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use swarm_crypto::digest::{Context, Digest};
 
@@ -59,24 +60,15 @@ impl Transcript {
 
     /// Reads a block, refusing non-canonical bytes and whatever passes the limits of size, prompt, steps or candidates.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let excess = |what: &str| Err(CodecError::Malformed(format!("transcript of too many {what}")));
-        if bytes.len() as u64 > MAX_TRANSCRIPT_BYTES {
-            return excess("bytes");
-        }
-        let transcript: Self = codec::decode(bytes).map_err(CodecError::shortened)?;
-        if transcript.model.len() > MAX_NAME_BYTES {
-            return excess("bytes in the model's name");
-        }
-        if transcript.prompt.len() > MAX_PROMPT_TOKENS {
-            return excess("prompt tokens");
-        }
-        if transcript.steps.len() > MAX_TOKENS as usize {
-            return excess("steps");
-        }
-        if transcript.steps.iter().any(|step| step.candidates.len() > MAX_TOP_K) {
-            return excess("candidates");
-        }
-        Ok(transcript)
+        let widest = |run: &Self| run.steps.iter().map(|step| step.candidates.len()).max().unwrap_or(0);
+        read_transcript(bytes, MAX_TRANSCRIPT_BYTES, |run: &Self| {
+            [
+                (run.model.len(), MAX_NAME_BYTES, "bytes in the model's name"),
+                (run.prompt.len(), MAX_PROMPT_TOKENS, "prompt tokens"),
+                (run.steps.len(), MAX_TOKENS as usize, "steps"),
+                (widest(run), MAX_TOP_K, "candidates"),
+            ]
+        })
     }
 
     /// The link to the block.

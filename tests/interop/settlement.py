@@ -36,9 +36,10 @@ FEE_EPOCHS = 168
 LOSS_EPOCHS = 24
 MOST_WEIGHT = 16
 MOST_RATE = 2**64 - 1
-SETTLEMENT = 3
+SETTLEMENT = 4
 AUDIT_EPOCHS = 4
 SEAT_EPOCHS = 1
+AUDITED = ("llm_gen", "embed", "sd_infer")
 MOST_AUDITORS = 7
 SCORE_AUDITS = 20
 SCORE_MISSES = 3
@@ -771,7 +772,7 @@ class Pool:
         require(leaf["epoch"] + HOLD_EPOCHS >= self.open.number, "challenged too late")
         require(challenged.stands and not challenged.waits, "challenged while it is audited, or after it was overturned")
         require(self.epochs[leaf["epoch"]].posted["audit_rate"] > 0, "challenged where nobody audits")
-        require(self.jobs[challenged.job].job_type == "llm_gen", "challenged what is not text")
+        require(self.jobs[challenged.job].job_type in AUDITED, "challenged what is not computed again")
         order = self.auditors(leaf)
         require(order[len(asked) : len(asked) + 1] == [auditor] and auditor != challenger, "another auditor is the next")
         require(amount == challenged.audit_price, f"{amount} for a challenge")
@@ -849,7 +850,7 @@ class Pool:
         picked = self.epochs[number]
         for index, each in enumerate(picked.acceptances):
             draw = int.from_bytes(keyed(picked.secret, each.lease))
-            if self.jobs[each.job].job_type != "llm_gen":
+            if self.jobs[each.job].job_type not in AUDITED:
                 continue
             if draw * 10_000 < picked.posted["audit_rate"] << 256:
                 leaf = {"epoch": number, "index": index}

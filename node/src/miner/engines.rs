@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
-use swarm_inference::{CancelToken, Engine, Registry, RescoreRequest, Rescored};
+use swarm_inference::{CancelToken, Engine, Registry};
 use swarm_protocol::miner::Run;
 use swarm_protocol::statement::{Assurance, JobType};
 use swarm_protocol::workload::bench::Figures;
@@ -117,14 +117,9 @@ impl Engines {
         Some(pace)
     }
 
-    /// What the model says of a finished text. It takes no slot: who audits goes on earning.
-    pub fn rescore(
-        &self,
-        model: &KnownModel,
-        request: &RescoreRequest,
-        cancel: &CancelToken,
-    ) -> Result<Vec<Rescored>> {
-        Ok(model.start(&self.providers)?.rescore(request, cancel)?)
+    /// An engine beside those of the slots: who audits goes on earning.
+    pub fn beside(&self, model: &KnownModel) -> Result<Box<dyn Engine>> {
+        model.start(&self.providers)
     }
 
     fn take(&self, model: &str) -> Result<Box<dyn Engine>> {

@@ -5,23 +5,22 @@ use super::shell::{FETCH_TIMEOUT, fetch_text};
 use crate::daemon::{self, Daemon};
 use crate::link::Link;
 use crate::network::{MAX_BLOCK, Until};
-use crate::workload::{KnownModel, Models, distances, rescore_request};
+use crate::recheck::{self, Bounds};
+use crate::workload::{KnownModel, Models};
 use anyhow::{Context, Result, anyhow, bail};
 use cid::Cid;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use swarm_crypto::address::Address;
 use swarm_crypto::digest::Digest;
-use swarm_inference::{CancelToken, RescoreRequest};
+use swarm_inference::CancelToken;
 use swarm_protocol::acceptance;
 use swarm_protocol::codec;
 use swarm_protocol::finding::{self, Finding};
 use swarm_protocol::miner::Looked;
 use swarm_protocol::pool::{AUDIT_EPOCHS, EpochHeader, RecordPage, pages_around};
 use swarm_protocol::query::{Answer, Query};
-use swarm_protocol::statement::{
-    AuditPicked, Body, Input, Intake, Job, JobType, Proof, Signed, Statement, Verified,
-};
+use swarm_protocol::statement::{AuditPicked, Body, Input, Intake, Job, Proof, Signed, Statement, Verified};
 
 /// The longest that a model may take over one proof, and that records may take to come.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(600);
@@ -105,9 +104,6 @@ async fn fetch(link: &Link, daemon: Option<&Daemon>, picked: &AuditPicked) -> Re
     if signed.id() != picked.job {
         bail!("the operator named another job");
     }
-    if job.job_type != JobType::LlmGen {
-        bail!("only text is computed again so far, this is {}", job.job_type.as_str());
-    }
     acceptance::check_prompt(&job)?;
     let linked = match &job.input {
         Input::Linked { cid, bytes } => Some(fetch_text(link, daemon, cid, *bytes).await?),
@@ -136,12 +132,12 @@ fn judge(picked: &AuditPicked, content: &Content, model: &KnownModel, engines: &
         output_bytes: picked.output_bytes,
     };
     let delivery = (&proof, transcript.as_slice(), output.as_slice());
-    let checked = match model.accept_text(job, linked.as_deref(), &[], delivery)? {
-        Ok((opened, _)) => {
-            let asked = rescore_request(opened.transcript(), model.manifest().top_k);
-            let asked = RescoreRequest { deadline: Some(Instant::now() + LOOK_TIMEOUT), ..asked };
-            let rescored = engines.rescore(model, &asked, &CancelToken::new())?;
-            Ok(distances(job, &opened, rescored)?)
+    let checked = match model.accept(job, linked.as_deref(), &[], delivery)? {
+        Ok(_) => {
+            let cancel = CancelToken::new();
+            let bounds = Bounds { deadline: Some(Instant::now() + LOOK_TIMEOUT), cancel: &cancel };
+            let mut engine = engines.beside(model)?;
+            Ok(recheck::distances(engine.as_mut(), model, job, delivery, bounds)?)
         }
         Err(fault) => Err(fault),
     };

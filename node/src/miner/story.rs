@@ -50,9 +50,7 @@ pub fn tell(story: &Story) {
             let found = match finding {
                 Finding::Holds => "it holds".to_owned(),
                 Finding::Contradicts => "it breaks the rules".to_owned(),
-                Finding::Differs(mean) => {
-                    format!("it is not what the model says, by {mean} of 4096ths of a bit")
-                }
+                Finding::Differs(mean) => format!("it is not what the model says, by {mean} in the mean"),
             };
             tracing::info!("looked at the proof of {} by {}: {found}", short_job(job), who(wallet, None));
         }

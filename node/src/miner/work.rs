@@ -50,6 +50,8 @@ impl Task<'_> {
 
 /// Does what a job asks, if it is what the engine is for; `progress` hears of every step.
 pub fn carry_out(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) -> Result<Made> {
+    let mut other = other_weights()?;
+    let engine = other.as_deref_mut().unwrap_or(engine);
     match task.run.job.job_type {
         JobType::LlmGen => generate(engine, task, progress),
         JobType::Embed => embed(engine, task, progress),
@@ -90,8 +92,6 @@ fn generate(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) ->
         std::thread::sleep(token_pause());
         Flow::Continue
     };
-    let mut other = other_weights()?;
-    let engine = other.as_deref_mut().unwrap_or(engine);
     let generation = engine.generate(&request, &mut sampler, cancel, &mut sink)?;
     let transcript = Transcript {
         model: run.job.model.clone(),

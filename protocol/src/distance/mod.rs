@@ -1,17 +1,22 @@
 //! Check B: how far what a transcript was signed with is from what another run of the same model computes, and when that
 //! is too far.
 //!
-//! The rule needs no model. Its caller brings what one pass over prompt and output computes ([`Recomputed`]);
-//! [`measure`] compares, [`Distances::judge`] decides within a [`Tolerance`] that was calibrated for the model, and a
-//! [`Score`] sums up the jobs of one wallet. Devices, kernels and batches round differently, so nothing here asks for
-//! equal bits. `docs/audits.md` has the statistics.
+//! The rule needs no model. Its caller brings what the auditor's own run computes: of text what one pass over prompt and
+//! output does ([`Recomputed`], compared by [`measure`]), of texts their [`vectors`], of pictures steps and pixels
+//! ([`pictures`]). [`Distances::judge`] decides within a [`Tolerance`] that was calibrated for the model, and a [`Score`] sums
+//! up the jobs of one wallet. Devices, kernels and batches round differently, so nothing here asks for equal bits.
+//! `docs/audits.md` has the statistics.
 
+mod pictures;
 mod score;
+mod vectors;
 
+pub use pictures::{Painted, pictures};
 pub use score::{MISS_SHARE, SCORE_LIMIT, Score};
+pub use vectors::vectors;
 
 use crate::sampler::{self, Candidate, MAX_COST, weight};
-use crate::statement::Params;
+use crate::statement::{JobType, Params};
 use crate::transcript::Step;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -50,11 +55,52 @@ impl Draws {
     }
 }
 
-/// One output position, compared.
+/// What a run is compared by, which its workload says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// Text: a position is an output token, its distance is in 1/4096 bit.
+    Bits,
+    /// Embeddings: a position is a text, its distance is in 1/65536 of a vector's length.
+    Lengths,
+    /// Pictures: a position is a step or a tile, its distance is in 1/4096 of a latent or 1/256 of a shade.
+    Shades,
+}
+
+impl Measure {
+    /// That of a workload; none of a benchmark, in which nothing is left that another run could show.
+    pub const fn of(job_type: JobType) -> Option<Self> {
+        match job_type {
+            JobType::LlmGen => Some(Self::Bits),
+            JobType::Embed => Some(Self::Lengths),
+            JobType::SdInfer => Some(Self::Shades),
+            JobType::TorchBench => None,
+        }
+    }
+
+    /// The tolerance of models whose manifests say nothing else.
+    pub const fn tolerance(self) -> Tolerance {
+        match self {
+            Self::Bits => Tolerance::BUILT_IN,
+            Self::Lengths => Tolerance::EMBEDDINGS,
+            Self::Shades => Tolerance::PICTURES,
+        }
+    }
+
+    /// The unit of its distances, in words.
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::Bits => "4096ths of a bit",
+            Self::Lengths => "65536ths of a vector's length",
+            Self::Shades => "256ths of a shade",
+        }
+    }
+}
+
+/// One position, compared; what it is and its unit are its workload's ([`Measure`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Position {
-    /// Mean |Δcost| of its candidates, each weighed with the larger of its two probabilities, in 1/4096 bit.
+    /// How far apart: of text the mean |Δcost| of its candidates, each weighed with the larger of its two probabilities.
     pub distance: u32,
     /// Signed candidates that are not among the recomputed ones.
     pub strangers: u32,
@@ -64,17 +110,24 @@ pub struct Position {
     pub stray: bool,
 }
 
-/// A whole run, compared.
+impl Position {
+    /// One that nothing is known of but its distance.
+    fn apart(distance: u32) -> Self {
+        Self { distance, strangers: 0, rank: 0, stray: false }
+    }
+}
+
+/// A whole run, compared. Of what is not text it has no candidates, strangers or strays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Distances {
-    /// One for each output token.
+    /// One for each output token, text, or step and tile.
     pub positions: Vec<Position>,
-    /// Mean of the positions' distances, in 1/4096 bit, rounded up.
+    /// Mean of the positions' distances, rounded up.
     pub mean: u32,
-    /// The distance that nine in ten positions do not exceed, in 1/4096 bit.
+    /// The distance that nine in ten positions do not exceed.
     pub high: u32,
-    /// The largest distance of a position, in 1/4096 bit.
+    /// The largest distance of a position.
     pub worst: u32,
     /// Signed candidates of all positions.
     pub candidates: u32,
@@ -102,7 +155,7 @@ pub struct Tolerance {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Excess {
     /// All of it is somewhat too far.
-    #[error("its positions are {found}/4096 bit apart in the mean, {allowed} are allowed")]
+    #[error("its positions are {found} apart in the mean, {allowed} are allowed")]
     Mean {
         /// The mean of a run as long as this.
         found: u32,
@@ -110,7 +163,7 @@ pub enum Excess {
         allowed: u32,
     },
     /// One place is much too far.
-    #[error("its position {position} is {found}/4096 bit apart, {allowed} are allowed")]
+    #[error("its position {position} is {found} apart, {allowed} are allowed")]
     Worst {
         /// Which, from 0.
         position: u32,
@@ -151,6 +204,31 @@ pub enum Mismatch {
     /// Another number of costs than the position has candidates, or nothing recomputed.
     #[error("position {0} was not recomputed for its candidates")]
     Candidates(usize),
+    /// Another number of vectors, or of numbers in them.
+    #[error("{recomputed} bytes of vectors were recomputed for {signed}")]
+    Vectors {
+        /// Bytes of the output.
+        signed: usize,
+        /// Bytes recomputed.
+        recomputed: usize,
+    },
+    /// A vector's numbers are not finite, or 2 and more.
+    #[error("vector {0} is none of unit length")]
+    Vector(usize),
+    /// Another number of steps.
+    #[error("{recomputed} steps were recomputed for {signed}")]
+    Steps {
+        /// Steps of the transcript.
+        signed: usize,
+        /// Steps recomputed.
+        recomputed: usize,
+    },
+    /// Another number of means than are left of a step.
+    #[error("step {0} has another number of parts")]
+    Step(usize),
+    /// A picture that is none, or of another size.
+    #[error("a picture is not of the size that was asked for")]
+    Picture,
 }
 
 /// Compares a transcript's steps with what was recomputed for them; `draws` of a seeded run, which also shows whether
@@ -266,6 +344,10 @@ impl Distances {
 impl Tolerance {
     /// Of the built-in model, computed on one core and on all: for models whose manifest says nothing else.
     pub const BUILT_IN: Self = Self { mean: 120, worst: 800, strangers: 5, strays: 300 };
+    /// Of embeddings by other kernels: for models whose manifest says nothing else.
+    pub const EMBEDDINGS: Self = Self { mean: 64, worst: 256, strangers: 0, strays: 0 };
+    /// Of pictures by other kernels: for models whose manifest says nothing else.
+    pub const PICTURES: Self = Self { mean: 32, worst: 128, strangers: 0, strays: 0 };
 
     /// The mean that a run of so many positions may have: a short one may consist of its worst.
     pub fn mean_of(&self, positions: u32) -> u32 {

@@ -8,7 +8,10 @@ use swarm_crypto::digest::Digest;
 use swarm_crypto::standard_tree::StandardTree;
 
 /// Version of the settlement rules that this crate follows.
-pub const SETTLEMENT_VERSION: u32 = 3;
+pub const SETTLEMENT_VERSION: u32 = 4;
+
+/// The same with audits of text alone.
+pub const SETTLEMENT_OF_TEXT: u32 = 3;
 
 /// The same without audits.
 pub const SETTLEMENT_BEFORE: u32 = 2;

@@ -36,6 +36,9 @@ pub struct Held {
     pub scaled: bool,
     /// Its epoch's secret, once the boundary has revealed it; none where audits were not to be had.
     pub secret: Option<Digest>,
+    /// Version of the settlement rules by which it ended, where audits are to be had.
+    #[serde(default)]
+    pub settlement: u32,
     /// Acceptances that it picks, until their auditors are asked.
     pub picked: BTreeMap<u64, Subject>,
     /// Audits of its acceptances, by leaf.

@@ -26,8 +26,8 @@ pub use audit::{AUDIT_EPOCHS, Audit, Paying, Said, Seat, Subject};
 pub use chain::ChainEvent;
 pub use fate::JobFate;
 pub use header::{
-    Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_BEFORE, SETTLEMENT_VERSION, Totals, leaf_pages,
-    standard_root,
+    Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_BEFORE, SETTLEMENT_OF_TEXT, SETTLEMENT_VERSION, Totals,
+    leaf_pages, standard_root,
 };
 pub use held::{HELD_EPOCHS, Held, HeldLeaf, Shared};
 pub use live::{Holdings, LiveMiner};

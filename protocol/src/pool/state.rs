@@ -1,6 +1,6 @@
 use super::audit::Paying;
 use super::header::{
-    Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_VERSION, Totals, leaf_pages, standard_root,
+    Counts, EpochHeader, MAX_PAGE_LEAVES, SETTLEMENT_OF_TEXT, Totals, leaf_pages, standard_root,
 };
 use super::held::{HELD_EPOCHS, Held, HeldLeaf, Settlement};
 use super::record::{Boundary, Close, Entry, Genesis, Leaf, Record, chain_hash};
@@ -550,8 +550,8 @@ impl State {
         assert!(self.sealing.is_none(), "a header is fixed before the next boundary");
         assert!(self.accounts.total() == 0, "money is conserved");
         self.settle(boundary.epoch, settlement);
-        if boundary.settlement >= SETTLEMENT_VERSION {
-            self.pick(boundary.epoch, boundary.secret, self.posted.audit_rate);
+        if boundary.settlement >= SETTLEMENT_OF_TEXT {
+            self.pick(boundary, self.posted.audit_rate);
         }
         let header = self.header(boundary);
         self.sealing = Some(Sealing { header, leaves: std::mem::take(&mut self.epoch.leaves) });

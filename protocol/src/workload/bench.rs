@@ -5,6 +5,7 @@
 //! with these, `(x · A) · (B · y)` is the same (Freivalds' check) and costs no product of matrices. It proves what was
 //! multiplied, not how long that took: the times are the miner's word.
 
+use super::read_transcript;
 use crate::acceptance::{AcceptanceFault, WorkUnits, check_named, check_named_output, check_prefixes};
 use crate::codec::{self, CodecError, Link, hash};
 use crate::sampler::sampling_seed;
@@ -162,18 +163,12 @@ impl Transcript {
 
     /// Reads a block, refusing non-canonical bytes and whatever passes the limits of size, name or repetitions.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let excess = |what: &str| Err(CodecError::Malformed(format!("transcript of too many {what}")));
-        if bytes.len() as u64 > MAX_BYTES {
-            return excess("bytes");
-        }
-        let transcript: Self = codec::decode(bytes).map_err(CodecError::shortened)?;
-        if transcript.model.len() > MAX_NAME_BYTES {
-            return excess("bytes in the model's name");
-        }
-        if transcript.laps.len() > MAX_REPEATS as usize {
-            return excess("laps");
-        }
-        Ok(transcript)
+        read_transcript(bytes, MAX_BYTES, |run: &Self| {
+            [
+                (run.model.len(), MAX_NAME_BYTES, "bytes in the model's name"),
+                (run.laps.len(), MAX_REPEATS as usize, "laps"),
+            ]
+        })
     }
 
     /// The link to the block.

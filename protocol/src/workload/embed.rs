@@ -1,5 +1,6 @@
 //! The workload `embed`: one vector of unit length for each text.
 
+use super::read_transcript;
 use crate::acceptance::{AcceptanceFault, WorkUnits, check_named, check_named_output, check_prefixes};
 use crate::codec::{self, CodecError, Link, hash};
 use crate::statement::{Job, JobType, MAX_NAME_BYTES, MAX_TRANSCRIPT_BYTES, Proof};
@@ -14,7 +15,7 @@ pub const MAX_TEXT_TOKENS: usize = 512;
 /// Most numbers of one vector; [`MAX_TEXTS`] vectors of them fill the longest output.
 pub const MAX_DIMENSIONS: u32 = 1024;
 /// Bytes of one number.
-const NUMBER_BYTES: usize = 4;
+pub(crate) const NUMBER_BYTES: usize = 4;
 /// One, in the fixed point of [`magnitude`], squared.
 const ONE_SQUARED: u128 = 1 << 60;
 /// How far a vector's squared length may be from one: 2^−10.
@@ -56,21 +57,14 @@ impl Transcript {
 
     /// Reads a block, refusing non-canonical bytes and whatever passes the limits of size, texts or tokens.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let excess = |what: &str| Err(CodecError::Malformed(format!("transcript of too many {what}")));
-        if bytes.len() as u64 > MAX_TRANSCRIPT_BYTES {
-            return excess("bytes");
-        }
-        let transcript: Self = codec::decode(bytes).map_err(CodecError::shortened)?;
-        if transcript.model.len() > MAX_NAME_BYTES {
-            return excess("bytes in the model's name");
-        }
-        if transcript.texts.len() > MAX_TEXTS {
-            return excess("texts");
-        }
-        if transcript.texts.iter().any(|ids| ids.len() > MAX_TEXT_TOKENS) {
-            return excess("tokens in a text");
-        }
-        Ok(transcript)
+        let longest = |run: &Self| run.texts.iter().map(Vec::len).max().unwrap_or(0);
+        read_transcript(bytes, MAX_TRANSCRIPT_BYTES, |run: &Self| {
+            [
+                (run.model.len(), MAX_NAME_BYTES, "bytes in the model's name"),
+                (run.texts.len(), MAX_TEXTS, "texts"),
+                (longest(run), MAX_TEXT_TOKENS, "tokens in a text"),
+            ]
+        })
     }
 
     /// The link to the block.
@@ -189,7 +183,7 @@ fn check_vector(n: usize, vector: &[u8]) -> Result<(), AcceptanceFault> {
 }
 
 /// `⌊|x| · 2^30⌋` of the finite binary32 number with these bits; nothing for 2 and more.
-fn magnitude(bits: u32) -> Option<u64> {
+pub(crate) fn magnitude(bits: u32) -> Option<u64> {
     let exponent = bits >> 23 & 0xff;
     let mantissa = u64::from(bits & 0x7f_ffff | 0x80_0000);
     match exponent {

@@ -5,6 +5,7 @@
 //! where it went another way. What the picture shows is not checked here, only that it is one.
 
 use super::png::{self, PngFault};
+use super::read_transcript;
 use crate::acceptance::{AcceptanceFault, WorkUnits, check_named, check_named_output, check_prefixes};
 use crate::codec::{self, CodecError, Link, hash};
 use crate::sampler::sampling_seed;
@@ -156,21 +157,13 @@ impl Transcript {
 
     /// Reads a block, refusing non-canonical bytes and whatever passes the limits of size, name, tokens or steps.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let excess = |what: &str| Err(CodecError::Malformed(format!("transcript of too many {what}")));
-        if bytes.len() as u64 > MAX_BYTES {
-            return excess("bytes");
-        }
-        let transcript: Self = codec::decode(bytes).map_err(CodecError::shortened)?;
-        if transcript.model.len() > MAX_NAME_BYTES {
-            return excess("bytes in the model's name");
-        }
-        if transcript.prompt.len() > MAX_PROMPT_TOKENS {
-            return excess("tokens");
-        }
-        if transcript.steps.len() > MAX_STEPS as usize {
-            return excess("steps");
-        }
-        Ok(transcript)
+        read_transcript(bytes, MAX_BYTES, |run: &Self| {
+            [
+                (run.model.len(), MAX_NAME_BYTES, "bytes in the model's name"),
+                (run.prompt.len(), MAX_PROMPT_TOKENS, "tokens"),
+                (run.steps.len(), MAX_STEPS as usize, "steps"),
+            ]
+        })
     }
 
     /// The link to the block.

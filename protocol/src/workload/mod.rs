@@ -8,7 +8,10 @@ pub mod embed;
 pub mod image;
 pub mod png;
 
+use crate::codec::{self, CodecError};
 use crate::statement::{Input, Job, JobType};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Why no miner could do what a job asks, whatever its model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,5 +47,23 @@ pub fn check_input(job: &Job) -> Result<(), WorkloadFault> {
         }
         (JobType::SdInfer, Input::Text(text)) => Ok(image::Spec::of_input(text).map(|_| ())?),
         (JobType::TorchBench, Input::Text(text)) => Ok(bench::Spec::parse(text).map(|_| ())?),
+    }
+}
+
+/// Reads the block of a workload's transcript, refusing non-canonical bytes, more than `max_bytes` of them, and whatever there
+/// are too many of: `counts` gives for each thing how many there are, how many there may be, and its name.
+pub(crate) fn read_transcript<T: DeserializeOwned + Serialize, const N: usize>(
+    bytes: &[u8],
+    max_bytes: u64,
+    counts: impl Fn(&T) -> [(usize, usize, &'static str); N],
+) -> Result<T, CodecError> {
+    let excess = |what: &str| Err(CodecError::Malformed(format!("transcript of too many {what}")));
+    if bytes.len() as u64 > max_bytes {
+        return excess("bytes");
+    }
+    let transcript: T = codec::decode(bytes).map_err(CodecError::shortened)?;
+    match counts(&transcript).into_iter().find(|(found, most, _)| found > most) {
+        Some((.., what)) => excess(what),
+        None => Ok(transcript),
     }
 }

@@ -7,7 +7,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 const SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
 /// After both sides: depth 8, colour, deflate, the five filters, not interlaced.
 const FORM: [u8; 5] = [8, 2, 0, 0, 0];
-const BYTES_PER_PIXEL: usize = 3;
+pub(crate) const BYTES_PER_PIXEL: usize = 3;
 /// The last of the filters that a row may name.
 const LAST_FILTER: u8 = 4;
 
@@ -33,6 +33,55 @@ pub enum PngFault {
 
 /// Refuses what is not one whole picture of this size.
 pub fn check(file: &[u8], width: u32, height: u32) -> Result<(), PngFault> {
+    filtered(file, width, height).map(|_| ())
+}
+
+/// Red, green and blue of every pixel, row by row, of what [`check`] does not refuse.
+pub fn pixels(file: &[u8], width: u32, height: u32) -> Result<Vec<u8>, PngFault> {
+    let rows = filtered(file, width, height)?;
+    let bytes = width as usize * BYTES_PER_PIXEL;
+    let (mut pixels, mut above) = (Vec::with_capacity(bytes * height as usize), vec![0; bytes]);
+    for row in rows.chunks_exact(bytes + 1) {
+        let (filter, row) = row.split_first().unwrap_or((&0, &[]));
+        above = unfiltered(*filter, row, &above);
+        pixels.extend_from_slice(&above);
+    }
+    Ok(pixels)
+}
+
+/// A row as it was before its filter took away what the bytes to the left, above, and left of that foretell.
+fn unfiltered(filter: u8, row: &[u8], above: &[u8]) -> Vec<u8> {
+    let mut found: Vec<u8> = Vec::with_capacity(row.len());
+    for (at, (byte, up)) in row.iter().zip(above).enumerate() {
+        let left = at.checked_sub(BYTES_PER_PIXEL);
+        let (corner, left) = left.map_or((0, 0), |left| (above[left], found[left]));
+        let foretold = match filter {
+            1 => left,
+            2 => *up,
+            3 => left.midpoint(*up),
+            4 => nearest(left, *up, corner),
+            _ => 0,
+        };
+        found.push(byte.wrapping_add(foretold));
+    }
+    found
+}
+
+/// Paeth's choice: whichever of the three is nearest to left + up − corner, the first of equals.
+fn nearest(left: u8, up: u8, corner: u8) -> u8 {
+    let due = i16::from(left) + i16::from(up) - i16::from(corner);
+    let [to_left, to_up, to_corner] = [left, up, corner].map(|byte| due.abs_diff(i16::from(byte)));
+    if to_left <= to_up && to_left <= to_corner {
+        left
+    } else if to_up <= to_corner {
+        up
+    } else {
+        corner
+    }
+}
+
+/// Rows of one whole picture of this size, each with its filter before it.
+fn filtered(file: &[u8], width: u32, height: u32) -> Result<Vec<u8>, PngFault> {
     let mut rest = file.strip_prefix(&SIGNATURE).ok_or(PngFault::Signature)?;
     let (kind, header) = next_chunk(&mut rest)?;
     if kind != *b"IHDR" {
@@ -49,7 +98,7 @@ pub fn check(file: &[u8], width: u32, height: u32) -> Result<(), PngFault> {
             _ => return Err(PngFault::Chunks),
         }
     }
-    check_rows(&data, width as usize * BYTES_PER_PIXEL + 1, height as usize)
+    inflated(&data, width as usize * BYTES_PER_PIXEL + 1, height as usize)
 }
 
 /// The kind and the content of the next chunk, its checksum being right.
@@ -67,7 +116,7 @@ fn next_chunk<'a>(rest: &mut &'a [u8]) -> Result<([u8; 4], &'a [u8]), PngFault> 
 }
 
 /// Takes memory for the rows that are due, and not for what the data would become.
-fn check_rows(data: &[u8], row: usize, rows: usize) -> Result<(), PngFault> {
+fn inflated(data: &[u8], row: usize, rows: usize) -> Result<Vec<u8>, PngFault> {
     let mut pixels = vec![0; row * rows];
     let flags = inflate_flags::TINFL_FLAG_PARSE_ZLIB_HEADER
         | inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF
@@ -76,7 +125,7 @@ fn check_rows(data: &[u8], row: usize, rows: usize) -> Result<(), PngFault> {
     if status != TINFLStatus::Done || read != data.len() || written != pixels.len() {
         return Err(PngFault::Rows);
     }
-    if pixels.chunks_exact(row).any(|row| row[0] > LAST_FILTER) { Err(PngFault::Rows) } else { Ok(()) }
+    if pixels.chunks_exact(row).any(|row| row[0] > LAST_FILTER) { Err(PngFault::Rows) } else { Ok(pixels) }
 }
 
 #[cfg(test)]

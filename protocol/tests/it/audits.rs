@@ -8,7 +8,10 @@ use swarm_crypto::digest::{Digest, blake3};
 use swarm_protocol::audit::auditors;
 use swarm_protocol::finding::{AuditEnd, Finding};
 use swarm_protocol::money::{Account, MicroUsdc};
-use swarm_protocol::pool::{AUDIT_EPOCHS, Entry, EpochHeader, LeafAt, PoolEffect, Record, Said};
+use swarm_protocol::pool::{
+    AUDIT_EPOCHS, Entry, EpochHeader, LeafAt, PoolEffect, Record, SETTLEMENT_BEFORE, SETTLEMENT_OF_TEXT,
+    SETTLEMENT_VERSION, Said, State,
+};
 use swarm_protocol::statement::*;
 use swarm_protocol::{Machine, Millis};
 
@@ -23,7 +26,10 @@ const LOOK: u64 = PRICE / 4;
 
 /// A pool in its epoch 1, whose roster is the wallets 2 to 7.
 pub(crate) fn pool(rate: u32) -> Table {
-    let mut table = Table::posting(rate);
+    opened(Table::posting(rate))
+}
+
+fn opened(mut table: Table) -> Table {
     beat(&mut table, 1);
     next_epoch(&mut table);
     table
@@ -132,6 +138,61 @@ fn with_its_header_an_epochs_picks_come_and_the_draw_says_who_looks() {
         assert_eq!(picked[n - 1].auditor, drawn[0]);
         assert_eq!((picked[n - 1].lease, picked[n - 1].wallet), (leaf.lease, leaf.wallet));
         assert!(!picked[n - 1].open && picked[n - 1].until == 3);
+    }
+}
+
+#[test]
+fn all_but_benchmarks_are_picked_and_can_be_challenged() {
+    let audited = [JobType::LlmGen, JobType::Embed, JobType::SdInfer];
+    for job_type in audited.into_iter().chain([JobType::TorchBench]) {
+        let can_be = audited.contains(&job_type);
+        let mut table = opened(Table::serving(job_type, 10_000));
+        let at = sealed_answer(&mut table);
+        assert_eq!(table.picked.iter().any(|picked| (picked.epoch, picked.index) == (1, 0)), can_be);
+        assert_eq!(table.seats().len(), usize::from(can_be), "{job_type:?}");
+        opinion(&mut table, Finding::Holds);
+        let job = table.leaves()[0].1;
+        assert_eq!(table.pool.state().may_challenge(at), can_be, "{job_type:?}");
+        table.challenge(CHALLENGER, at, job);
+        let challenged = |record: &Record| matches!(record, Record::Challenged { .. });
+        assert_eq!(records(&table).iter().any(challenged), can_be, "{job_type:?}");
+        next_epoch(&mut table);
+        verify(&published(&table)).unwrap();
+    }
+}
+
+#[test]
+fn epochs_that_ended_by_the_rules_of_before_are_read_by_these() {
+    for (settlement, job_type, is_picked) in [
+        (SETTLEMENT_BEFORE, JobType::LlmGen, false),
+        (SETTLEMENT_OF_TEXT, JobType::LlmGen, true),
+        (SETTLEMENT_OF_TEXT, JobType::Embed, false),
+        (SETTLEMENT_VERSION, JobType::Embed, true),
+    ] {
+        let mut table = opened(Table::serving(job_type, 10_000));
+        answer(&mut table, 2);
+        next_epoch(&mut table);
+        let mut state = None;
+        for row in &table.rows {
+            let mut entry = Entry::decode(row).unwrap();
+            if let Record::Boundary(boundary) = &mut entry.record {
+                boundary.settlement = settlement;
+            }
+            match &mut state {
+                None => state = Some(State::genesis(&entry, row)),
+                Some(state) => _ = state.apply(&entry, row),
+            }
+            if matches!(&entry.record, Record::Boundary(boundary) if boundary.epoch == 1) {
+                break;
+            }
+        }
+        let state = state.unwrap();
+        let held = &state.held()[&1];
+        assert_eq!(
+            (held.picked.len(), held.leaves.len()),
+            (usize::from(is_picked), 1),
+            "{settlement} {job_type:?}"
+        );
     }
 }
 

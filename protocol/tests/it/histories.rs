@@ -178,6 +178,7 @@ pub(crate) struct Table {
     jobs: Vec<JobId>,
     pub(crate) asked: Vec<Examination>,
     beats: u64,
+    job_type: JobType,
     deposits: Vec<Digest>,
     /// What each auditor has sealed.
     sealed: BTreeMap<(LeafAt, Address), Finding>,
@@ -247,6 +248,23 @@ impl Table {
         Self::of(PoolConfig { posted, reserve: MicroUsdc(0), ..config })
     }
 
+    /// A pool whose one model is for jobs of this type.
+    pub(crate) fn serving(job_type: JobType, audit_rate: u32) -> Self {
+        let config = posting(audit_rate);
+        let posted = Posted { established: MicroUsdc(0), ..config.posted };
+        Self::of(PoolConfig { posted, models: [(MODEL.to_owned(), job_type)].into(), ..config })
+    }
+
+    /// A job as this pool's model does it.
+    fn asked_for(&self, job: Job) -> Job {
+        let input = match self.job_type {
+            JobType::LlmGen | JobType::Embed => "once",
+            JobType::SdInfer => "64 64 1 1000\na bee",
+            JobType::TorchBench => "f32 1 1 1 1",
+        };
+        Job { job_type: self.job_type, input: Input::Text(input.into()), ..job }
+    }
+
     /// The same pool, once its process has ended and only so many rows were left of it.
     pub(crate) fn restarted(&self, rows: usize) -> Pool {
         let mut state = None;
@@ -262,14 +280,28 @@ impl Table {
     }
 
     fn of(config: PoolConfig) -> Self {
+        let job_type = config.models[MODEL];
         let pool = Pool::create(config, START);
         let intake = Intake::new(pool.id(), key(1).address());
         let (rows, jobs, asked, deposits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let published = Published::of(&pool, &[]);
         let (now, beats, blocks) = (START, 0, BTreeMap::new());
         let (sealed, picked) = (BTreeMap::new(), Vec::new());
-        let mut table =
-            Self { pool, intake, now, rows, jobs, asked, beats, deposits, sealed, picked, published, blocks };
+        let mut table = Self {
+            pool,
+            intake,
+            now,
+            rows,
+            jobs,
+            asked,
+            beats,
+            job_type,
+            deposits,
+            sealed,
+            picked,
+            published,
+            blocks,
+        };
         table.settle();
         table
     }
@@ -403,7 +435,7 @@ impl Table {
                 let mode = if miner % 2 == 0 { PayoutMode::Solo } else { PayoutMode::Pps };
                 let beat = Heartbeat { mode, draining: false, ens: None, ..heartbeat(self.beats) };
                 self.say(*miner, beat);
-                let job = self.say(*client, wish(*price, self.now + Millis(60_000)));
+                let job = self.say(*client, self.asked_for(wish(*price, self.now + Millis(60_000))));
                 self.jobs.push(job);
                 self.say(*miner, Claim { job, attempt: 1 });
                 self.wait(2_500);
@@ -415,7 +447,7 @@ impl Table {
                 }
             }
             Step::Fail { client, times } => {
-                let job = self.say(*client, wish(80, self.now + Millis(60_000)));
+                let job = self.say(*client, self.asked_for(wish(80, self.now + Millis(60_000))));
                 self.jobs.push(job);
                 for (miner, attempt) in (2..2 + times).zip(1..) {
                     self.beats += 1;
@@ -477,7 +509,7 @@ impl Table {
                 }
             }
             Step::Job { client, price, life } => {
-                let job = wish(*price, self.now + Millis(*life));
+                let job = self.asked_for(wish(*price, self.now + Millis(*life)));
                 let id = self.say(*client, job);
                 self.jobs.push(id);
             }

@@ -10,6 +10,7 @@ mod favours;
 mod histories;
 mod laws;
 mod pictures;
+mod rechecked;
 mod record_pages;
 mod sampler;
 mod second;

@@ -30,7 +30,12 @@ fn chunk(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
 /// A picture of one colour a row, of a size.
 fn picture(width: u32, height: u32) -> Vec<u8> {
     let row = |y: u32| std::iter::once(0).chain((0..3 * width).map(move |_| y as u8));
-    let data = miniz_oxide::deflate::compress_to_vec_zlib(&(0..height).flat_map(row).collect::<Vec<u8>>(), 6);
+    png(width, height, &(0..height).flat_map(row).collect::<Vec<u8>>())
+}
+
+/// A picture of these rows, each with its filter before it.
+pub(super) fn png(width: u32, height: u32, rows: &[u8]) -> Vec<u8> {
+    let data = miniz_oxide::deflate::compress_to_vec_zlib(rows, 6);
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
     let chunks = [chunk(b"IHDR", &header), chunk(b"IDAT", &data), chunk(b"IEND", &[])];
     [&b"\x89PNG\r\n\x1a\n"[..], &chunks.concat()].concat()

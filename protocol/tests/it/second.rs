@@ -8,6 +8,7 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
 use swarm_protocol::codec::{self, Link};
+use swarm_protocol::statement::JobType;
 
 #[derive(Serialize)]
 struct CarHeader {
@@ -44,7 +45,13 @@ fn write_histories_as_archives() {
     let mut runner = TestRunner::deterministic();
     for number in 0..how_many() {
         let steps = steps().new_tree(&mut runner).unwrap().current();
-        let mut table = Table::new();
+        // Half of them as most pools are, the others of each type whose proofs are audited otherwise or not at all.
+        let mut table = match number % 6 {
+            0 => Table::serving(JobType::Embed, 4_000),
+            1 => Table::serving(JobType::SdInfer, 4_000),
+            2 => Table::serving(JobType::TorchBench, 4_000),
+            _ => Table::new(),
+        };
         steps.iter().for_each(|step| table.take(step));
         table.wait(20_000);
         let path = Path::new(&folder).join(format!("{number:06}.car"));

@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cheat;
+mod pictures;
 mod tally;
+mod vectors;
 mod world;
 
 use std::time::{Duration, Instant};

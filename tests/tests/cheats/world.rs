@@ -19,7 +19,7 @@ use swarm_protocol::statement::{Assurance, Input, Job, JobType, Params, Proof};
 use swarm_protocol::transcript::{Step, StopReason, Transcript};
 
 /// The opening of *Emma*, 1815: prompts are pieces of it.
-const TEXT: &str = "Emma Woodhouse, handsome, clever, and rich, with a comfortable home and happy disposition, seemed to \
+pub const TEXT: &str = "Emma Woodhouse, handsome, clever, and rich, with a comfortable home and happy disposition, seemed to \
     unite some of the best blessings of existence; and had lived nearly twenty-one years in the world with very little to \
     distress or vex her. She was the youngest of the two daughters of a most affectionate, indulgent father; and had, in \
     consequence of her sister's marriage, been mistress of his house from a very early period. Her mother had died too long \

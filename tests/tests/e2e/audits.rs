@@ -8,9 +8,9 @@ use swarm_inference::testing::{Change, Storage, changed};
 use swarm_inference::{Weights, queenbee};
 use swarm_protocol::codec::Link;
 
-const CHECKS: [&str; 4] = ["signatures", "lease", "check A", "check B"];
+pub const CHECKS: [&str; 4] = ["signatures", "lease", "check A", "check B"];
 
-fn audit(site: &Site, args: &[&str]) -> Finished {
+pub fn audit(site: &Site, args: &[&str]) -> Finished {
     let mut command = site.command("swarm-node");
     command.arg("audit").args(args);
     Process::start("audit", command).finish()
@@ -40,7 +40,7 @@ fn coarse(site: &Site) -> PathBuf {
     path
 }
 
-fn evidence(path: &Path) -> Value {
+pub fn evidence(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
@@ -54,11 +54,14 @@ fn audit_of_an_honest_proof_holds_and_can_be_repeated_from_files_alone() {
     good(&told, &CHECKS);
     assert_eq!((&told["proof"]["id"], &told["proof"]["finding"]), (&json!(proof), &json!("holds")));
     let kept = evidence(&file);
-    assert_eq!(kept["distances"]["positions"].as_array().unwrap().len(), 60);
+    // As many as were asked for, unless the text came to its end before: the lease's seed says.
+    let tokens = kept["distances"]["positions"].as_array().unwrap().len();
+    assert!((1..=60).contains(&tokens), "{tokens}");
     assert_eq!(kept["finding"], "holds");
     let shown = audit(&site, &[&proof]).good().stdout;
     assert!(
-        shown.contains("ok     check B") && shown.contains("60 tokens are what its seed picks"),
+        shown.contains("ok     check B")
+            && shown.contains(&format!("{tokens} tokens are what its seed picks")),
         "{shown}"
     );
     let nobody = audit(&site, &[&Link([7; 32]).to_string()]);
@@ -98,7 +101,10 @@ fn audit_finds_a_miner_that_runs_coarser_weights_under_the_models_name() {
     let file = site.home().join("evidence.json");
     let told = audit(&site, &[&proof, "--json", "--out", &text(&file)]);
     assert_eq!(told.code(), Some(1), "{told:?}");
-    assert!(told.stderr.contains("the proof is not good") && told.stderr.contains("4096 bit"), "{told:?}");
+    assert!(
+        told.stderr.contains("the proof is not good") && told.stderr.contains("4096ths of a bit"),
+        "{told:?}"
+    );
     let found = told.json();
     assert_eq!(found["proof"]["finding"], "differs", "{found}");
     let result = |what: &str| {

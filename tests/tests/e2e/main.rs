@@ -32,6 +32,7 @@ mod payouts;
 #[allow(dead_code, reason = "what one module needs, another does not")]
 mod peer;
 mod pulls;
+mod rechecks;
 mod recompute;
 mod redis;
 mod reference;

@@ -12,11 +12,11 @@ fn figures() -> Vec<Value> {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn manifest() -> String {
+pub fn manifest() -> String {
     text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/bert/manifest.json"))
 }
 
-fn job(job_type: &str, model: &str, input: Value) -> Value {
+pub fn job(job_type: &str, model: &str, input: Value) -> Value {
     let payment = json!({ "amount": "0.10", "currency": "USDC" });
     json!({ "job_type": job_type, "model": model, "input": input, "payment": payment })
 }
@@ -93,7 +93,7 @@ fn a_benchmark_is_measured_and_its_figures_are_those_of_its_own_count() {
     operator.terminate().good();
 }
 
-fn picture_manifest() -> String {
+pub fn picture_manifest() -> String {
     text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/diffusion/manifest.json"))
 }
 
@@ -108,7 +108,7 @@ fn pixels(file: &Path) -> (u32, u32, Vec<u8>) {
 }
 
 /// The fixture's picture of that name as diffusers paints it, and the job that asks for it.
-fn drawn(name: &str) -> (PathBuf, Value, Value) {
+pub fn drawn(name: &str) -> (PathBuf, Value, Value) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/diffusion");
     let figures: Value =
         serde_json::from_slice(&std::fs::read(folder.join("figures.json")).unwrap()).unwrap();

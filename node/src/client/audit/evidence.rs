@@ -34,8 +34,12 @@ pub(super) struct Evidence {
     pub model_digest: String,
     /// What computed again.
     pub provider: String,
-    pub tolerance: Tolerance,
-    /// None where the rules were broken already.
+    /// Of tolerance and distances; none where no rule says how far apart honest runs are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<Tolerance>,
+    /// None where the rules were broken already, or no rule compares anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distances: Option<Distances>,
     /// Snapshots and blocks, in hexadecimal.

@@ -3,11 +3,12 @@
 use super::audit_price;
 use crate::audit::{auditors, is_picked};
 use crate::codec::{JobId, Link};
+use crate::distance::Measure;
 use crate::finding::{AuditEnd, Finding, Outcome, is_error, outcome};
 use crate::money::MicroUsdc;
 use crate::pool::held::HELD_EPOCHS;
-use crate::pool::record::{LeafAt, Record};
-use crate::pool::{Stage, State};
+use crate::pool::record::{Boundary, LeafAt, Record};
+use crate::pool::{SETTLEMENT_VERSION, Stage, State};
 use crate::statement::{AuditPicked, Body, JobType, Proof, Signed, Statement, Word};
 use serde::{Deserialize, Serialize};
 use swarm_crypto::address::Address;
@@ -194,7 +195,7 @@ impl State {
         let stands = self.find_leaf(at).is_some_and(|leaf| !leaf.overturned);
         let idle = match self.audit(at) {
             Some(audit) => !audit.open,
-            None => self.find_leaf(at).is_some_and(|leaf| self.subject(&leaf.job).is_some()),
+            None => self.find_leaf(at).is_some_and(|leaf| self.subject(at.epoch, &leaf.job).is_some()),
         };
         fixed && audited && held && stands && idle
     }
@@ -209,13 +210,14 @@ impl State {
 
     /// What an epoch's secret picks of its acceptances, noted with the boundary that reveals it. Where the epoch posts no
     /// rate nobody audits, not even for money.
-    pub(in crate::pool) fn pick(&mut self, epoch: u64, secret: Digest, rate: u32) {
-        if rate == 0 {
-            return;
-        }
-        let Some(held) = self.held.get(&epoch) else { return };
+    pub(in crate::pool) fn pick(&mut self, boundary: &Boundary, rate: u32) {
+        let Boundary { epoch, secret, settlement, .. } = *boundary;
+        let Some(held) = self.held.get_mut(&epoch).filter(|_| rate > 0) else { return };
+        held.settlement = settlement;
+        let held = &self.held[&epoch];
         let picked = held.leaves.iter().zip(0..).filter(|(leaf, _)| is_picked(&secret, &leaf.lease, rate));
-        let picked = picked.filter_map(|(leaf, index)| Some((index, self.subject(&leaf.job)?))).collect();
+        let picked =
+            picked.filter_map(|(leaf, index)| Some((index, self.subject(epoch, &leaf.job)?))).collect();
         let held = self.held.get_mut(&epoch).expect("it was just there");
         (held.secret, held.picked) = (Some(secret), picked);
     }
@@ -267,7 +269,7 @@ impl State {
 
     fn open_audit(&mut self, at: LeafAt) -> &mut Audit {
         let order = if self.audit(at).is_none() { self.auditors(at) } else { Vec::new() };
-        let known = self.subject(&self.leaf(at).job);
+        let known = self.subject(at.epoch, &self.leaf(at).job);
         let held = self.held.get_mut(&at.epoch).expect("what is audited is held");
         let subject = held.picked.remove(&at.index).or(known);
         let audit = held.audits.entry(at.index).or_insert_with(|| Audit {
@@ -281,11 +283,15 @@ impl State {
         audit
     }
 
-    /// What an auditor would look at; nothing where no rule says how to compute it again.
-    fn subject(&self, job: &JobId) -> Option<Subject> {
+    /// What an auditor would look at; nothing where the rules of its epoch do not say how to compute it again.
+    fn subject(&self, epoch: u64, job: &JobId) -> Option<Subject> {
         let entry = self.jobs.get(job)?;
+        let is_audited = match self.held.get(&epoch)?.settlement {
+            SETTLEMENT_VERSION.. => Measure::of(entry.job_type).is_some(),
+            _ => entry.job_type == JobType::LlmGen,
+        };
         match &entry.stage {
-            Stage::Accepted(_) if entry.job_type != JobType::LlmGen => None,
+            Stage::Accepted(_) if !is_audited => None,
             Stage::Accepted(accepted) => {
                 let (asked, id, proof) = (accepted.asked, accepted.proof, accepted.body.clone());
                 Some(Subject { asked, id, proof })

@@ -11,7 +11,7 @@ use crate::pool::arbitration::{FREE_RELEASE, lease_end};
 use crate::pool::audit::Attesting;
 use crate::pool::epoch::MAX_ROSTER;
 use crate::pool::{Boundary, Close, Entry, Granted, JobEntry, LeafAt, Record, Stage, State};
-use crate::pool::{SETTLEMENT_BEFORE, SETTLEMENT_VERSION};
+use crate::pool::{SETTLEMENT_BEFORE, SETTLEMENT_OF_TEXT, SETTLEMENT_VERSION};
 use crate::race::{self, MAX_WINDOW, Rank, RosterEntry};
 use crate::statement::{Body, EndCause, MAX_JOB_LIFE, MAX_MODELS, MAX_NAMED_CLAIMS, SKEW, Signed, Statement};
 use crate::workload::check_input;
@@ -278,7 +278,7 @@ impl Reading<'_> {
         let revealed = race::secret_commitment(&boundary.secret) == state.epoch.secret_hash;
         right(revealed, "its secret is not the one committed to")?;
         // A pool that posts a rate of audits cannot settle by the rules that had none.
-        let least = if state.posted.audit_rate == 0 { SETTLEMENT_BEFORE } else { SETTLEMENT_VERSION };
+        let least = if state.posted.audit_rate == 0 { SETTLEMENT_BEFORE } else { SETTLEMENT_OF_TEXT };
         let known = (least..=SETTLEMENT_VERSION).contains(&boundary.settlement);
         right(known, "it settles by other rules")?;
         right(state.late_audits().next().is_none(), "an audit is open too long")?;

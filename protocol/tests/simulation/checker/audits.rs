@@ -207,7 +207,7 @@ impl Book {
         let is_picked = |accepted: &Acceptance| {
             let draw = keyed(secret.as_bytes(), &encode(&(accepted.lease,)));
             let share = draw.0.iter().rev().fold(0u64, |low, byte| (u64::from(*byte) * 10_000 + low) / 256);
-            share < u64::from(rate) && self.jobs[&accepted.job].body.job_type == JobType::LlmGen
+            share < u64::from(rate) && self.jobs[&accepted.job].body.job_type != JobType::TorchBench
         };
         let picked = held.accepted.iter().zip(0..).filter(|(accepted, _)| is_picked(accepted));
         let picked: Vec<LeafAt> = picked.map(|(_, index)| LeafAt { epoch, index }).collect();

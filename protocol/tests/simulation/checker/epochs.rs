@@ -188,7 +188,7 @@ impl Book {
             audits_root: merkle::root(&self.epoch.audits),
             totals: self.totals(),
             secret: boundary.secret,
-            settlement: 3,
+            settlement: 4,
             pps_scaled: self.held.get(&boundary.epoch).is_some_and(|held| held.scaled),
             audits_unserved: self.epoch.unserved,
         }
