@@ -75,7 +75,8 @@ fn driver(version: Option<&str>, devices: &[Device], wanted: AccelMode) -> Check
 fn shares(devices: &[Device]) -> impl Iterator<Item = Check> {
     let told = |device: &Device| match device.choice {
         DeviceChoice::Processor { threads: Some(threads) } => {
-            Some(ok(device.name.clone(), format!("{threads} threads; models run on it")))
+            let many = if threads == 1 { "" } else { "s" };
+            Some(ok(device.name.clone(), format!("{threads} thread{many}; models run on it")))
         }
         DeviceChoice::Processor { threads: None } | DeviceChoice::Gpu(_) | DeviceChoice::Found => None,
     };
