@@ -74,8 +74,8 @@ pub use output::{StopReason, StopRule, finish_output, stop_reason};
 pub use picture::{
     MAX_PICTURE_SIDE, MAX_PICTURE_STEPS, PICTURE_SIDE_STEP, PaintRequest, SUMMARY_NUMBERS, noise, summary,
 };
-pub use pipe::{Isolated, MAX_FRAME_BYTES, PIPE_VERSION, Program, ServeError, serve};
-pub use provider::{EngineConfig, Hardware, NoProvider, Provider, Registry, Stats, Support};
+pub use pipe::{DeviceChoice, Isolated, MAX_FRAME_BYTES, PIPE_VERSION, Program, ServeError, serve};
+pub use provider::{DeviceStats, EngineConfig, Hardware, NoProvider, Provider, Registry, Stats, Support};
 pub use queenbee::queenbee;
 pub use rescore::{Asked, MAX_ASKED, RescoreRequest, Rescored};
 pub use safetensors::{MAX_SAFETENSORS_FILES, MAX_SAFETENSORS_HEADER_BYTES, SafetensorsError};

@@ -106,6 +106,19 @@ impl Stats {
     }
 }
 
+/// How a device that engines compute on is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceStats {
+    /// Its name, such as `gpu 1`; empty where there is no other.
+    pub name: String,
+    /// Whether all models can be run on it now.
+    pub is_up: bool,
+    /// Requests that run on it.
+    pub running: u32,
+    /// Requests that were begun on it since the process began.
+    pub begun: u64,
+}
+
 /// Finds, starts and stops engines of one kind.
 pub trait Provider: Send + Sync {
     /// The provider's name, unique in a [`Registry`].
@@ -125,6 +138,11 @@ pub trait Provider: Send + Sync {
 
     /// What its engines have done.
     fn stats(&self) -> Stats;
+
+    /// The devices that its engines compute on, each in a process of its own; none where it knows of none.
+    fn devices(&self) -> Vec<DeviceStats> {
+        Vec::new()
+    }
 
     /// The URL of the server that its engines use, while they do; nothing where they compute by themselves.
     fn endpoint(&self) -> Option<String> {

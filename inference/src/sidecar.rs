@@ -25,6 +25,9 @@ pub struct RunningProvider {
     pub engines: u32,
     /// Memory of their weights, in bytes; 0 where a server has them.
     pub weight_bytes: u64,
+    /// The names of the devices that they compute on, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
     /// URL of the server that they use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
@@ -54,6 +57,12 @@ pub fn write_sidecar(path: &Path, registry: &Registry) -> io::Result<()> {
                 provider: p.name().to_owned(),
                 engines: stats.engines,
                 weight_bytes: stats.weight_bytes,
+                devices: p
+                    .devices()
+                    .into_iter()
+                    .map(|device| device.name)
+                    .filter(|name| !name.is_empty())
+                    .collect(),
                 endpoint: p.endpoint(),
             }
         })

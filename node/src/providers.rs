@@ -1,27 +1,28 @@
 //! Who runs models here.
 
-use crate::cli::{AccelMode, MinerArgs, UserError};
+use crate::cli::{MinerArgs, UserError};
+use crate::devices::{self, Device};
 use anyhow::{Context, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use swarm_inference::{Candle, Isolated, OpenAi, Program, Registry, ServerAt, ServerConfig, write_sidecar};
+use swarm_protocol::statement::MAX_SLOTS;
 use tokio::sync::watch;
 
-/// The providers of a node, and the names of models that nothing runs for the moment.
+/// By model, the devices on which nothing runs it for the moment.
+pub type Gone = BTreeMap<String, BTreeSet<usize>>;
+
+/// The providers of a node, and what of them is gone.
 #[derive(Debug, Clone)]
 pub struct Providers {
     /// The providers.
     pub registry: Registry,
     /// Changes as engines end and are started again.
-    pub gone: watch::Receiver<BTreeSet<String>>,
-    /// What engines compute on, as the program that runs models says it: `cuda` or `cpu`.
-    pub device: String,
+    pub gone: watch::Receiver<Gone>,
+    /// What engines compute on, by the numbers that [`Gone`] has; at least one.
+    pub devices: Vec<Device>,
 }
-
-/// What that program says where it computes on a GPU, and on a processor.
-pub const GPU: &str = "cuda";
-const PROCESSOR: &str = "cpu";
 
 impl Providers {
     /// Engines that are processes, as a miner has them.
@@ -32,25 +33,34 @@ impl Providers {
         };
         check(&path)?;
         let max_memory_bytes = args.engine_memory.map(|mebibytes| u64::from(mebibytes) << 20);
-        let hides_gpus = args.accel_mode == AccelMode::Cpu;
-        let program = Program { max_memory_bytes, hides_gpus, ..Program::at(path) };
-        let device = device(&program, args.accel_mode)?;
-        let (tell, gone) = watch::channel(BTreeSet::new());
-        let watcher = move |model: &str, gone: Option<&str>| {
+        let program = Program { max_memory_bytes, ..Program::at(path) };
+        let devices = devices::find(&program, args.accel_mode, &args.devices)?;
+        let slots = args.slots as usize * devices.len();
+        if slots > MAX_SLOTS as usize {
+            let told =
+                format!("{slots} jobs at once on {} devices are more than a miner may run", devices.len());
+            return Err(UserError::misuse(told)
+                .hint(format!("lower --slots: {MAX_SLOTS} are the most"))
+                .into());
+        }
+        let (tell, gone) = watch::channel(Gone::new());
+        let watcher = move |model: &str, device: usize, gone: Option<&str>| {
             tell.send_modify(|all| {
+                let devices = all.entry(model.to_owned()).or_default();
                 match gone {
-                    Some(_) => all.insert(model.to_owned()),
-                    None => all.remove(model),
+                    Some(_) => devices.insert(device),
+                    None => devices.remove(&device),
                 };
             });
         };
+        let programs = devices.iter().map(|device| on(&program, device, devices.len() > 1)).collect();
         let mut registry = Registry::empty();
         // First: it runs only what its owner has named.
         if let Some(server) = server(args) {
             registry.register(Arc::new(OpenAi::new(server)));
         }
-        registry.register(Arc::new(Isolated::new(Arc::new(Candle::default()), program, watcher)));
-        Ok(Self { registry, gone, device })
+        registry.register(Arc::new(Isolated::new(Arc::new(Candle::default()), programs, watcher)));
+        Ok(Self { registry, gone, devices })
     }
 
     /// Writes down which of them run and where, until what is returned is dropped.
@@ -61,7 +71,7 @@ impl Providers {
 
     /// Providers whose engines never go.
     pub fn lasting(registry: Registry) -> Self {
-        Self { registry, gone: watch::channel(BTreeSet::new()).1, device: PROCESSOR.to_owned() }
+        Self { registry, gone: watch::channel(Gone::new()).1, devices: vec![Device::processor()] }
     }
 }
 
@@ -97,24 +107,10 @@ fn beside_this_program() -> Result<PathBuf> {
     Ok(this.with_file_name("swarm-engine"))
 }
 
-/// What the program computes on, or a refusal if that is not what is wanted.
-fn device(program: &Program, wanted: AccelMode) -> Result<String, UserError> {
-    let found = program.device_name();
-    match wanted {
-        AccelMode::Gpu if found.as_deref() == Ok(GPU) => {}
-        AccelMode::Gpu => {
-            let why = match found {
-                Ok(_) => "swarm-engine computes on the processor here".to_owned(),
-                Err(why) => why,
-            };
-            return Err(UserError::misuse(format!("a GPU is wanted, and {why}")).hint(
-                "name a build for your GPU with --engine (docs/nvidia-validation.md), or leave --accel-mode at auto",
-            ));
-        }
-        AccelMode::Auto | AccelMode::Cpu => {}
-    }
-    // What is wrong with it shows when it is to load a model.
-    Ok(found.unwrap_or_else(|_| PROCESSOR.to_owned()))
+/// The program as it is started for a device, which it names if there are others.
+fn on(program: &Program, device: &Device, among_others: bool) -> Program {
+    let device_name = if among_others { device.name.clone() } else { String::new() };
+    Program { device: device.choice, device_name, ..program.clone() }
 }
 
 fn check(path: &Path) -> Result<(), UserError> {
@@ -123,31 +119,4 @@ fn check(path: &Path) -> Result<(), UserError> {
     }
     Err(UserError::misuse(format!("there is no program {} to run models with", path.display()))
         .hint("swarm-engine comes with swarm-node: keep both in one folder, or name it with --engine"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    #[test]
-    fn a_gpu_that_is_wanted_has_to_be_computed_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let says = |name: &str, script: &str| {
-            let path = folder.path().join(name);
-            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-            Program::at(path)
-        };
-        let [gpu, cpu] = [GPU, PROCESSOR].map(|name| says(name, &format!("echo {name}")));
-        for wanted in [AccelMode::Auto, AccelMode::Gpu, AccelMode::Cpu] {
-            assert_eq!(device(&gpu, wanted).as_deref(), Ok(GPU));
-        }
-        assert_eq!(device(&cpu, AccelMode::Auto).as_deref(), Ok(PROCESSOR));
-        let refused = |program: &Program| device(program, AccelMode::Gpu).unwrap_err().message;
-        assert_eq!(refused(&cpu), "a GPU is wanted, and swarm-engine computes on the processor here");
-        let silent = says("silent", "exit 1");
-        assert!(refused(&silent).ends_with("silent does not say what it computes on"));
-        assert_eq!(device(&silent, AccelMode::Auto).as_deref(), Ok(PROCESSOR));
-    }
 }

@@ -52,7 +52,7 @@ fn main() -> Result<()> {
     boundary(&program)?;
     let big = written(folder.path())?;
     let here = engines(&Candle::default(), &big)?;
-    let there = Isolated::new(Arc::new(Candle::default()), Program::at(program), |_, _| {});
+    let there = Isolated::new(Arc::new(Candle::default()), vec![Program::at(program)], |_, _, _| {});
     let there = engines(&there, &big)?;
     throughput(here, there)
 }
@@ -110,7 +110,8 @@ fn intervals(engine: &mut dyn Engine, tokens: u32) -> Result<Vec<f64>> {
 /// What the pipe adds to a token and to a job, of a model that is quick.
 fn boundary(program: &Path) -> Result<()> {
     let config = EngineConfig { model: queenbee(), max_memory_bytes: None };
-    let isolated = Isolated::new(Arc::new(Candle::default()), Program::at(program.to_owned()), |_, _| {});
+    let isolated =
+        Isolated::new(Arc::new(Candle::default()), vec![Program::at(program.to_owned())], |_, _, _| {});
     let (mut here, mut there) = (Candle::default().start(&config)?, isolated.start(&config)?);
     let mut tokens = [Vec::new(), Vec::new()];
     let mut jobs = [Vec::new(), Vec::new()];

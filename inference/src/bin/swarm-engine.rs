@@ -9,7 +9,7 @@ Runs a model for swarm-node, which starts this program by itself: there is nothi
 
   swarm-node --role miner    starts it
   swarm-node doctor          whether it works on this machine
-  swarm-engine --device      what computes models and benchmarks here: cuda or cpu";
+  swarm-engine --device      what computes models and benchmarks here: cuda, metal or cpu";
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {

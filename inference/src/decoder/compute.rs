@@ -40,7 +40,7 @@ impl Compute {
         }
     }
 
-    /// What computes so in this process: `cuda`, or `cpu`.
+    /// What computes so in this process: `cuda`, `metal`, or `cpu`.
     pub fn device_name(self) -> &'static str {
         name_of(self.device())
     }
@@ -65,7 +65,7 @@ impl Compute {
         match self {
             Self::AllCores => !is_whole(format),
             Self::OneCore => false,
-            // candle has CUDA kernels for products and rows of these, and of no others.
+            // candle has kernels of CUDA and of Metal for products and rows of these, and of no others.
             Self::Device => matches!(
                 format,
                 GgmlDType::Q4_0

@@ -1,23 +1,18 @@
-//! Keeps a process of `swarm-engine` running for one model, and starts another when it ends.
+//! Keeps a process of `swarm-engine` running for one model on one device, and starts another when it ends.
 
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::frame::Described;
+use super::hosts::Subject;
 use super::isolated::Watcher;
 use super::process::{Process, Started};
 use super::program::Program;
 use crate::lock::lock;
-use crate::{EngineError, Interrupt, Manifest, Tokenizer};
 
 /// How long is waited after a process has ended, doubling with each that was of no use.
 const MIN_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// How long a request waits for a process that is being started.
-const MAX_START_WAIT: Duration = Duration::from_secs(10);
-/// Between two looks at a request's cancel token.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A model that a process of its own runs; dropping it ends the process.
 #[derive(Debug)]
@@ -25,10 +20,9 @@ pub(super) struct Host(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    manifest: Manifest,
-    tokenizer: Option<Tokenizer>,
-    model: Described,
+    subject: Arc<Subject>,
     program: Program,
+    device: usize,
     watcher: Watcher,
     life: Mutex<Life>,
     changed: Condvar,
@@ -39,6 +33,14 @@ struct Life {
     now: Now,
     weight_bytes: u64,
     restarts: u64,
+}
+
+/// Whether there is a process for a request.
+pub(super) enum Ready {
+    Up(Arc<Process>),
+    /// Why not, in a line.
+    NotYet(String),
+    Stopped,
 }
 
 #[derive(Debug)]
@@ -54,14 +56,13 @@ impl Host {
     /// Starts a process and waits until it has loaded the model.
     pub(super) fn start(
         program: &Program,
-        manifest: Manifest,
-        tokenizer: Option<Tokenizer>,
-        model: Described,
+        device: usize,
+        subject: Arc<Subject>,
         watcher: Watcher,
     ) -> Result<Self, String> {
         let life = Mutex::new(Life { now: Now::Starting, weight_bytes: 0, restarts: 0 });
         let (program, changed) = (program.clone(), Condvar::new());
-        let inner = Arc::new(Inner { manifest, tokenizer, model, program, watcher, life, changed });
+        let inner = Arc::new(Inner { subject, program, device, watcher, life, changed });
         let (first, outcome) = sync_channel(1);
         let supervised = inner.clone();
         let supervise = move || supervised.supervise(&first);
@@ -74,12 +75,8 @@ impl Host {
         }
     }
 
-    pub(super) fn manifest(&self) -> &Manifest {
-        &self.0.manifest
-    }
-
-    pub(super) fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.0.tokenizer.as_ref()
+    pub(super) fn program(&self) -> &Program {
+        &self.0.program
     }
 
     /// Whether a process can take requests now.
@@ -93,24 +90,21 @@ impl Host {
         (life.weight_bytes, life.restarts)
     }
 
-    /// The process, once it is up.
-    pub(super) fn process(&self, interrupt: Interrupt<'_>) -> Result<Arc<Process>, EngineError> {
-        let until = Instant::now() + MAX_START_WAIT;
-        let mut life = lock(&self.0.life);
-        loop {
-            interrupt.check()?;
-            match &life.now {
-                Now::Up(process) if !process.is_over() => return Ok(process.clone()),
-                Now::Stopped => return Err(EngineError::Cancelled),
-                Now::Down(why) if Instant::now() >= until => return Err(EngineError::Process(why.clone())),
-                Now::Starting if Instant::now() >= until => {
-                    return Err(EngineError::Process("it is still being started".to_owned()));
-                }
-                Now::Up(_) | Now::Starting | Now::Down(_) => {}
-            }
-            let waited = self.0.changed.wait_timeout(life, LOOK_INTERVAL);
-            life = waited.unwrap_or_else(PoisonError::into_inner).0;
+    /// The process, if it is up.
+    pub(super) fn ready(&self) -> Ready {
+        match &lock(&self.0.life).now {
+            Now::Up(process) if !process.is_over() => Ready::Up(process.clone()),
+            Now::Up(_) => Ready::NotYet("it has just ended".to_owned()),
+            Now::Starting => Ready::NotYet("it is still being started".to_owned()),
+            Now::Down(why) => Ready::NotYet(why.clone()),
+            Now::Stopped => Ready::Stopped,
         }
+    }
+
+    /// Waits until something has changed, or so long.
+    pub(super) fn wait(&self, time: Duration) {
+        // Whoever waits looks again at what there is.
+        drop(self.0.changed.wait_timeout(lock(&self.0.life), time));
     }
 
     /// Ends the process for good.
@@ -133,7 +127,7 @@ impl Inner {
     fn supervise(&self, first: &SyncSender<Result<(), String>>) {
         let mut useless = 0;
         loop {
-            let why = match Started::start(&self.program, self.model.clone()) {
+            let why = match Started::start(&self.program, self.subject.described.clone()) {
                 Ok((started, weight_bytes)) => {
                     let process = started.process.clone();
                     if !self.is_now(Now::Up(process.clone()), weight_bytes) {
@@ -156,8 +150,9 @@ impl Inner {
             }
             let backoff = MIN_BACKOFF.saturating_mul(1 << useless.min(16)).min(MAX_BACKOFF);
             tracing::warn!(
-                "the engine of {} is gone: {why}; another is started in {:.1} s",
-                self.manifest.name,
+                "the engine of {}{} is gone: {why}; another is started in {:.1} s",
+                self.subject.manifest.name,
+                self.program.on(),
                 backoff.as_secs_f64()
             );
             if !self.rest(backoff) || !self.is_now(Now::Starting, 0) {
@@ -173,9 +168,10 @@ impl Inner {
             return false;
         }
         life.restarts += u64::from(matches!(now, Now::Starting));
+        let name = &self.subject.manifest.name;
         match &now {
-            Now::Up(_) => self.watcher.tell(&self.manifest.name, None),
-            Now::Down(why) => self.watcher.tell(&self.manifest.name, Some(why)),
+            Now::Up(_) => self.watcher.tell(name, self.device, None),
+            Now::Down(why) => self.watcher.tell(name, self.device, Some(why)),
             Now::Starting | Now::Stopped => {}
         }
         life.now = now;

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::frame::{Described, Task};
 use super::host::Host;
+use super::hosts::{Hosts, Running, Subject, Tallies};
 use super::process::{Process, Reply};
 use super::program::Program;
 use crate::generate::{Predictor, generate};
 use crate::lock::lock;
 use crate::picture::MAX_PICTURE_BYTES;
 use crate::{
-    BenchRequest, CancelToken, Candidate, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
+    BenchRequest, CancelToken, Candidate, DeviceStats, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
     GenerateRequest, Generation, Hardware, Interrupt, Lap, Manifest, PaintRequest, Provider, RescoreRequest,
     Rescored, SUMMARY_NUMBERS, Stats, Step, Support, TokenSampler, Tokenizer, Workload,
 };
@@ -20,26 +21,28 @@ use crate::{
 /// Between two looks at a request's cancel token.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Runs what another provider would run in this process, in processes of `swarm-engine`: one for each model.
+/// Runs what another provider would run in this process, in processes of `swarm-engine`: one for each model and device.
 ///
-/// Whatever becomes of a process, its requests fail with a reason and another is started, after a pause that doubles
-/// up to 30 seconds while processes end without having been of use.
+/// Each request goes to the device with the fewest requests whose process is up. Whatever becomes of a process, its
+/// requests fail with a reason and another is started, after a pause that doubles up to 30 seconds while processes end
+/// without having been of use.
 pub struct Isolated {
     inside: Arc<dyn Provider>,
-    program: Program,
+    programs: Vec<Program>,
+    tallies: Tallies,
     watcher: Watcher,
     state: Arc<Mutex<State>>,
 }
 
-/// Is told a model's name when its process is up, and that and why when it is gone.
+/// Is told a model's name and a device's number when a process is up, and why when it is gone.
 #[derive(Clone)]
 pub(super) struct Watcher(Arc<Tell>);
 
-type Tell = dyn Fn(&str, Option<&str>) + Send + Sync;
+type Tell = dyn Fn(&str, usize, Option<&str>) + Send + Sync;
 
 impl Watcher {
-    pub(super) fn tell(&self, model: &str, gone: Option<&str>) {
-        self.0(model, gone);
+    pub(super) fn tell(&self, model: &str, device: usize, gone: Option<&str>) {
+        self.0(model, device, gone);
     }
 }
 
@@ -53,38 +56,40 @@ impl std::fmt::Debug for Watcher {
 struct State {
     stopped: CancelToken,
     stats: Stats,
-    hosts: Vec<Weak<Host>>,
+    /// Of each model.
+    hosts: Vec<Weak<Hosts>>,
 }
 
 impl State {
-    fn hosts(&self) -> impl Iterator<Item = Arc<Host>> {
+    fn hosts(&self) -> impl Iterator<Item = Arc<Hosts>> {
         self.hosts.iter().filter_map(Weak::upgrade)
     }
 }
 
 impl std::fmt::Debug for Isolated {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Isolated({} by {})", self.inside.name(), self.program.path.display())
+        write!(f, "Isolated({} by {:?})", self.inside.name(), self.programs)
     }
 }
 
 impl Isolated {
-    /// Has `program` run what `inside` supports; `inside` itself runs nothing.
+    /// Has these programs, one for each device, run what `inside` supports; `inside` itself runs nothing.
     ///
-    /// `watcher` is told a model's name when a process for it is up, and the name and why when it is gone.
+    /// `watcher` is told a model's name and a program's index when a process is up, and also why when it is gone.
     pub fn new(
         inside: Arc<dyn Provider>,
-        program: Program,
-        watcher: impl Fn(&str, Option<&str>) + Send + Sync + 'static,
+        programs: Vec<Program>,
+        watcher: impl Fn(&str, usize, Option<&str>) + Send + Sync + 'static,
     ) -> Self {
-        Self { inside, program, watcher: Watcher(Arc::new(watcher)), state: Arc::default() }
+        let tallies = Tallies::of(programs.len());
+        Self { inside, programs, tallies, watcher: Watcher(Arc::new(watcher)), state: Arc::default() }
     }
 
-    fn host(&self, config: &EngineConfig) -> Result<Arc<Host>, EngineError> {
+    fn hosts(&self, config: &EngineConfig) -> Result<Arc<Hosts>, EngineError> {
         let manifest = &config.model.manifest;
-        let found = lock(&self.state).hosts().find(|host| host.manifest() == manifest);
-        if let Some(host) = found {
-            return Ok(host);
+        let found = lock(&self.state).hosts().find(|hosts| hosts.manifest() == manifest);
+        if let Some(hosts) = found {
+            return Ok(hosts);
         }
         let tokenizer = match manifest.workload {
             Workload::LlmGen => Some(config.model.tokenizer()?),
@@ -92,15 +97,18 @@ impl Isolated {
         };
         let described = Described::of(&config.model)
             .map_err(|why| EngineError::Process(format!("{} cannot be given to it: {why}", manifest.name)))?;
-        let max_memory_bytes = config.max_memory_bytes.or(self.program.max_memory_bytes);
-        let program = Program { max_memory_bytes, ..self.program.clone() };
-        let watcher = self.watcher.clone();
-        let host = Host::start(&program, manifest.clone(), tokenizer, described, watcher);
-        let host = Arc::new(host.map_err(EngineError::Process)?);
+        let within = |program: &Program| {
+            let max_memory_bytes = config.max_memory_bytes.or(program.max_memory_bytes);
+            Program { max_memory_bytes, ..program.clone() }
+        };
+        let programs: Vec<_> = self.programs.iter().map(within).collect();
+        let subject = Subject { manifest: manifest.clone(), tokenizer, described };
+        let hosts = Hosts::start(&programs, subject, self.tallies.clone(), &self.watcher);
+        let hosts = Arc::new(hosts.map_err(EngineError::Process)?);
         let mut state = lock(&self.state);
-        state.hosts.retain(|host| host.strong_count() > 0);
-        state.hosts.push(Arc::downgrade(&host));
-        Ok(host)
+        state.hosts.retain(|hosts| hosts.strong_count() > 0);
+        state.hosts.push(Arc::downgrade(&hosts));
+        Ok(hosts)
     }
 }
 
@@ -114,10 +122,10 @@ impl Provider for Isolated {
     }
 
     fn start(&self, config: &EngineConfig) -> Result<Box<dyn Engine>, EngineError> {
-        let host = self.host(config)?;
+        let hosts = self.hosts(config)?;
         let mut state = lock(&self.state);
         state.stats.engines += 1;
-        Ok(Box::new(Proxy { host, stopped: state.stopped.clone(), state: self.state.clone() }))
+        Ok(Box::new(Proxy { hosts, stopped: state.stopped.clone(), state: self.state.clone() }))
     }
 
     fn stop(&self) {
@@ -125,39 +133,55 @@ impl Provider for Isolated {
         state.stopped.cancel();
         state.stopped = CancelToken::new();
         state.stats.engines = 0;
-        state.hosts().for_each(|host| host.stop());
+        state.hosts().for_each(|hosts| hosts.stop());
         state.hosts.clear();
     }
 
     fn is_running(&self) -> bool {
-        lock(&self.state).hosts().any(|host| host.is_up())
+        lock(&self.state).hosts().any(|hosts| hosts.hosts().iter().any(Host::is_up))
     }
 
     fn stats(&self) -> Stats {
         let state = lock(&self.state);
         let mut stats = state.stats;
-        for (weight_bytes, restarts) in state.hosts().map(|host| host.standing()) {
-            stats.weight_bytes += weight_bytes;
-            stats.restarts += restarts;
+        for hosts in state.hosts() {
+            for (weight_bytes, restarts) in hosts.hosts().iter().map(Host::standing) {
+                stats.weight_bytes += weight_bytes;
+                stats.restarts += restarts;
+            }
         }
         stats
     }
+
+    fn devices(&self) -> Vec<DeviceStats> {
+        let models: Vec<_> = lock(&self.state).hosts().collect();
+        let is_up = |device| {
+            let mut here = models.iter().filter_map(|hosts| hosts.hosts().get(device)).peekable();
+            here.peek().is_some() && here.all(Host::is_up)
+        };
+        let stats = |(device, (running, begun))| {
+            let name = self.programs.get(device).map(|program: &Program| program.device_name.clone());
+            let name = name.unwrap_or_default();
+            DeviceStats { name, is_up: is_up(device), running, begun }
+        };
+        self.tallies.read().into_iter().enumerate().map(stats).collect()
+    }
 }
 
-/// A slot of a process.
+/// A slot of a model's processes.
 struct Proxy {
-    host: Arc<Host>,
+    hosts: Arc<Hosts>,
     stopped: CancelToken,
     state: Arc<Mutex<State>>,
 }
 
 impl Engine for Proxy {
     fn manifest(&self) -> &Manifest {
-        self.host.manifest()
+        self.hosts.manifest()
     }
 
     fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.host.tokenizer()
+        self.hosts.tokenizer()
     }
 
     fn generate(
@@ -167,11 +191,11 @@ impl Engine for Proxy {
         cancel: &CancelToken,
         sink: &mut dyn FnMut(&Step) -> Flow,
     ) -> Result<Generation, EngineError> {
-        let tokenizer = self.host.tokenizer().ok_or(EngineError::Unsupported(Workload::LlmGen))?;
+        let tokenizer = self.hosts.tokenizer().ok_or(EngineError::Unsupported(Workload::LlmGen))?;
         let cancels = [cancel, &self.stopped];
         let interrupt = Interrupt::new(&cancels, request.deadline);
-        let context = self.host.manifest().context_length;
-        let mut remote = Remote::of(&self.host, request.max_memory_bytes);
+        let context = self.hosts.manifest().context_length;
+        let mut remote = Remote::of(&self.hosts, request.max_memory_bytes);
         let result = generate(&mut remote, tokenizer, context, request, interrupt, sampler, sink);
         drop(remote);
         lock(&self.state).stats.count(request, &result);
@@ -213,7 +237,7 @@ impl Engine for Proxy {
     ) -> Result<(), EngineError> {
         let cancels = [cancel, &self.stopped];
         let interrupt = Interrupt::new(&cancels, request.deadline);
-        let dimensions = self.host.manifest().dimensions as usize;
+        let dimensions = self.hosts.manifest().dimensions as usize;
         let task = Task::Embed { texts: request.texts.clone() };
         let tokens = request.texts.iter().map(Vec::len).sum();
         self.work(task, request.max_memory_bytes, tokens, interrupt, &mut |reply| match reply {
@@ -300,7 +324,7 @@ impl Proxy {
         take: &mut dyn FnMut(Reply) -> Option<Flow>,
     ) -> Result<(), EngineError> {
         let started = Instant::now();
-        let mut remote = Remote::of(&self.host, max_memory_bytes);
+        let mut remote = Remote::of(&self.hosts, max_memory_bytes);
         let mut results = task.results();
         let mut work = || {
             remote.order(task.clone(), interrupt)?;
@@ -335,30 +359,41 @@ impl Drop for Proxy {
 
 /// A task in another process.
 struct Remote<'a> {
-    host: &'a Host,
+    hosts: &'a Hosts,
     max_memory_bytes: Option<u64>,
-    begun: Option<(Arc<Process>, u64, Receiver<Reply>)>,
+    begun: Option<Begun>,
+}
+
+struct Begun {
+    process: Arc<Process>,
+    id: u64,
+    replies: Receiver<Reply>,
+    running: Running,
 }
 
 impl<'a> Remote<'a> {
-    fn of(host: &'a Host, max_memory_bytes: Option<u64>) -> Self {
-        Self { host, max_memory_bytes, begun: None }
+    fn of(hosts: &'a Hosts, max_memory_bytes: Option<u64>) -> Self {
+        Self { hosts, max_memory_bytes, begun: None }
     }
 
     fn order(&mut self, task: Task, interrupt: Interrupt<'_>) -> Result<(), EngineError> {
-        let process = self.host.process(interrupt)?;
-        let (id, replies) = process.begin(task, self.max_memory_bytes).map_err(EngineError::Process)?;
-        self.begun = Some((process, id, replies));
+        let (process, running) = self.hosts.process(interrupt)?;
+        let begun = process.begin(task, self.max_memory_bytes);
+        let (id, replies) = begun.map_err(|why| EngineError::Process(self.hosts.says(&running, &why)))?;
+        self.begun = Some(Begun { process, id, replies, running });
         Ok(())
     }
 
     fn reply(&self, interrupt: Interrupt<'_>) -> Result<Reply, EngineError> {
-        let Some((_, _, replies)) = &self.begun else {
+        let Some(Begun { replies, running, .. }) = &self.begun else {
             return Err(EngineError::Request("the task has not begun"));
         };
         loop {
             interrupt.check()?;
             match replies.recv_timeout(LOOK_INTERVAL) {
+                Ok(Reply::Ended(why)) if !why.is_empty() => {
+                    return Ok(Reply::Ended(self.hosts.says(running, &why)));
+                }
                 Ok(reply) => return Ok(reply),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(gone("it is gone")),
@@ -378,7 +413,7 @@ impl<'a> Remote<'a> {
 
     /// What another process says is looked at before anybody relies on it.
     fn checked(&self, candidates: Vec<Candidate>) -> Result<Vec<Candidate>, EngineError> {
-        let manifest = self.host.manifest();
+        let manifest = self.hosts.manifest();
         let known = candidates.iter().all(|candidate| candidate.token < manifest.vocab_size);
         let sorted = candidates.is_sorted_by(|a, b| a < b);
         match known && sorted && candidates.len() == manifest.top_k as usize {
@@ -408,8 +443,9 @@ impl Predictor for Remote<'_> {
     }
 
     fn next(&mut self, token: u32, interrupt: Interrupt<'_>) -> Result<Vec<Candidate>, EngineError> {
-        if let Some((process, id, _)) = &self.begun {
-            process.take(*id, token).map_err(EngineError::Process)?;
+        if let Some(Begun { process, id, .. }) = &self.begun {
+            // One that cannot be told is ending, and its end says why.
+            let _ = process.take(*id, token);
         }
         self.offered(interrupt)
     }
@@ -417,7 +453,7 @@ impl Predictor for Remote<'_> {
 
 impl Drop for Remote<'_> {
     fn drop(&mut self) {
-        if let Some((process, id, _)) = &self.begun {
+        if let Some(Begun { process, id, .. }) = &self.begun {
             process.leave(*id);
         }
     }

@@ -5,6 +5,7 @@
 
 mod frame;
 mod host;
+mod hosts;
 mod isolated;
 mod process;
 mod program;
@@ -12,5 +13,5 @@ mod serve;
 
 pub use frame::{MAX_FRAME_BYTES, PIPE_VERSION};
 pub use isolated::Isolated;
-pub use program::Program;
+pub use program::{DeviceChoice, Program};
 pub use serve::{ServeError, serve};

@@ -9,9 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, prlimit, waitid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::frame::{self, Described, Order, PIPE_VERSION, Report, Task};
 use super::program::Program;
@@ -222,9 +220,17 @@ fn fate(status: ExitStatus) -> String {
     }
 }
 
+#[cfg(target_os = "linux")]
 fn limit_memory(pid: Pid, bytes: u64) -> rustix::io::Result<()> {
+    use rustix::process::{Resource, Rlimit, prlimit};
     let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
     prlimit(Some(pid), Resource::Data, limit).map(|_| ())
+}
+
+/// Other systems let nobody limit another process.
+#[cfg(not(target_os = "linux"))]
+fn limit_memory(_: Pid, _: u64) -> rustix::io::Result<()> {
+    Err(rustix::io::Errno::NOTSUP)
 }
 
 /// Reads what a process writes for people to its end, and keeps the last of it as one line.

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
+use crate::device::PROCESSOR_ONLY;
+
 /// How long an engine may be silent, or take to end a job, before it is ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take to find its GPU, which a driver has to wake first.
@@ -13,7 +15,21 @@ const DEVICE_PATIENCE: Duration = Duration::from_secs(60);
 /// The longest name of a device.
 const MAX_DEVICE_NAME: u64 = 64;
 
-/// The program that runs models.
+/// What a process of the program is to compute on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// What it finds: the first GPU that its environment shows it, else the processor.
+    Found,
+    /// The GPU of NVIDIA's with this index, as `nvidia-smi` numbers them.
+    Gpu(u32),
+    /// The processor, with so many threads; with one for each core where none are named.
+    Processor {
+        /// Threads.
+        threads: Option<u32>,
+    },
+}
+
+/// The program that runs models, as it is started for a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// Where it is: `swarm-engine`.
@@ -22,18 +38,21 @@ pub struct Program {
     pub max_memory_bytes: Option<u64>,
     /// How long a process may be silent, or take to end a job, before it is ended.
     pub patience: Duration,
-    /// Whether it is to compute on the processor also where there is a GPU of NVIDIA's.
-    pub hides_gpus: bool,
+    /// What it is to compute on.
+    pub device: DeviceChoice,
+    /// What people call that device, such as `gpu 1`; empty where there is no other.
+    pub device_name: String,
 }
 
 impl Program {
-    /// The program at `path`, with any memory, any GPU and a patience of 10 seconds.
+    /// The program at `path`, with any memory, on what it finds, with a patience of 10 seconds.
     pub fn at(path: PathBuf) -> Self {
-        Self { path, max_memory_bytes: None, patience: PATIENCE, hides_gpus: false }
+        let (device, device_name) = (DeviceChoice::Found, String::new());
+        Self { path, max_memory_bytes: None, patience: PATIENCE, device, device_name }
     }
 
     /// What it computes on here, as [`crate::device_name`] says it there, or why it does not say; waits up to a minute.
-    pub fn device_name(&self) -> Result<String, String> {
+    pub fn computes_on(&self) -> Result<String, String> {
         let path = self.path.display();
         let mut child = self
             .command()
@@ -56,10 +75,27 @@ impl Program {
         let mut command = Command::new(&self.path);
         // As NVIDIA's own tools number them, so that everybody means the same GPU.
         command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
-        if self.hides_gpus {
-            command.env("CUDA_VISIBLE_DEVICES", "");
+        match self.device {
+            DeviceChoice::Found => {}
+            DeviceChoice::Gpu(index) => _ = command.env("CUDA_VISIBLE_DEVICES", index.to_string()),
+            DeviceChoice::Processor { threads } => {
+                command.env("CUDA_VISIBLE_DEVICES", "").env(PROCESSOR_ONLY, "1");
+                if let Some(threads) = threads {
+                    command.env("RAYON_NUM_THREADS", threads.to_string());
+                }
+            }
         }
         command
+    }
+
+    /// Where it computes, for the end of a clause.
+    pub(super) fn on(&self) -> String {
+        if self.device_name.is_empty() { String::new() } else { format!(" on {}", self.device_name) }
+    }
+
+    /// What became of a process, and of which.
+    pub(super) fn says(&self, why: &str) -> String {
+        if self.device_name.is_empty() { why.to_owned() } else { format!("{}: {why}", self.device_name) }
     }
 }
 

@@ -4,14 +4,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use swarm_inference::{
-    Asked, BenchRequest, CancelToken, Candle, DType, EmbedRequest, Engine, EngineConfig, EngineError, Flow,
-    GenerateRequest, Generation, Greedy, Isolated, Model, PaintRequest, Program, Provider, Registry,
-    RescoreRequest, Weights, device_name, matmul, queenbee,
+    Asked, BenchRequest, CancelToken, Candle, DType, DeviceChoice, DeviceStats, EmbedRequest, Engine,
+    EngineConfig, EngineError, Flow, GenerateRequest, Generation, Greedy, Isolated, Model, PaintRequest,
+    Program, Provider, Registry, RescoreRequest, Weights, device_name, matmul, queenbee,
 };
 use tempfile::TempDir;
 
@@ -37,17 +37,35 @@ impl Rig {
 
     fn of(script: &str, max_memory_bytes: Option<u64>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("engine");
-        fs::write(&path, format!("#!/bin/sh\necho $$ > '{}/pid'\n{script}\n", folder.path().display()))
-            .unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let program = Program { max_memory_bytes, patience: PATIENCE, ..Program::at(path) };
+        let pid = format!("echo $$ > '{}/pid'\n{script}", folder.path().display());
+        let program = Program { max_memory_bytes, patience: PATIENCE, ..program(&folder, &pid) };
+        Self::with(folder, vec![program])
+    }
+
+    /// With two processors, each with a thread.
+    fn of_two_devices() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let script = format!("echo $$ > '{}'/pid-$DEVICE; exec '{ENGINE}'", folder.path().display());
+        let script = format!("DEVICE=$(basename \"$0\")\n{script}");
+        let program = |name: &str| Program {
+            patience: PATIENCE,
+            device: DeviceChoice::Processor { threads: Some(1) },
+            device_name: name.to_owned(),
+            ..program_at(folder.path().join(name), &script)
+        };
+        let programs = vec![program("first"), program("second")];
+        Self::with(folder, programs)
+    }
+
+    fn with(folder: TempDir, programs: Vec<Program>) -> Self {
         let (tell, changes) = sync_channel(16);
         let tell = Mutex::new(tell);
-        let watcher = move |_: &str, gone: Option<&str>| {
-            let _ = tell.lock().unwrap().send(gone.map(str::to_owned));
+        let several = programs.len() > 1;
+        let watcher = move |_: &str, device: usize, gone: Option<&str>| {
+            let gone = gone.map(|why| if several { format!("{device}: {why}") } else { why.to_owned() });
+            let _ = tell.lock().unwrap().send(gone);
         };
-        let provider = Isolated::new(Arc::new(Candle::default()), program, watcher);
+        let provider = Isolated::new(Arc::new(Candle::default()), programs, watcher);
         Self { folder, provider, changes }
     }
 
@@ -56,7 +74,11 @@ impl Rig {
     }
 
     fn pid(&self) -> Pid {
-        let text = fs::read_to_string(self.folder.path().join("pid")).unwrap();
+        self.pid_in("pid")
+    }
+
+    fn pid_in(&self, file: &str) -> Pid {
+        let text = fs::read_to_string(self.folder.path().join(file)).unwrap();
         Pid::from_raw(text.trim().parse().unwrap()).unwrap()
     }
 
@@ -102,7 +124,10 @@ fn here(tokens: u32) -> Generation {
 
 /// A program of this shell script.
 fn program(folder: &TempDir, script: &str) -> Program {
-    let path = folder.path().join("engine");
+    program_at(folder.path().join("engine"), script)
+}
+
+fn program_at(path: PathBuf, script: &str) -> Program {
     fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     Program::at(path)
@@ -110,20 +135,22 @@ fn program(folder: &TempDir, script: &str) -> Program {
 
 #[test]
 fn a_program_says_what_it_computes_on() {
-    assert_eq!(Program::at(ENGINE.into()).device_name().as_deref(), Ok(device_name()));
+    assert_eq!(Program::at(ENGINE.into()).computes_on().as_deref(), Ok(device_name()));
     let folder = tempfile::tempdir().unwrap();
-    let echoes = program(&folder, "echo \"$1 ${CUDA_VISIBLE_DEVICES-any}\"");
-    assert_eq!(echoes.device_name().as_deref(), Ok("--device any"));
-    let hidden = Program { hides_gpus: true, ..echoes };
-    assert_eq!(hidden.device_name().as_deref(), Ok("--device"));
+    let says = "echo \"$1 ${CUDA_VISIBLE_DEVICES-any}, ${CUDA_DEVICE_ORDER}, ${RAYON_NUM_THREADS-all}\"";
+    let told = |device| Program { device, ..program(&folder, says) }.computes_on().unwrap();
+    assert_eq!(told(DeviceChoice::Found), "--device any, PCI_BUS_ID, all");
+    assert_eq!(told(DeviceChoice::Gpu(3)), "--device 3, PCI_BUS_ID, all");
+    assert_eq!(told(DeviceChoice::Processor { threads: None }), "--device , PCI_BUS_ID, all");
+    assert_eq!(told(DeviceChoice::Processor { threads: Some(7) }), "--device , PCI_BUS_ID, 7");
     for says_nothing in ["exit 1", "printf '\\377'", "yes"] {
-        let told = program(&folder, says_nothing).device_name();
+        let told = program(&folder, says_nothing).computes_on();
         assert!(
             told.as_ref().is_err_and(|why| why.ends_with("does not say what it computes on")),
             "{told:?}"
         );
     }
-    let nowhere = Program::at(folder.path().join("nowhere")).device_name();
+    let nowhere = Program::at(folder.path().join("nowhere")).computes_on();
     assert!(nowhere.as_ref().is_err_and(|why| why.contains("cannot be started")), "{nowhere:?}");
 }
 
@@ -273,6 +300,75 @@ fn a_killed_process_fails_its_request_and_another_serves_the_next() {
 }
 
 #[test]
+fn jobs_spread_over_devices_and_one_that_dies_takes_only_its_own_with_it() {
+    let rig = Rig::of_two_devices();
+    let expected = here(120);
+    let mut engines: Vec<_> = (0..5).map(|_| rig.start().unwrap()).collect();
+    assert_eq!([rig.change(), rig.change()], [None, None], "a process on each device, for all");
+    let used = |what: fn(&DeviceStats) -> u64| rig.provider.devices().iter().map(what).collect::<Vec<_>>();
+    assert_eq!(used(|device| device.is_up.into()), [1, 1]);
+
+    // All four have begun before the first may go on, so that each device has two.
+    let (begun, victim) = (Barrier::new(4), rig.pid_in("pid-second"));
+    let victims = Mutex::new(Vec::new());
+    std::thread::scope(|threads| {
+        let four: Vec<_> = engines[..4]
+            .iter_mut()
+            .map(|engine| {
+                let (begun, provider) = (&begun, &rig.provider);
+                threads.spawn(move || {
+                    let request = request(engine.as_ref(), 120);
+                    engine.generate(&request, &mut Greedy, &CancelToken::new(), &mut |step| {
+                        if step.position == 2 && begun.wait().is_leader() {
+                            assert_eq!(running(provider), [2, 2]);
+                            kill_process(victim, Signal::KILL).unwrap();
+                        }
+                        Flow::Continue
+                    })
+                })
+            })
+            .collect();
+        for made in four.into_iter().map(|one| one.join().unwrap()) {
+            match made {
+                Ok(made) => assert_eq!(made.ids, expected.ids, "the other device goes on"),
+                failed => victims.lock().unwrap().push(fails(failed)),
+            }
+        }
+    });
+    let victims = victims.into_inner().unwrap();
+    assert_eq!(victims, ["second: it was ended by signal 9"; 2]);
+    assert!(rig.change().unwrap().starts_with("1: it was ended by signal 9"));
+    assert_eq!(run(engines[4].as_mut(), 4).unwrap().ids, here(4).ids, "one device is enough");
+
+    assert_eq!(rig.change(), None, "it is up again");
+    let (before, again) = (used(|device| device.begun), 2);
+    for _ in 0..2 * again {
+        assert_eq!(run(engines[4].as_mut(), 4).unwrap().ids, here(4).ids);
+    }
+    assert_eq!((running(&rig.provider), used(|device| device.is_up.into())), (vec![0, 0], vec![1, 1]));
+    let after = used(|device| device.begun);
+    assert!(after[1] > before[1] && after[0] + after[1] == before[0] + before[1] + 2 * again, "{after:?}");
+    assert_eq!(rig.provider.stats().restarts, 1);
+}
+
+fn running(provider: &Isolated) -> Vec<u32> {
+    provider.devices().iter().map(|device| device.running).collect()
+}
+
+#[test]
+fn a_device_that_cannot_run_a_model_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let on = |name: &str, script: &str| Program {
+        device_name: name.to_owned(),
+        ..program_at(folder.path().join(name), script)
+    };
+    let programs = vec![on("gpu 0", &format!("exec '{ENGINE}'")), on("gpu 1", "echo no memory >&2; exit 1")];
+    let rig = Rig::with(tempfile::tempdir().unwrap(), programs);
+    let why = rig.start().err().unwrap().to_string();
+    assert!(why.contains("gpu 1: it ended with exit code 1, saying: no memory"), "{why}");
+}
+
+#[test]
 fn a_process_that_hangs_is_ended() {
     let rig = Rig::new();
     let mut engine = rig.start().unwrap();
@@ -346,8 +442,8 @@ fn programs_that_are_no_engine_are_refused_in_words_and_within_the_patience() {
     }
     let nowhere = Isolated::new(
         Arc::new(Candle::default()),
-        Program::at(PathBuf::from("/nowhere/swarm-engine")),
-        |_, _| {},
+        vec![Program::at(PathBuf::from("/nowhere/swarm-engine"))],
+        |_, _, _| {},
     );
     let why = nowhere.start(&EngineConfig { model: queenbee(), max_memory_bytes: None }).err().unwrap();
     assert!(why.to_string().contains("/nowhere/swarm-engine cannot be started"), "{why}");

@@ -15,6 +15,7 @@ use super::shared::{FileArgs, LogArgs, NetworkArgs, PoolArgs};
 use super::values::{
     content_age, content_size, duration, ens_name, ipfs_api, listener, positive_duration, window,
 };
+use crate::devices::Devices;
 use crate::metrics::DEFAULT_ADDRESS;
 use crate::miner::Hours;
 use crate::network::NetworkConfig;
@@ -241,8 +242,8 @@ pub struct MinerArgs {
     #[arg(long, global = true, env = "SWARMPOOL_ENS", value_name = "NAME", value_parser = ens_name)]
     pub ens: Option<String>,
 
-    /// Jobs to run at once
-    #[arg(long, env = "SWARMPOOL_SLOTS", default_value = "1", value_name = "N",
+    /// Jobs to run at once, on each device
+    #[arg(long, alias = "max-concurrency", env = "SWARMPOOL_SLOTS", default_value = "1", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=swarm_inference::MAX_BATCH_SEQUENCES as i64))]
     pub slots: u32,
 
@@ -254,7 +255,7 @@ pub struct MinerArgs {
     #[arg(long, env = "SWARMPOOL_HOURS", value_name = "HOURS", hide_short_help = true)]
     pub hours: Option<Hours>,
 
-    /// The most power in watts that NVIDIA's GPU may take while the miner runs; only root may set it
+    /// The most power in watts that each GPU of NVIDIA's may take while the miner runs; only root may set it
     #[arg(long, env = "SWARMPOOL_POWER_LIMIT", value_name = "WATTS", hide_short_help = true,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub power_limit: Option<u32>,
@@ -269,6 +270,18 @@ pub struct MinerArgs {
         global = true
     )]
     pub accel_mode: AccelMode,
+
+    /// What engines run on, each device by itself: auto, all GPUs, or else the processor; or a list, of GPUs by their
+    /// numbers in nvidia-smi and of cpu, such as 0,2 or cpu,cpu, which share the cores
+    #[arg(
+        long,
+        env = "SWARMPOOL_DEVICES",
+        default_value = "auto",
+        value_name = "LIST",
+        global = true,
+        hide_short_help = true
+    )]
+    pub devices: Devices,
 
     /// The program that runs models [default: swarm-engine beside this program]
     #[arg(long, env = "SWARMPOOL_ENGINE", value_name = "PATH", global = true, hide_short_help = true)]

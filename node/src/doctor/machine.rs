@@ -2,8 +2,9 @@
 
 use super::{Check, fail, failed, none, ok};
 use crate::cli::{AccelMode, NodeArgs, NodeRole};
+use crate::devices::Device;
 use crate::home::home_root;
-use crate::providers::GPU;
+use crate::nvidia::{self, Gpu};
 use crate::storage::disk::{MIN_FREE_BYTES, available_bytes};
 use crate::storage::home::read_secret;
 use crate::words::size;
@@ -11,22 +12,27 @@ use anyhow::Result;
 use rustix::fs::{Access, access};
 use std::path::{Path, PathBuf};
 use swarm_crypto::key::SecretKey;
-use swarm_inference::Hardware;
+use swarm_inference::{DeviceChoice, Hardware};
 
 /// What NVIDIA's kernel module says of itself.
 const NVIDIA_VERSION: &str = "/proc/driver/nvidia/version";
 
-/// `device` is what engines compute on, if there are any.
-pub(super) fn checks(args: &NodeArgs, device: Option<&str>) -> Result<Vec<Check>> {
+/// `devices` are what engines compute on; none if there are no engines.
+pub(super) fn checks(args: &NodeArgs, devices: &[Device]) -> Result<Vec<Check>> {
     let folder = home_root(&args.files)?.join(&args.pool.pool);
     let hardware = Hardware::probe();
-    Ok(vec![
-        ok("processor", format!("{} cores", hardware.cores)),
-        memory(hardware.memory_bytes),
-        gpu(std::fs::read_to_string(NVIDIA_VERSION).ok().as_deref(), device, args.miner.accel_mode),
-        disk(&folder),
-        key(&key_file(args, &folder), args.files.key.is_some()),
-    ])
+    let mut checks =
+        vec![ok("processor", format!("{} cores", hardware.cores)), memory(hardware.memory_bytes)];
+    let gpus = nvidia::gpus();
+    if gpus.is_empty() {
+        let version = std::fs::read_to_string(NVIDIA_VERSION).ok();
+        checks.push(driver(version.as_deref(), devices, args.miner.accel_mode));
+    }
+    checks.extend(gpus.iter().map(|told| gpu(told, devices)));
+    checks.extend(shares(devices));
+    checks.push(disk(&folder));
+    checks.push(key(&key_file(args, &folder), args.files.key.is_some()));
+    Ok(checks)
 }
 
 fn memory(free: u64) -> Check {
@@ -37,19 +43,44 @@ fn memory(free: u64) -> Check {
     }
 }
 
-/// The driver, if there is one, and whether engines use it.
-fn gpu(version: Option<&str>, device: Option<&str>, wanted: AccelMode) -> Check {
+/// A GPU, and whether engines use it.
+fn gpu(gpu: &Gpu, devices: &[Device]) -> Check {
+    let check = format!("gpu {}", gpu.index);
+    let memory = size(u64::from(gpu.memory_mib) << 20);
+    let free = gpu.free_mib.map_or(String::new(), |free| format!(", {} free", size(u64::from(free) << 20)));
+    let found = format!("{}, {memory}{free}, driver {}", gpu.name, gpu.driver);
+    match devices.iter().any(|device| device.gpu.as_ref().is_some_and(|used| used.index == gpu.index)) {
+        true => ok(check, format!("{found}; models run on it")),
+        false => none(check, format!("{found}; not used: see --devices, --accel-mode and --engine")),
+    }
+}
+
+/// Where nothing tells of single GPUs: the driver, if there is one, and whether engines use it.
+fn driver(version: Option<&str>, devices: &[Device], wanted: AccelMode) -> Check {
     let driver = version.and_then(|text| text.lines().next());
-    match (device, driver) {
-        (Some(GPU), driver) => {
-            ok("gpu", format!("{}; models run on it", driver.unwrap_or("a GPU of NVIDIA's")))
+    let used = devices.iter().find(|device| device.is_gpu());
+    match (used, driver) {
+        (Some(used), driver) => {
+            ok("gpu", format!("{}; models run on it, by {}", driver.unwrap_or("a GPU"), used.kind))
         }
-        (_, None) => none("gpu", "no NVIDIA driver; models run on the processor"),
-        (_, Some(driver)) if wanted == AccelMode::Cpu => {
+        (None, None) => none("gpu", "no NVIDIA driver; models run on the processor"),
+        (None, Some(driver)) if wanted == AccelMode::Cpu => {
             none("gpu", format!("{driver}; not used, as --accel-mode says"))
         }
-        (_, Some(driver)) => none("gpu", format!("{driver}; this swarm-engine does not use it")),
+        (None, Some(driver)) => none("gpu", format!("{driver}; this swarm-engine does not use it")),
     }
+}
+
+/// Processors that were named as devices of their own.
+fn shares(devices: &[Device]) -> impl Iterator<Item = Check> {
+    let told = |device: &Device| match device.choice {
+        DeviceChoice::Processor { threads: Some(threads) } => {
+            let many = if threads == 1 { "" } else { "s" };
+            Some(ok(device.name.clone(), format!("{threads} thread{many}; models run on it")))
+        }
+        DeviceChoice::Processor { threads: None } | DeviceChoice::Gpu(_) | DeviceChoice::Found => None,
+    };
+    devices.iter().filter_map(told)
 }
 
 fn disk(folder: &Path) -> Check {
@@ -109,27 +140,48 @@ fn key(path: &Path, is_named: bool) -> Check {
 mod tests {
     use super::super::State;
     use super::*;
+    use crate::nvidia::tests::two;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_driver_is_named_and_its_absence_too() {
         let version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15\nGCC version: 12\n";
-        let driver = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15; ";
-        let found = |device, wanted| {
-            let check = gpu(Some(version), device, wanted);
-            (check.state, check.found.strip_prefix(driver).map(str::to_owned))
+        let told = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15; ";
+        let used = |kind: &str| vec![Device { kind: kind.to_owned(), ..Device::processor() }];
+        let found = |devices: &[Device], wanted| {
+            let check = driver(Some(version), devices, wanted);
+            (check.state, check.found.strip_prefix(told).map(str::to_owned))
         };
-        let told = |state, words: &str| (state, Some(words.to_owned()));
-        assert_eq!(found(Some(GPU), AccelMode::Auto), told(State::Ok, "models run on it"));
-        let unused = told(State::None, "this swarm-engine does not use it");
+        let says = |state, words: &str| (state, Some(words.to_owned()));
+        assert_eq!(found(&used("cuda"), AccelMode::Auto), says(State::Ok, "models run on it, by cuda"));
+        let unused = says(State::None, "this swarm-engine does not use it");
         assert_eq!(
-            [found(Some("cpu"), AccelMode::Auto), found(None, AccelMode::Gpu)],
+            [found(&used("cpu"), AccelMode::Auto), found(&[], AccelMode::Gpu)],
             [unused.clone(), unused]
         );
-        let hidden = found(Some("cpu"), AccelMode::Cpu);
-        assert_eq!(hidden, told(State::None, "not used, as --accel-mode says"));
-        assert!(gpu(None, Some("cpu"), AccelMode::Cpu).found.contains("processor"));
-        assert_eq!(gpu(None, Some(GPU), AccelMode::Gpu).found, "a GPU of NVIDIA's; models run on it");
+        let hidden = found(&used("cpu"), AccelMode::Cpu);
+        assert_eq!(hidden, says(State::None, "not used, as --accel-mode says"));
+        assert!(driver(None, &used("cpu"), AccelMode::Cpu).found.contains("processor"));
+        assert_eq!(driver(None, &used("metal"), AccelMode::Gpu).found, "a GPU; models run on it, by metal");
+    }
+
+    #[test]
+    fn each_gpu_has_a_row_and_each_share_of_the_processor() {
+        let [first, second] = two().try_into().unwrap();
+        let used = Device { gpu: Some(first.clone()), ..Device::processor() };
+        let rows = [gpu(&first, std::slice::from_ref(&used)), gpu(&second, &[used])];
+        let expected = [
+            ok("gpu 0", "NVIDIA H200, 140.4 GiB, 139.8 GiB free, driver 580.65.06; models run on it"),
+            none(
+                "gpu 1",
+                "NVIDIA H100, PCIe, 79.6 GiB, driver 580.65.06; not used: see --devices, --accel-mode and --engine",
+            ),
+        ];
+        assert_eq!(rows, expected);
+        let choice = DeviceChoice::Processor { threads: Some(8) };
+        let share = Device { name: "cpu 1".to_owned(), choice, ..Device::processor() };
+        let rows: Vec<_> = shares(&[Device::processor(), share]).collect();
+        assert_eq!(rows, [ok("cpu 1", "8 threads; models run on it")]);
     }
 
     #[test]

@@ -74,8 +74,8 @@ pub async fn show(args: &NodeArgs, json: bool) -> Result<Exit> {
     tracing::info!("looking at this machine, its models and the pool {}", args.pool.pool);
     let miner = args.miner.clone();
     let providers = tokio::task::spawn_blocking(move || Providers::of(&miner)).await?;
-    let device = providers.as_ref().ok().map(|providers| providers.device.as_str());
-    let mut checks = machine::checks(args, device)?;
+    let devices = providers.as_ref().map_or(&[][..], |providers| &providers.devices);
+    let mut checks = machine::checks(args, devices)?;
     let manifests = args.models.clone();
     match providers {
         Ok(providers) => checks.extend(

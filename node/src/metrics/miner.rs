@@ -127,12 +127,12 @@ impl MinerMetrics {
         }
     }
 
-    /// An engine has ended by itself.
-    pub fn lost_engine(&self) {
-        self.engines_gone.inc();
+    /// So many engines have ended by themselves.
+    pub fn lost_engines(&self, engines: usize) {
+        self.engines_gone.inc_by(engines as u64);
     }
 
-    /// So many jobs can run at once.
+    /// So many jobs can run at once now.
     pub fn has_engines(&self, engines: u32) {
         self.engines.set(whole(engines));
     }

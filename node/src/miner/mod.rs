@@ -1,5 +1,6 @@
 //! The miner's process: the miner machine with engines, content and peers around it.
 
+mod capacity;
 mod diary;
 mod engines;
 mod hours;
@@ -15,14 +16,15 @@ mod work;
 use crate::cli::NodeArgs;
 use crate::clock::Clock;
 use crate::daemon::{self, Daemon, Mirroring};
+use crate::devices::Device;
 use crate::driver::{self, Input, MAX_INBOX};
 use crate::home::{data_dir, join_terms, network_config, wallet};
 use crate::import;
 use crate::link::{Heard, Link};
-use crate::metrics::{Exporter, MinerMetrics, Server};
+use crate::metrics::{DeviceSource, Exporter, MinerMetrics, Server};
 use crate::models::Shelf;
 use crate::network::{Network, NetworkEvent};
-use crate::providers::{GPU, Providers};
+use crate::providers::Providers;
 use crate::session::join;
 use crate::socket::Answering;
 use crate::status;
@@ -38,15 +40,13 @@ pub use pace::Pace;
 pub use pause::{Order, tell};
 use power::{Limit, Power};
 use shell::MinerShell;
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use streams::Streams;
-use swarm_inference::Hardware;
 use swarm_protocol::Millis;
-use swarm_protocol::miner::{AuditSecret, Config, Event, Miner, ModelTerms};
-use swarm_protocol::statement::{Assurance, Verified};
+use swarm_protocol::miner::{Event, Miner};
+use swarm_protocol::statement::Verified;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -55,7 +55,6 @@ const MAX_VIEW_PAGES: usize = 16;
 const VIEW_INTERVAL: Duration = Duration::from_secs(600);
 /// How long running jobs may take once the miner is told to stop.
 const DRAIN_GRACE: Millis = Millis::from_secs(10);
-const MIB: u64 = 1 << 20;
 /// In a miner's folder: what runs its models, and where.
 const PROVIDERS_FILE: &str = "providers.json";
 
@@ -76,8 +75,9 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let daemon = Daemon::open(args.ipfs_api.as_deref()).await?;
     let watching = CancellationToken::new();
     let _ends = watching.clone().drop_guard();
-    let (_limited, power) = power(args.miner.power_limit, providers.device == GPU, watching.clone()).await?;
-    let Some(engines) = start_engines(&models, args.miner.slots, providers, power, &stop).await? else {
+    let (_limited, power) = power(args.miner.power_limit, &providers.devices, watching.clone()).await?;
+    let slots = capacity::slots(&args.miner, providers);
+    let Some(engines) = start_engines(&models, slots, providers, power, &stop).await? else {
         return Ok(());
     };
     let _listed = providers.list(directory.file(PROVIDERS_FILE))?;
@@ -95,14 +95,15 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let _shown = match args.metrics.address {
         Some(address) => {
             let exporter = Exporter::of_node("miner", network.clone(), blocks.clone(), directory.path());
-            Some(show(address, exporter, mirror.as_ref(), &metrics).await?)
+            Some(show(address, exporter, mirror.as_ref(), &metrics, providers).await?)
         }
         None => None,
     };
     tracing::info!(
-        "miner {} ready with {}",
+        "miner {} ready with {} on {}",
         key.address(),
-        engines.models().keys().cloned().collect::<Vec<_>>().join(", ")
+        engines.models().keys().cloned().collect::<Vec<_>>().join(", "),
+        providers.devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     );
 
     let seen = status::Joined::default();
@@ -117,8 +118,8 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     };
     tracing::info!("joined {} of operator {}", terms.pool, joined.operator);
     let first = [joined.opened.clone(), joined.beacon.clone()];
-    let mut miner =
-        Miner::new(config(&args, &joined.pool, &key, &models, &engines, &providers.device, clock));
+    let offer = capacity::Offer { args: &args.miner, models: &models, engines: &engines, providers };
+    let mut miner = Miner::new(offer.config(&joined.pool, &key, clock));
     let link = Link::new(network.clone(), joined, clock).await;
     let view = LiveView::keeping(directory.file(EVIDENCE_FOLDER));
     tokio::spawn(view.clone().keep(link.clone(), MAX_VIEW_PAGES, VIEW_INTERVAL, stop.clone()));
@@ -127,7 +128,7 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let _ = seen.set(status::Member { link: link.clone(), view: view.clone(), diary: diary.clone() });
     let (inbox, mut inputs) = mpsc::channel(MAX_INBOX);
     let _orders = rests(&directory, args.miner.hours.as_ref(), &inbox, &stop);
-    tokio::spawn(tell_gone(providers.gone.clone(), inbox.clone(), metrics.clone()));
+    tokio::spawn(capacity::keep(offer.whole(), providers.gone.clone(), inbox.clone(), metrics.clone()));
     begin(&link, &view, first, &inbox).await?;
     metrics.operator_is_there(true);
     let heard = (view.clone(), streams.clone(), metrics.clone());
@@ -146,7 +147,11 @@ async fn show(
     mut exporter: Exporter,
     mirror: Option<&Mirroring>,
     metrics: &MinerMetrics,
+    providers: &Providers,
 ) -> Result<Server> {
+    let devices = DeviceSource::new(providers.registry.clone(), &providers.devices);
+    exporter.show(&devices);
+    exporter.read(devices);
     mirror.iter().for_each(|mirror| mirror.show(&mut exporter));
     exporter.show(metrics);
     Ok(Server::start(address, exporter).await?)
@@ -180,14 +185,16 @@ async fn begin(
     Ok(())
 }
 
-/// Limits what the GPU may take, if that is wanted, and begins to read what this machine takes.
+/// Limits what the GPUs may take, if that is wanted, and begins to read what this machine takes.
 async fn power(
     limit: Option<u32>,
-    with_gpu: bool,
+    devices: &[Device],
     ends: CancellationToken,
 ) -> Result<(Option<Limit>, Power)> {
-    let limited = tokio::task::spawn_blocking(move || limit.map(Limit::set).transpose()).await??;
-    let power = Power::probe(with_gpu);
+    let gpus: Vec<u32> = devices.iter().filter_map(|device| Some(device.gpu.as_ref()?.index)).collect();
+    let power = Power::probe(&gpus);
+    let set = move || limit.map(|watts| Limit::set(watts, &gpus)).transpose();
+    let limited = tokio::task::spawn_blocking(set).await??;
     if let Some(sources) = power.sources() {
         tracing::debug!("{sources} tell what they use");
     }
@@ -203,7 +210,7 @@ async fn start_engines(
     power: Power,
     stop: &CancellationToken,
 ) -> Result<Option<Engines>> {
-    if providers.device != GPU {
+    if !providers.devices.iter().all(Device::is_gpu) {
         warn_of_slow_formats(models);
     }
     let registry = &providers.registry;
@@ -216,67 +223,6 @@ async fn start_engines(
             // What was started ends with it, and that it was stopped is no error.
             let _ = starting.await;
             Ok(None)
-        }
-    }
-}
-
-fn config(
-    args: &NodeArgs,
-    pool: &swarm_crypto::address::PoolId,
-    key: &swarm_crypto::key::SecretKey,
-    models: &Models,
-    engines: &Engines,
-    device: &str,
-    clock: Clock,
-) -> Config {
-    let terms = |(model, assurances): (&String, &Vec<Assurance>)| ModelTerms {
-        model: model.clone(),
-        assurances: assurances.clone(),
-        min_price: args.miner.min_price,
-        vram_mb: models.get(model).map_or(0, |model| mebibytes(model.manifest().size.next_multiple_of(MIB))),
-    };
-    Config {
-        pool: *pool,
-        wallet: key.address(),
-        slots: args.miner.slots,
-        models: engines.models().iter().map(terms).collect(),
-        mode: args.miner.payout.into(),
-        ens: args.miner.ens.clone(),
-        device: device.to_owned(),
-        // What a processor's models may take is the machine's memory; what a GPU has, nobody says.
-        vram_mb: args.miner.engine_memory.unwrap_or_else(|| mebibytes(Hardware::probe().memory_bytes)),
-        boot_at: clock.now(),
-        audit_secret: AuditSecret::of(&key.to_bytes()),
-    }
-}
-
-/// Whole ones, as far as the wire can say.
-fn mebibytes(bytes: u64) -> u32 {
-    u32::try_from(bytes / MIB).unwrap_or(u32::MAX)
-}
-
-/// Tells the miner which models nothing runs for the moment.
-async fn tell_gone(
-    mut gone: watch::Receiver<BTreeSet<String>>,
-    inbox: mpsc::Sender<Input<Event, ()>>,
-    metrics: MinerMetrics,
-) {
-    let mut told = BTreeSet::new();
-    loop {
-        let now = gone.borrow_and_update().clone();
-        let lost = now.difference(&told).map(|model| Event::EngineGone { model: model.clone() });
-        let back = told.difference(&now).map(|model| Event::EngineBack { model: model.clone() });
-        for event in lost.chain(back) {
-            if matches!(event, Event::EngineGone { .. }) {
-                metrics.lost_engine();
-            }
-            if inbox.send(Input::Event(event)).await.is_err() {
-                return;
-            }
-        }
-        told = now;
-        if gone.changed().await.is_err() {
-            return;
         }
     }
 }

@@ -179,7 +179,7 @@ impl Miner {
         if !newer && !sooner {
             return;
         }
-        if self.duty.is_gone(&entry.model) {
+        if self.slots_of(&entry.model) == 0 {
             let reason = Decline::Engine(entry.model.clone());
             self.tell(Story::Declined { job: entry.job, reason });
         } else if let Some(reason) = self.objection(entry) {
@@ -208,7 +208,7 @@ impl Miner {
     /// A wallet that is not established holds one lease at a time, however many slots it has.
     fn has_room(&self, entry: &ListingEntry) -> bool {
         if self.own(entry).is_some_and(|own| own.established) {
-            self.free_slots() > 0
+            self.has_slot(&entry.model)
         } else {
             self.taken_slots() == 0
         }
@@ -325,7 +325,7 @@ impl Miner {
             Some(contest)
                 if contest.was_claimed()
                     && (contest.entry.attempt, contest.entry.seed) == (*term, *seed)
-                    && self.free_slots() > 0 =>
+                    && self.has_slot(&contest.entry.model) =>
             {
                 self.win(contest.entry, now + span, now);
             }

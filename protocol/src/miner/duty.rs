@@ -40,8 +40,8 @@ pub(super) struct Duty {
     ask_pause: Millis,
     /// Why no jobs are taken for now.
     pauses: BTreeSet<Pause>,
-    /// Models that nothing runs for now; at most those that are served.
-    gone: BTreeSet<String>,
+    /// Slots of the models that have less than all for now; at most those that are served.
+    lessened: BTreeMap<String, u32>,
     drain: Option<Drain>,
 }
 
@@ -64,11 +64,6 @@ impl Duty {
     /// Whether no jobs are taken.
     pub(super) fn is_resting(&self) -> bool {
         !self.pauses.is_empty() || self.drain.is_some()
-    }
-
-    /// Whether nothing runs the model for now.
-    pub(super) fn is_gone(&self, model: &str) -> bool {
-        self.gone.contains(model)
     }
 
     /// How long a wallet cools down at first, as posted; nothing before the pool has said it.
@@ -183,24 +178,35 @@ impl Miner {
         self.tell(Story::Resumed);
     }
 
-    pub(super) fn lose_engine(&mut self, model: String, now: Timestamp) {
-        if self.config.models.iter().any(|terms| terms.model == model) {
+    /// Others hear at once what can be run; claims of before on what cannot are taken back.
+    pub(super) fn take_engines(&mut self, model: String, slots: u32, now: Timestamp) {
+        let before = self.slots_of(&model);
+        let slots = slots.min(self.config.slots);
+        if slots == before || self.config.models.iter().all(|terms| terms.model != model) {
+            return;
+        }
+        if slots == 0 {
             self.contests.drop_model(&model);
-            self.duty.gone.insert(model);
-            self.duty.heartbeat_at = Some(now);
+        }
+        if slots > before {
+            self.ask_now(now);
+        }
+        self.duty.heartbeat_at = Some(now);
+        if slots == self.config.slots {
+            self.duty.lessened.remove(&model);
+        } else {
+            self.duty.lessened.insert(model, slots);
         }
     }
 
-    pub(super) fn regain_engine(&mut self, model: &str, now: Timestamp) {
-        if self.duty.gone.remove(model) {
-            self.duty.heartbeat_at = Some(now);
-            self.ask_now(now);
-        }
+    /// Jobs of a model that can be run at once for now, if nothing else is.
+    pub(super) fn slots_of(&self, model: &str) -> u32 {
+        self.duty.lessened.get(model).copied().unwrap_or(self.config.slots)
     }
 
     /// What is served and can be run now.
     fn served(&self) -> impl Iterator<Item = &ModelTerms> {
-        self.config.models.iter().filter(|terms| !self.duty.is_gone(&terms.model))
+        self.config.models.iter().filter(|terms| self.slots_of(&terms.model) > 0)
     }
 
     /// No race is run any more, and all are told so; gives how many jobs are still in hand.
@@ -238,7 +244,8 @@ impl Miner {
             boot_at: self.config.boot_at,
             counter: self.duty.beats,
             models: self.served().map(offer).collect(),
-            slots: self.config.slots,
+            // Whoever serves nothing for now says so by its models.
+            slots: self.served().map(|terms| self.slots_of(&terms.model)).max().unwrap_or(self.config.slots),
             mode: self.config.mode,
             ens: self.config.ens.clone(),
             device: self.config.device.clone(),
@@ -257,8 +264,8 @@ impl Miner {
     }
 
     fn is_idle(&self) -> bool {
-        let works = !self.duty.is_resting() && self.served().next().is_some();
-        self.duty.connected && works && self.free_slots() > 0
+        let works = !self.duty.is_resting() && self.served().any(|terms| self.has_slot(&terms.model));
+        self.duty.connected && works
     }
 
     fn ask_open_jobs(&mut self, now: Timestamp) {

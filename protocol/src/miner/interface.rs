@@ -22,7 +22,7 @@ pub struct Config {
     pub pool: PoolId,
     /// The wallet that signs and earns.
     pub wallet: Address,
-    /// Jobs it runs at once; 1 to [`crate::statement::MAX_SLOTS`].
+    /// Jobs it runs at once while all its engines are up; 1 to [`crate::statement::MAX_SLOTS`].
     pub slots: u32,
     /// What it serves; at most [`crate::statement::MAX_MODELS`].
     pub models: Vec<ModelTerms>,
@@ -106,15 +106,12 @@ pub enum Event {
         /// What was found, or why nothing could be.
         outcome: Result<Looked, String>,
     },
-    /// Nothing runs this model for now; jobs in hand end by [`Event::EngineDone`].
-    EngineGone {
+    /// What runs this model has changed: an engine of it is gone, or is back. Jobs in hand end by [`Event::EngineDone`].
+    Engines {
         /// The model's name.
         model: String,
-    },
-    /// The model can be run again.
-    EngineBack {
-        /// The model's name.
-        model: String,
+        /// Jobs of it that can be run at once for now; 0 while nothing runs it, and never above [`Config::slots`].
+        slots: u32,
     },
     /// The operator can be asked.
     Connected,

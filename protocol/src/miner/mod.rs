@@ -124,9 +124,9 @@ impl Miner {
         self.run_due_duties(now);
     }
 
-    /// Slots that neither a lease nor an outstanding claim takes.
-    fn free_slots(&self) -> usize {
-        usize::try_from(self.config.slots).unwrap_or(usize::MAX).saturating_sub(self.taken_slots())
+    /// Whether one more job of a model can be run: with fewer jobs in hand than its engines have slots, one of them has room.
+    fn has_slot(&self, model: &str) -> bool {
+        self.taken_slots() < usize::try_from(self.slots_of(model)).unwrap_or(usize::MAX)
     }
 
     fn taken_slots(&self) -> usize {
@@ -196,8 +196,7 @@ impl Machine for Miner {
             Event::EngineProgress { lease, units, prefix } => self.take_progress(lease, units, prefix, now),
             Event::EngineDone { lease, outcome } => self.take_outcome(lease, outcome, now),
             Event::Audited { epoch, index, outcome } => self.take_finding((epoch, index), outcome, now),
-            Event::EngineGone { model } => self.lose_engine(model, now),
-            Event::EngineBack { model } => self.regain_engine(&model, now),
+            Event::Engines { model, slots } => self.take_engines(model, slots, now),
             Event::Connected => self.connect(now),
             Event::Disconnected => self.duty.connected = false,
             Event::Pause(why) => self.pause(why, now),

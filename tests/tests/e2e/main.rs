@@ -9,6 +9,7 @@ mod churn;
 mod compaction;
 mod crashes;
 mod demo;
+mod devices;
 mod doctor;
 mod engines;
 mod floods;

@@ -1,10 +1,10 @@
-//! The energy that jobs use, as far as the machine tells it: of processors by the kernel's powercap counters, of the first GPU by
+//! The energy that jobs use, as far as the machine tells it: of processors by the kernel's powercap counters, of GPUs by
 //! `nvidia-smi`.
 
 mod gpu;
 mod processors;
 
-use gpu::Gpu;
+use gpu::Gpus;
 pub use gpu::Limit;
 use processors::Processors;
 use std::collections::BTreeMap;
@@ -25,28 +25,28 @@ pub struct Power(Arc<Mutex<Accounts>>);
 #[derive(Debug, Default)]
 struct Accounts {
     processors: Option<Processors>,
-    gpu: Option<Gpu>,
+    gpus: Option<Gpus>,
     /// Joules of each job that runs.
     running: BTreeMap<u64, f64>,
     next: u64,
 }
 
 impl Power {
-    /// What this machine tells, of a GPU only where one computes.
-    pub fn probe(with_gpu: bool) -> Self {
-        Self::of(Processors::probe(Path::new(POWERCAP)), if with_gpu { Gpu::probe() } else { None })
+    /// What this machine tells, of GPUs those with these indices, which compute.
+    pub fn probe(gpus: &[u32]) -> Self {
+        Self::of(Processors::probe(Path::new(POWERCAP)), Gpus::probe(gpus))
     }
 
-    fn of(processors: Option<Processors>, gpu: Option<Gpu>) -> Self {
-        Self(Arc::new(Mutex::new(Accounts { processors, gpu, ..Accounts::default() })))
+    fn of(processors: Option<Processors>, gpus: Option<Gpus>) -> Self {
+        Self(Arc::new(Mutex::new(Accounts { processors, gpus, ..Accounts::default() })))
     }
 
     /// What tells it, in words.
     pub fn sources(&self) -> Option<String> {
         let accounts = self.accounts();
         let processors = accounts.processors.is_some().then_some("the processors");
-        let gpu = accounts.gpu.is_some().then_some("the GPU");
-        let sources: Vec<_> = processors.into_iter().chain(gpu).collect();
+        let gpus = accounts.gpus.is_some().then_some("GPUs");
+        let sources: Vec<_> = processors.into_iter().chain(gpus).collect();
         (!sources.is_empty()).then(|| sources.join(" and "))
     }
 
@@ -78,8 +78,8 @@ impl Power {
 impl Accounts {
     fn read(&mut self) {
         let processors = self.processors.as_mut().map_or(0.0, Processors::used);
-        let gpu = self.gpu.as_mut().map_or(0.0, Gpu::used);
-        let each = (processors + gpu) / self.running.len().max(1) as f64;
+        let gpus = self.gpus.as_mut().map_or(0.0, Gpus::used);
+        let each = (processors + gpus) / self.running.len().max(1) as f64;
         self.running.values_mut().for_each(|joules| *joules += each);
     }
 }

@@ -149,7 +149,7 @@ fn a_miner_whose_engine_is_gone_takes_none_of_its_jobs_until_it_is_back() {
     let mut script = Script::established(2);
     let model = || entry(1).model;
     script.hears(OPERATOR, listing(entry(1)));
-    let lines = script.does(Event::EngineGone { model: model() });
+    let lines = script.does(Event::Engines { model: model(), slots: 0 });
     assert_eq!(lines, ["publish heartbeat", "hand heartbeat"]);
     let offered = |effect: &Effect| match effect {
         Effect::Publish(_, Statement { body: Body::Heartbeat(beat), .. }) => Some(beat.models.len()),
@@ -160,13 +160,41 @@ fn a_miner_whose_engine_is_gone_takes_none_of_its_jobs_until_it_is_back() {
     assert_eq!(script.hears(OPERATOR, listing(entry(2))), [declined]);
     let lines = script.hears(OPERATOR, lease(&entry(1), MINER, script.now + Millis::from_secs(60)));
     assert!(lines[0].starts_with("released: Withdrawn"), "a claim of before is taken back: {lines:?}");
-    assert_eq!(script.does(Event::EngineGone { model: "another".into() }), [""; 0]);
+    assert_eq!(script.does(Event::Engines { model: "another".into(), slots: 0 }), [""; 0]);
 
-    let lines = script.does(Event::EngineBack { model: model() });
+    let lines = script.does(Event::Engines { model: model(), slots: 2 });
     assert_eq!(lines, ["publish heartbeat", "hand heartbeat", "ask open jobs"]);
     assert_eq!(script.last(offered), 1);
     let lines = script.hears(OPERATOR, listing(entry(2)));
     assert!(lines.contains(&"publish claim".to_owned()), "it is not held against the job: {lines:?}");
+}
+
+#[test]
+fn a_miner_that_lost_some_engines_claims_no_more_than_the_others_can_run() {
+    let mut script = Script::established(4);
+    let model = || entry(1).model;
+    let claims = |lines: &[String]| lines.iter().filter(|line| *line == "publish claim").count();
+    script.runs(1);
+    let lines = script.does(Event::Engines { model: model(), slots: 2 });
+    assert_eq!(lines, ["publish heartbeat", "hand heartbeat"]);
+    let offered = |effect: &Effect| match effect {
+        Effect::Publish(_, Statement { body: Body::Heartbeat(beat), .. }) => {
+            Some((beat.models.len(), beat.slots))
+        }
+        _ => None,
+    };
+    assert_eq!(script.last(offered), (1, 2));
+    assert_eq!(claims(&script.hears(OPERATOR, listing(entry(2)))), 1, "one is left beside the job that runs");
+    assert_eq!(claims(&script.hears(OPERATOR, listing(entry(3)))), 0);
+    assert_eq!(script.does(Event::Engines { model: model(), slots: 2 }), [""; 0], "nothing has changed");
+
+    script.does(Event::Engines { model: model(), slots: 1 });
+    let lines = script.hears(OPERATOR, lease(&entry(2), MINER, script.now + Millis::from_secs(60)));
+    assert!(lines[0].starts_with("released: Withdrawn"), "nothing has room for it: {lines:?}");
+
+    script.does(Event::Engines { model: model(), slots: 9 });
+    assert_eq!(script.last(offered), (1, 4), "and not more than it said that it has");
+    assert_eq!(claims(&script.hears(OPERATOR, listing(entry(4)))), 1);
 }
 
 #[test]
