@@ -16,7 +16,8 @@ if [ -z "${PYTHON:-}" ]; then
         "$work/venv/bin/pip" install --quiet -r scripts/train/requirements-decoders.txt
 fi
 
-export RAYON_NUM_THREADS=1
+# As engines are started.
+export RAYON_NUM_THREADS=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 ours() { cargo bench --locked --quiet -p swarm-tests --bench batch -- "$@"; }
 files=("$work/big-q8_0.gguf" "$work/big-q4_k_m.gguf")
 ours write "$work/big-f16.gguf"

@@ -18,6 +18,7 @@ mod compute;
 mod config;
 mod layer;
 mod matrix;
+mod mix;
 mod one_core;
 mod products;
 mod score;

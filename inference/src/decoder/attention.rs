@@ -4,18 +4,18 @@
 //! cut into runs, and whether its beginning was computed now or before.
 
 use candle_core::{Device, Result, Tensor};
-use pulp::{Arch, Simd, WithSimd};
-use rayon::iter::{IndexedParallelIterator, ParallelIterator};
-use rayon::slice::ParallelSliceMut;
+use pulp::Arch;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-use super::cache::{BLOCK_POSITIONS, Place};
+use super::cache::Place;
 use super::layer::Attention;
+use super::mix::Mix;
 use super::{Compute, DecoderConfig, RotaryPairs, Run, Sequence};
 
 /// Multiplications for which it is worth waking other cores.
 const MIN_SHARED_WORK: usize = 1 << 18;
-/// Columns of values that are summed at a time: as many as stay in registers.
-const COLUMNS: usize = 32;
+/// Rows that are given to one core together.
+const MAX_ROWS: usize = 8;
 
 /// A row of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -80,88 +80,43 @@ fn attention(
     queries: &[f32],
 ) -> Vec<f32> {
     let DecoderConfig { heads, kv_heads, head_width, .. } = *config;
-    let mut out = vec![0.0; queries.len()];
+    // A head's rows that follow each other in one sequence meet its keys and values together.
+    let groups: Vec<&[Row]> =
+        rows.chunk_by(|row, next| row.run == next.run).flat_map(|run| run.chunks(MAX_ROWS)).collect();
+    let mut cells = vec![0.0; queries.len()];
+    let mut rest = cells.as_mut_slice();
+    let mut mixes = Vec::with_capacity(heads * groups.len());
+    for head in 0..heads {
+        let mut first = 0;
+        for group in &groups {
+            let (mixed, others) = rest.split_at_mut(group.len() * head_width);
+            rest = others;
+            let own = queries[first * config.query_width()..].chunks(config.query_width());
+            let own = own.take(group.len()).flat_map(|row| &row[head * head_width..][..head_width]);
+            mixes.push(Mix {
+                config,
+                sequence: &*sequences[group[0].run],
+                place: Place { layer, kv_head: head * kv_heads / heads },
+                queries: own.copied().collect(),
+                positions: group[0].position + 1,
+                mixed,
+            });
+            first += group.len();
+        }
+    }
     let arch = Arch::new();
-    let one = |(index, mixed): (usize, &mut [f32])| {
-        let row = rows[index / heads];
-        let place = Place { layer, kv_head: index % heads * kv_heads / heads };
-        let query = &queries[index * head_width..][..head_width];
-        let (sequence, positions) = (&*sequences[row.run], row.position + 1);
-        arch.dispatch(Mix { config, query, sequence, place, positions, mixed });
-    };
     let work: usize = rows.iter().map(|row| 2 * (row.position + 1) * config.query_width()).sum();
     if compute == Compute::AllCores && work >= MIN_SHARED_WORK {
-        out.par_chunks_mut(head_width).enumerate().for_each(one);
+        mixes.into_par_iter().for_each(|mix| arch.dispatch(mix));
     } else {
-        out.chunks_mut(head_width).enumerate().for_each(one);
+        mixes.into_iter().for_each(|mix| arch.dispatch(mix));
     }
-    out
-}
-
-/// Sets `mixed` to the values of the first positions, weighed by the softmax of the scaled products of `query` with their keys.
-struct Mix<'a> {
-    config: &'a DecoderConfig,
-    query: &'a [f32],
-    sequence: &'a Sequence,
-    place: Place,
-    positions: usize,
-    mixed: &'a mut [f32],
-}
-
-impl WithSimd for Mix<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Self { config, query, sequence, place, positions, mixed } = self;
-        let width = config.head_width;
-        let scale = 1.0 / (width as f32).sqrt();
-        let mut weights = vec![0.0; positions];
-        // Loops rather than closures: what is not compiled into this function is compiled without its caller's instructions.
-        for ((keys, _), weights) in
-            sequence.read(config, place, positions).zip(weights.chunks_mut(BLOCK_POSITIONS))
-        {
-            let mut products = [0.0; BLOCK_POSITIONS];
-            for (query, keys) in query.iter().zip(keys.as_chunks::<BLOCK_POSITIONS>().0) {
-                for (product, key) in products.iter_mut().zip(keys) {
-                    *product += query * key;
-                }
-            }
-            for (weight, product) in weights.iter_mut().zip(products) {
-                *weight = product * scale;
-            }
-        }
-        let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut sum = 0.0;
-        for weight in &mut weights {
-            *weight = (*weight - max).exp();
-            sum += *weight;
-        }
-        for weight in &mut weights {
-            *weight /= sum;
-        }
-        let weighed = || sequence.read(config, place, positions).zip(weights.chunks(BLOCK_POSITIONS));
-        let (columns, others) = mixed.as_chunks_mut::<COLUMNS>();
-        for (index, columns) in columns.iter_mut().enumerate() {
-            let mut sums = [0.0; COLUMNS];
-            for ((_, values), weights) in weighed() {
-                for (values, weight) in values.chunks_exact(width).zip(weights) {
-                    for (sum, value) in sums.iter_mut().zip(&values.as_chunks::<COLUMNS>().0[index]) {
-                        *sum += weight * value;
-                    }
-                }
-            }
-            *columns = sums;
-        }
-        let first = width - others.len();
-        for ((_, values), weights) in weighed() {
-            for (values, weight) in values.chunks_exact(width).zip(weights) {
-                for (sum, value) in others.iter_mut().zip(&values[first..]) {
-                    *sum += weight * value;
-                }
-            }
-        }
-    }
+    // From `(head, row, head_width)`.
+    let head_cells = rows.len() * head_width;
+    (0..rows.len() * heads)
+        .flat_map(|index| &cells[index % heads * head_cells + index / heads * head_width..][..head_width])
+        .copied()
+        .collect()
 }
 
 /// Cosine and sine of every row's angles, `(row, head_width / 2)`.

@@ -125,7 +125,7 @@ impl Sequence {
         config: &DecoderConfig,
         place: Place,
         positions: usize,
-    ) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
+    ) -> impl Iterator<Item = (&'a [f32], &'a [f32])> + Clone {
         let start = place.start(config);
         let width = config.head_width;
         self.blocks.iter().enumerate().map_while(move |(index, block)| {

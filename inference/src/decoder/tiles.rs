@@ -124,9 +124,12 @@ impl Tiles {
 
 /// From the lanes of all inputs for each tile's rows to `(input, row)`.
 fn by_input(lanes: &[Lane], length: usize) -> Vec<f32> {
-    let mut cells = Vec::with_capacity(lanes.len() * TILE_ROWS);
-    for input in 0..length {
-        lanes.iter().skip(input).step_by(length).for_each(|lane| cells.extend_from_slice(lane));
+    let rows = lanes.len() / length * TILE_ROWS;
+    let mut cells = vec![0.0; lanes.len() * TILE_ROWS];
+    for (tile_row, lanes) in lanes.chunks_exact(length).enumerate() {
+        for (input, lane) in lanes.iter().enumerate() {
+            cells[input * rows + tile_row * TILE_ROWS..][..TILE_ROWS].copy_from_slice(lane);
+        }
     }
     cells
 }

@@ -12,6 +12,8 @@ use crate::device::PROCESSOR_ONLY;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take to find its GPU, which a driver has to wake first.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(60);
+/// Settings of GNU's C library, by environment.
+const TUNABLES: &str = "GLIBC_TUNABLES";
 /// The longest name of a device.
 const MAX_DEVICE_NAME: u64 = 64;
 
@@ -75,6 +77,10 @@ impl Program {
         let mut command = Command::new(&self.path);
         // As NVIDIA's own tools number them, so that everybody means the same GPU.
         command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+        // Weights, keys and values in large pages, where the C library is GNU's and the system gives them to who asks.
+        if std::env::var_os(TUNABLES).is_none() {
+            command.env(TUNABLES, "glibc.malloc.hugetlb=1");
+        }
         match self.device {
             DeviceChoice::Found => {}
             DeviceChoice::Gpu(index) => _ = command.env("CUDA_VISIBLE_DEVICES", index.to_string()),
