@@ -3,18 +3,19 @@
 //! What a row gets depends on nothing but its own sequence, whoever else is in the batch, however the sequence was
 //! cut into runs, and whether its beginning was computed now or before.
 
+use std::ops::Range;
+
 use candle_core::{Device, Result, Tensor};
 use pulp::Arch;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-use super::cache::Place;
 use super::layer::Attention;
 use super::mix::Mix;
 use super::{Compute, DecoderConfig, RotaryPairs, Run, Sequence};
 
 /// Multiplications for which it is worth waking other cores.
 const MIN_SHARED_WORK: usize = 1 << 18;
-/// Rows that are given to one core together.
+/// Rows of a sequence that are given to one core together.
 const MAX_ROWS: usize = 8;
 
 /// A row of a batch.
@@ -79,44 +80,46 @@ fn attention(
     sequences: &[&mut Sequence],
     queries: &[f32],
 ) -> Vec<f32> {
-    let DecoderConfig { heads, kv_heads, head_width, .. } = *config;
-    // A head's rows that follow each other in one sequence meet its keys and values together.
-    let groups: Vec<&[Row]> =
-        rows.chunk_by(|row, next| row.run == next.run).flat_map(|run| run.chunks(MAX_ROWS)).collect();
-    let mut cells = vec![0.0; queries.len()];
-    let mut rest = cells.as_mut_slice();
-    let mut mixes = Vec::with_capacity(heads * groups.len());
-    for head in 0..heads {
-        let mut first = 0;
-        for group in &groups {
-            let (mixed, others) = rest.split_at_mut(group.len() * head_width);
-            rest = others;
-            let own = queries[first * config.query_width()..].chunks(config.query_width());
-            let own = own.take(group.len()).flat_map(|row| &row[head * head_width..][..head_width]);
-            mixes.push(Mix {
-                config,
-                sequence: &*sequences[group[0].run],
-                place: Place { layer, kv_head: head * kv_heads / heads },
-                queries: own.copied().collect(),
-                positions: group[0].position + 1,
-                mixed,
-            });
-            first += group.len();
+    let query_width = config.query_width();
+    let work: usize = rows.iter().map(|row| 2 * (row.position + 1) * query_width).sum();
+    let cores = match compute {
+        Compute::AllCores if work >= MIN_SHARED_WORK => rayon::current_num_threads(),
+        _ => 1,
+    };
+    let heads_each = config.kv_heads.div_ceil(cores);
+    let mut mixes = Vec::new();
+    let mut first = 0;
+    for rows in rows.chunk_by(|row, next| row.run == next.run).flat_map(|run| run.chunks(MAX_ROWS)) {
+        let queries = &queries[first * query_width..][..rows.len() * query_width];
+        for kv_head in (0..config.kv_heads).step_by(heads_each) {
+            let kv_heads = kv_head..(kv_head + heads_each).min(config.kv_heads);
+            let (sequence, positions) = (&*sequences[rows[0].run], rows[0].position + 1);
+            mixes.push((first, Mix { config, sequence, layer, kv_heads, queries, positions }));
         }
+        first += rows.len();
     }
     let arch = Arch::new();
-    let work: usize = rows.iter().map(|row| 2 * (row.position + 1) * config.query_width()).sum();
-    if compute == Compute::AllCores && work >= MIN_SHARED_WORK {
-        mixes.into_par_iter().for_each(|mix| arch.dispatch(mix));
-    } else {
-        mixes.into_iter().for_each(|mix| arch.dispatch(mix));
+    let one = |(first, mix): (usize, Mix<'_>)| (first, mix.kv_heads.clone(), arch.dispatch(mix));
+    let mixed: Vec<_> = match cores {
+        1 => mixes.into_iter().map(one).collect(),
+        _ => mixes.into_par_iter().map(one).collect(),
+    };
+    in_rows(config, rows.len(), &mixed)
+}
+
+/// From what was mixed of some heads for the rows from the first named, `(kv_head, row, head, head_width)` each, to
+/// `(row, head, head_width)`.
+fn in_rows(config: &DecoderConfig, rows: usize, mixed: &[(usize, Range<usize>, Vec<f32>)]) -> Vec<f32> {
+    let (query_width, shared) = (config.query_width(), config.query_width() / config.kv_heads);
+    let mut cells = vec![0.0; rows * query_width];
+    for (first, kv_heads, mixed) in mixed {
+        let rows = mixed.len() / kv_heads.len() / shared;
+        for (index, mixed) in mixed.chunks_exact(shared).enumerate() {
+            let (kv_head, row) = (kv_heads.start + index / rows, first + index % rows);
+            cells[row * query_width + kv_head * shared..][..shared].copy_from_slice(mixed);
+        }
     }
-    // From `(head, row, head_width)`.
-    let head_cells = rows.len() * head_width;
-    (0..rows.len() * heads)
-        .flat_map(|index| &cells[index % heads * head_cells + index / heads * head_width..][..head_width])
-        .copied()
-        .collect()
+    cells
 }
 
 /// Cosine and sine of every row's angles, `(row, head_width / 2)`.

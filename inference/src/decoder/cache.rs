@@ -118,21 +118,19 @@ impl Sequence {
         }
     }
 
-    /// Of one head, block by block: keys of all positions of the block, `(head_width, position)`, and values of those among the
-    /// first `positions`, `(position, head_width)`.
-    pub(super) fn read<'a>(
-        &'a self,
+    /// Of one head and block: keys of all positions, `(head_width, position)`, and values of those among the first `positions`
+    /// of the sequence, `(position, head_width)`.
+    pub(super) fn read(
+        &self,
         config: &DecoderConfig,
         place: Place,
+        block: usize,
         positions: usize,
-    ) -> impl Iterator<Item = (&'a [f32], &'a [f32])> + Clone {
-        let start = place.start(config);
-        let width = config.head_width;
-        self.blocks.iter().enumerate().map_while(move |(index, block)| {
-            let left = positions.saturating_sub(index * BLOCK_POSITIONS).min(BLOCK_POSITIONS);
-            let keys = start..start + BLOCK_POSITIONS * width;
-            (left > 0).then(|| (&block.keys[keys], &block.values[start..start + left * width]))
-        })
+    ) -> (&[f32], &[f32]) {
+        let (start, width) = (place.start(config), config.head_width);
+        let left = positions.saturating_sub(block * BLOCK_POSITIONS).min(BLOCK_POSITIONS);
+        let block = &self.blocks[block];
+        (&block.keys[start..start + BLOCK_POSITIONS * width], &block.values[start..start + left * width])
     }
 }
 

@@ -112,12 +112,10 @@ impl<'a, R: Read + Seek> Weights<'a, R> {
     /// A matrix to multiply by.
     pub(super) fn matrix(&mut self, name: &str, shape: &[usize; 2]) -> Result<Matrix, LoadError> {
         let file = self.file_bytes(name, shape);
+        // Tiles take the place of the file's order; candle's kernels keep theirs beside it.
         self.spend(match self.kept(name) {
-            // The file's order is given up for theirs, which candle's kernels keep beside it.
-            Some(format) if self.compute == Compute::AllCores => {
-                Tiles::bytes(format, *shape).unwrap_or(2 * file)
-            }
-            _ => file,
+            Some(format) => self.tile_bytes(format, *shape).unwrap_or(file + self.copy_bytes(file)),
+            None => file,
         })?;
         let table = self.read_table(name, shape)?;
         Ok(Matrix::of(table, self.compute)?)
@@ -125,9 +123,10 @@ impl<'a, R: Read + Seek> Weights<'a, R> {
 
     /// A table to multiply by.
     pub(super) fn matrix_of(&mut self, table: &Table) -> Result<Matrix, LoadError> {
-        if let (Table::Quantised(tensor), Compute::AllCores) = (table, self.compute) {
-            let copy = Tiles::bytes(tensor.dtype(), tensor.shape().dims2()?.into());
-            self.spend(copy.unwrap_or(tensor.storage_size_in_bytes() as u64))?;
+        if let Table::Quantised(tensor) = table {
+            let copy = self.copy_bytes(tensor.storage_size_in_bytes() as u64);
+            let tiles = self.tile_bytes(tensor.dtype(), tensor.shape().dims2()?.into());
+            self.spend(tiles.unwrap_or(copy))?;
         }
         Ok(Matrix::of(table.clone(), self.compute)?)
     }
@@ -163,6 +162,15 @@ impl<'a, R: Read + Seek> Weights<'a, R> {
         self.unused.remove(name);
         let device = if self.kept(name).is_some() { self.compute.device() } else { &Device::Cpu };
         self.source.read(name, shape, device)
+    }
+
+    fn tile_bytes(&self, format: GgmlDType, shape: [usize; 2]) -> Option<u64> {
+        Tiles::bytes(format, shape).filter(|_| self.compute == Compute::AllCores)
+    }
+
+    /// Memory of the order in which candle's kernels for processors have a matrix of so many bytes.
+    fn copy_bytes(&self, file: u64) -> u64 {
+        if self.compute.device().is_cpu() { file } else { 0 }
     }
 
     /// The tensor's format, if it stays as it is.

@@ -10,18 +10,18 @@ use super::BLOCK;
 pub(super) struct Block {
     /// Four integers in each.
     pub(super) fours: [i32; BLOCK / 4],
-    /// Sums of 16.
-    pub(super) sums: [i32; BLOCK / 16],
-    /// Sums of 32.
-    pub(super) double_sums: [i32; BLOCK / 32],
-    /// The same times the scale.
+    /// What makes up for quants that are 32 too large: sums of 16 times -32.
+    pub(super) less_32: [i32; BLOCK / 16],
+    /// And for those that are 128 too large: sums of 32 times -128.
+    pub(super) less_128: [i32; BLOCK / 32],
+    /// Sums of 32 times the scale.
     pub(super) scaled_sums: [f32; BLOCK / 32],
     pub(super) scale: f32,
 }
 
 /// Of zeros.
 pub(super) static EMPTY: Block =
-    Block { fours: [0; _], sums: [0; _], double_sums: [0; _], scaled_sums: [0.0; _], scale: 0.0 };
+    Block { fours: [0; _], less_32: [0; _], less_128: [0; _], scaled_sums: [0.0; _], scale: 0.0 };
 
 /// Of rows whose columns are a multiple of [`BLOCK`]: the blocks of the first, then of the next.
 pub(super) fn quantised(token: X64V4xToken, cells: &[f32]) -> Vec<Block> {
@@ -48,14 +48,15 @@ fn fill(_token: X64V4xToken, cells: &[[f32; BLOCK]], blocks: &mut [Block]) {
         for (four, integers) in block.fours.iter_mut().zip(fours) {
             *four = i32::from_le_bytes(integers.map(i8::cast_unsigned));
         }
+        let mut sums = [0; BLOCK / 16];
         let (runs, _) = integers.as_chunks::<16>();
-        for (sum, integers) in block.sums.iter_mut().zip(runs) {
+        for (sum, integers) in sums.iter_mut().zip(runs) {
             *sum = integers.iter().map(|integer| i32::from(*integer)).sum();
         }
-        for run in 0..BLOCK / 32 {
-            let sum = block.sums[2 * run] + block.sums[2 * run + 1];
-            block.double_sums[run] = sum;
-            block.scaled_sums[run] = block.scale * sum as f32;
+        block.less_32 = sums.map(|sum| -32 * sum);
+        for (run, [first, second]) in sums.as_chunks::<2>().0.iter().enumerate() {
+            block.less_128[run] = -128 * (first + second);
+            block.scaled_sums[run] = block.scale * (first + second) as f32;
         }
     }
 }

@@ -151,7 +151,7 @@ fn q6<const M: usize>(_token: X64V4xToken, tiles: &[Q6Tile], inputs: [&[Block]; 
             for input in 0..M {
                 let block = blocks[input];
                 // The quants are 32 too large.
-                let mut sum = _mm512_set1_epi32(-32 * block.sums[run]);
+                let mut sum = _mm512_set1_epi32(block.less_32[run]);
                 for four in 0..4 {
                     sum = _mm512_dpbusd_epi32(
                         sum,
@@ -178,7 +178,7 @@ fn q8<const M: usize>(_token: X64V4xToken, tiles: &[Q8Tile], inputs: [&[Block]; 
             // The quants are 128 too large.
             let mut sums = [_mm512_setzero_si512(); M];
             for input in 0..M {
-                sums[input] = _mm512_set1_epi32(-128 * blocks[input].double_sums[run]);
+                sums[input] = _mm512_set1_epi32(blocks[input].less_128[run]);
             }
             for four in 8 * run..8 * run + 8 {
                 let quants = _mm512_loadu_si512(&tile.quants[four]);
