@@ -124,9 +124,9 @@ impl Mix<'_> {
             let seen = self.positions + asker / self.sharing();
             if asker < together {
                 let own = &mut weights[asker / ASKERS * ASKERS * room..][..ASKERS * room];
-                softmax(&mut own.as_chunks_mut::<ASKERS>().0, asker % ASKERS, seen, scale);
+                softmax(own.as_chunks_mut::<ASKERS>().0, asker % ASKERS, seen, scale);
             } else {
-                softmax(&mut weights[asker * room..][..room].as_chunks_mut::<1>().0, 0, seen, scale);
+                softmax(weights[asker * room..][..room].as_chunks_mut::<1>().0, 0, seen, scale);
             }
         }
     }

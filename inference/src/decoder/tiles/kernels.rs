@@ -81,7 +81,7 @@ impl Tile for Q8Tile {
 
 /// The block of each input at `index`; a loop, which unlike a closure has the caller's instructions.
 #[inline(always)]
-fn at<'a, const M: usize>(inputs: [&'a [Block]; M], index: usize) -> [&'a Block; M] {
+fn at<const M: usize>(inputs: [&[Block]; M], index: usize) -> [&Block; M] {
     let mut blocks = [&EMPTY; M];
     for (block, input) in blocks.iter_mut().zip(inputs) {
         *block = &input[index];
@@ -152,12 +152,8 @@ fn q6<const M: usize>(_token: X64V4xToken, tiles: &[Q6Tile], inputs: [&[Block]; 
                 let block = blocks[input];
                 // The quants are 32 too large.
                 let mut sum = _mm512_set1_epi32(block.less_32[run]);
-                for four in 0..4 {
-                    sum = _mm512_dpbusd_epi32(
-                        sum,
-                        quants[four],
-                        _mm512_set1_epi32(block.fours[4 * run + four]),
-                    );
+                for (quants, four) in quants.into_iter().zip(&block.fours[4 * run..4 * run + 4]) {
+                    sum = _mm512_dpbusd_epi32(sum, quants, _mm512_set1_epi32(*four));
                 }
                 let scales = _mm512_mul_ps(scales, _mm512_set1_ps(block.scale));
                 totals[input] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scales, totals[input]);
