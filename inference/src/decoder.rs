@@ -23,6 +23,10 @@ mod one_core;
 mod products;
 mod score;
 mod table;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "decoder/no_tiles.rs"]
 mod tiles;
 mod weights;
 
@@ -161,7 +165,7 @@ impl Decoder {
         let positions = tokens.min(context_length).next_multiple_of(BLOCK_POSITIONS);
         let row = 8 * width + 6 * self.config.query_width() + 4 * hidden;
         let scores = match self.compute {
-            Compute::AllCores | Compute::OneCore => positions,
+            Compute::AllCores | Compute::OneCore => self.config.heads * positions,
             // Those of all heads, as they are, masked and as weights, and the mask.
             Compute::Device => (3 * self.config.heads + 1) * positions,
         };

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use candle_core::utils::{cuda_is_available, metal_is_available};
 use candle_core::{Device, Error};
 
-/// A variable by which a node keeps an engine to the processor: no driver has one for Metal.
+/// A variable by which a node keeps an engine to the processor.
 pub(crate) const PROCESSOR_ONLY: &str = "SWARM_ENGINE_PROCESSOR_ONLY";
 
 /// The first GPU of NVIDIA's or Apple's where this program was built for one (features `cuda` and `metal`) and there is
@@ -16,10 +16,12 @@ pub(crate) const PROCESSOR_ONLY: &str = "SWARM_ENGINE_PROCESSOR_ONLY";
 pub(crate) fn device() -> &'static Device {
     static CHOSEN: OnceLock<Device> = OnceLock::new();
     CHOSEN.get_or_init(|| {
-        let found = if cuda_is_available() {
+        let found = if std::env::var_os(PROCESSOR_ONLY).is_some() {
+            return Device::Cpu;
+        } else if cuda_is_available() {
             // One stream for all threads: products share scratch memory, which only the order of one stream keeps apart.
             Device::new_cuda_with_stream(0)
-        } else if metal_is_available() && std::env::var_os(PROCESSOR_ONLY).is_none() {
+        } else if metal_is_available() {
             metal()
         } else {
             return Device::Cpu;

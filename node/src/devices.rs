@@ -122,7 +122,10 @@ pub fn in_words(devices: &[Device]) -> String {
 
 /// The memory in MiB that any job can count on, as it runs on one of them: that of the smallest.
 pub fn memory_mib(devices: &[Device], host: u32) -> u32 {
-    devices.iter().map(|device| device.memory_mib(host)).min().unwrap_or(host)
+    // Each that shares the processor has its own copy of the weights.
+    let shares = devices.iter().filter(|device| !device.is_gpu()).count().max(1);
+    let share = host / u32::try_from(shares).unwrap_or(u32::MAX);
+    devices.iter().map(|device| device.memory_mib(share)).min().unwrap_or(host)
 }
 
 /// The devices that are wanted, each of which the program says to compute on; or a refusal, if that is not so.

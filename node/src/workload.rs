@@ -138,9 +138,14 @@ impl KnownModel {
         self.model.manifest.tolerance.map_or(usual, stated)
     }
 
-    /// Loads it for running.
+    /// Loads it for running, on this machine as it is now.
     pub fn start(&self, registry: &Registry) -> Result<Box<dyn inference::Engine>> {
-        let provider = registry.find(&Hardware::probe(), &self.model.manifest)?;
+        self.start_on(&Hardware::probe(), registry)
+    }
+
+    /// Loads it for running on a machine that was looked at before: what runs it already has taken its memory since.
+    pub fn start_on(&self, hardware: &Hardware, registry: &Registry) -> Result<Box<dyn inference::Engine>> {
+        let provider = registry.find(hardware, &self.model.manifest)?;
         Ok(provider.start(&EngineConfig { model: self.model.clone(), max_memory_bytes: None })?)
     }
 

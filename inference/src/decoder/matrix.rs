@@ -58,7 +58,7 @@ impl Matrix {
         }
     }
 
-    /// What each of these makes of the same rows, as if it were alone; the rows are made integers once for all if they can.
+    /// What each of these makes of the same rows, as if it were alone; the rows are made integers once for all if all are in tiles.
     pub(super) fn forward_each<const N: usize>(matrices: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
         let tiles: Vec<&Tiles> = matrices.iter().filter_map(|matrix| matrix.as_tiles()).collect();
         if let Ok(tiles) = tiles.try_into() {

@@ -1,4 +1,4 @@
-//! Products of quantised matrices on processors that multiply bytes by fours (AVX-512 with VNNI).
+//! Products of quantised matrices on processors that multiply bytes by fours (AVX-512 as Ice Lake and Zen 4 have it).
 //!
 //! Weights lie in tiles of [`TILE_ROWS`] rows by [`BLOCK`] columns, so that one instruction takes four columns of all
 //! rows. Inputs are made integers as GGML does (`Q8_K`: 256 at a time, by their largest). Every number is what candle's
@@ -11,7 +11,7 @@ mod kernels;
 
 use archmage::{SimdToken, X64V4xToken};
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
@@ -78,6 +78,9 @@ impl Tiles {
     /// row as if it were alone.
     pub(super) fn products<const N: usize>(matrices: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
         let (length, columns) = x.dims2()?;
+        if length == 0 || matrices.iter().any(|matrix| matrix.columns != columns) {
+            bail!("{length} rows of {columns} columns do not fit the matrices")
+        }
         let inputs = quantised(matrices[0].token, &x.flatten_all()?.to_vec1()?);
         let tile_rows: usize = matrices.iter().map(|matrix| matrix.rows / TILE_ROWS).sum();
         let mut lanes = vec![[0.0; TILE_ROWS]; tile_rows * length];
@@ -163,7 +166,7 @@ mod tests {
         let matrix = QTensor::quantize(&tensor(7, shape), format).unwrap();
         let tiles = Tiles::of(&matrix).unwrap();
         if tiles.is_none() {
-            println!("skipped: this processor has no AVX-512 with VNNI");
+            println!("skipped: this processor has no AVX-512 as Ice Lake has it");
         }
         Some((tiles?, matrix))
     }

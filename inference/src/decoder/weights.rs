@@ -114,7 +114,7 @@ impl<'a, R: Read + Seek> Weights<'a, R> {
         let file = self.file_bytes(name, shape);
         // Tiles take the place of the file's order; candle's kernels keep theirs beside it.
         self.spend(match self.kept(name) {
-            Some(format) => self.tile_bytes(format, *shape).unwrap_or(file + self.copy_bytes(file)),
+            Some(format) => self.tile_bytes(format, *shape).unwrap_or(file + self.copy_bytes(format, file)),
             None => file,
         })?;
         let table = self.read_table(name, shape)?;
@@ -124,7 +124,7 @@ impl<'a, R: Read + Seek> Weights<'a, R> {
     /// A table to multiply by.
     pub(super) fn matrix_of(&mut self, table: &Table) -> Result<Matrix, LoadError> {
         if let Table::Quantised(tensor) = table {
-            let copy = self.copy_bytes(tensor.storage_size_in_bytes() as u64);
+            let copy = self.copy_bytes(tensor.dtype(), tensor.storage_size_in_bytes() as u64);
             let tiles = self.tile_bytes(tensor.dtype(), tensor.shape().dims2()?.into());
             self.spend(tiles.unwrap_or(copy))?;
         }
@@ -168,9 +168,14 @@ impl<'a, R: Read + Seek> Weights<'a, R> {
         Tiles::bytes(format, shape).filter(|_| self.compute == Compute::AllCores)
     }
 
-    /// Memory of the order in which candle's kernels for processors have a matrix of so many bytes.
-    fn copy_bytes(&self, file: u64) -> u64 {
-        if self.compute.device().is_cpu() { file } else { 0 }
+    /// Memory of the order in which candle's kernels for processors have a matrix of so many bytes, with scales as f32.
+    fn copy_bytes(&self, format: GgmlDType, file: u64) -> u64 {
+        match format {
+            _ if !self.compute.device().is_cpu() => 0,
+            GgmlDType::Q4K => (4 * file).div_ceil(3),
+            GgmlDType::Q6K => (32 * file).div_ceil(21),
+            _ => file,
+        }
     }
 
     /// The tensor's format, if it stays as it is.

@@ -42,7 +42,7 @@ impl Offer<'_> {
             min_price: args.min_price,
             vram_mb: models
                 .get(model)
-                .map_or(0, |model| mebibytes(model.manifest().size.next_multiple_of(MIB))),
+                .map_or(0, |model| mebibytes(model.manifest().weight_bytes().next_multiple_of(MIB))),
         };
         // What a processor's models may take is the machine's memory.
         let host = args.engine_memory.unwrap_or_else(|| mebibytes(Hardware::probe().memory_bytes));

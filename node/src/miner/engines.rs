@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
-use swarm_inference::{CancelToken, Engine, Registry};
+use swarm_inference::{CancelToken, Engine, Hardware, Registry};
 use swarm_protocol::miner::Run;
 use swarm_protocol::statement::{Assurance, JobType};
 use swarm_protocol::workload::bench::Figures;
@@ -26,6 +26,8 @@ pub struct Engines {
     idle: Idle,
     freed: Arc<Condvar>,
     models: Arc<BTreeMap<String, Vec<Assurance>>>,
+    /// As it was before any model was loaded.
+    hardware: Hardware,
     providers: Registry,
     metrics: MinerMetrics,
     power: Power,
@@ -46,10 +48,11 @@ impl Engines {
     /// Loads every model once for each slot.
     pub fn start(models: &Models, slots: u32, providers: &Registry, power: Power) -> Result<Self> {
         let mut idle: BTreeMap<String, Vec<Box<dyn Engine>>> = BTreeMap::new();
+        let hardware = Hardware::probe();
         for name in models.names() {
             let model = models.get(name).context("a model that was just named")?;
             for _ in 0..slots {
-                idle.entry(name.clone()).or_default().push(model.start(providers)?);
+                idle.entry(name.clone()).or_default().push(model.start_on(&hardware, providers)?);
             }
         }
         let models =
@@ -61,6 +64,7 @@ impl Engines {
             idle: Arc::new(Mutex::new(idle)),
             freed: Arc::default(),
             models,
+            hardware,
             providers,
             metrics,
             power,
@@ -97,7 +101,7 @@ impl Engines {
         let work = || carry_out(engine.as_mut(), &task, &mut progress);
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         // What panicked is in no known state: another takes its place.
-        let next = if made.is_ok() { engine } else { model.start(&self.providers)? };
+        let next = if made.is_ok() { engine } else { model.start_on(&self.hardware, &self.providers)? };
         self.give_back(&run.job.model, next);
         let joules = usage.joules();
         self.metrics.used(joules);
@@ -119,7 +123,7 @@ impl Engines {
 
     /// An engine beside those of the slots: who audits goes on earning.
     pub fn beside(&self, model: &KnownModel) -> Result<Box<dyn Engine>> {
-        model.start(&self.providers)
+        model.start_on(&self.hardware, &self.providers)
     }
 
     fn take(&self, model: &str) -> Result<Box<dyn Engine>> {

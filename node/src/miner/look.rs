@@ -7,7 +7,7 @@ use crate::link::Link;
 use crate::network::{MAX_BLOCK, Until};
 use crate::recheck::{self, Bounds};
 use crate::workload::{KnownModel, Models};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use cid::Cid;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,11 +50,28 @@ pub(super) async fn look(
     let looking = accepted(&link, daemon.as_ref(), &picked);
     let found = tokio::time::timeout(LOOK_TIMEOUT, looking).await;
     let (lease, proof) = found.context("the records of its epoch could not be had in time")??;
+    let finding = Err("the operator told of another proof than it accepted".to_owned());
+    let looked = Looked { finding, lease, proof: Box::new(proof) };
+    if looked.misled(&picked).is_some() {
+        return Ok(looked);
+    }
+    let finding =
+        finding_of(link, daemon, models, engines, picked).await.map_err(|error| format!("{error:#}"));
+    Ok(Looked { finding, ..looked })
+}
+
+/// What is to be said of the content that the operator named.
+async fn finding_of(
+    link: Link,
+    daemon: Option<Daemon>,
+    models: Arc<Models>,
+    engines: Engines,
+    picked: AuditPicked,
+) -> Result<Finding> {
     let content = fetch(&link, daemon.as_ref(), &picked).await?;
     let model = models.get(&content.job.model).context("its model is not served here")?.clone();
     // A look ends with its deadline at the latest, and the process waits for none.
-    let judging = tokio::task::spawn_blocking(move || judge(&picked, &content, &model, &engines));
-    Ok(Looked { finding: judging.await??, lease, proof: Box::new(proof) })
+    tokio::task::spawn_blocking(move || judge(&picked, &content, &model, &engines)).await?
 }
 
 /// The lease and the proof by which the job was accepted, from the pages of its epoch under the header that the operator has
@@ -123,6 +140,8 @@ async fn block(link: &Link, daemon: Option<&Daemon>, cid: &Cid) -> Result<Vec<u8
 /// Check A, and if that holds check B.
 fn judge(picked: &AuditPicked, content: &Content, model: &KnownModel, engines: &Engines) -> Result<Finding> {
     let Content { job, linked, transcript, output } = content;
+    let workload = model.workload();
+    ensure!(workload == job.job_type, "the model of that name here is for {}", workload.as_str());
     let proof = Proof {
         job: picked.job,
         lease: picked.lease,

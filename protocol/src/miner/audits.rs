@@ -147,21 +147,18 @@ impl Miner {
         let Some(asked) = self.audits.asked.get_mut(&(epoch, index)) else { return self.look() };
         let picked = asked.picked.clone();
         match outcome {
-            Ok(looked) => match told_otherwise(&picked, &looked) {
-                Some(how) => {
-                    asked.looks = Looks::Misled;
-                    let told = asked.told.clone();
-                    self.tell(Story::Misled { job: picked.job, how });
-                    self.keep_evidence(&told, &looked.proof);
-                }
-                None => {
-                    let finding = looked.finding;
-                    asked.looks = Looks::Found(finding);
-                    self.tell(Story::Audited { job: picked.job, wallet: picked.wallet, finding });
-                    self.attest(&picked, finding, now);
-                }
-            },
-            Err(why) => {
+            Ok(looked) if let Some(how) = looked.misled(&picked) => {
+                asked.looks = Looks::Misled;
+                let told = asked.told.clone();
+                self.tell(Story::Misled { job: picked.job, how });
+                self.keep_evidence(&told, &looked.proof);
+            }
+            Ok(Looked { finding: Ok(finding), .. }) => {
+                asked.looks = Looks::Found(finding);
+                self.tell(Story::Audited { job: picked.job, wallet: picked.wallet, finding });
+                self.attest(&picked, finding, now);
+            }
+            Ok(Looked { finding: Err(why), .. }) | Err(why) => {
                 asked.looks = Looks::Failed(asked.tries().unwrap_or(MAX_LOOKS).saturating_add(1));
                 self.tell(Story::NotAudited { job: picked.job, why });
             }
@@ -197,21 +194,24 @@ impl Miner {
     }
 }
 
-/// In what the operator's word differs from the proof that the sealed records have.
-fn told_otherwise(picked: &AuditPicked, looked: &Looked) -> Option<Misled> {
-    let Statement { header, body: Body::Proof(proof) } = looked.proof.statement() else {
-        let (told, proven) = (picked.proof.to_string(), looked.proof.id().to_string());
-        return Some(Misled { what: "proof", told, proven });
-    };
-    let accepted = (picked.lease != looked.lease).then(|| Misled {
-        what: "lease",
-        told: picked.lease.to_string(),
-        proven: looked.lease.to_string(),
-    });
-    misled(picked, looked.proof.id(), &header.by, proof).or(accepted)
+impl Looked {
+    /// In what the operator's word differs from the records, if it does: then nothing is said of the proof.
+    pub fn misled(&self, picked: &AuditPicked) -> Option<Misled> {
+        let Statement { header, body: Body::Proof(proof) } = self.proof.statement() else {
+            let (told, proven) = (picked.proof.to_string(), self.proof.id().to_string());
+            return Some(Misled { what: "proof", told, proven });
+        };
+        let accepted = (picked.lease != self.lease).then(|| Misled {
+            what: "lease",
+            told: picked.lease.to_string(),
+            proven: self.lease.to_string(),
+        });
+        misled(picked, self.proof.id(), &header.by, proof).or(accepted)
+    }
 }
 
 /// Whether both ask for the same look.
 fn is_same(one: &AuditPicked, other: &AuditPicked) -> bool {
-    AuditPicked { open: other.open, until: other.until, ..one.clone() } == *other
+    let AuditPicked { open, until, challenge, .. } = other.clone();
+    AuditPicked { open, until, challenge, ..one.clone() } == *other
 }

@@ -325,7 +325,7 @@ impl Miner {
             Some(contest)
                 if contest.was_claimed()
                     && (contest.entry.attempt, contest.entry.seed) == (*term, *seed)
-                    && self.has_slot(&contest.entry.model) =>
+                    && self.can_run(&contest.entry.model) =>
             {
                 self.win(contest.entry, now + span, now);
             }
@@ -340,7 +340,7 @@ impl Miner {
                 let Some(contest) = self.contests.get(&job).filter(|c| c.was_claimed()) else { return };
                 let entry = contest.entry.clone();
                 let id = lease_id(&self.config.pool, &job, *term, wallet, &entry.seed);
-                if entry.attempt == *term && id == *lease {
+                if entry.attempt == *term && id == *lease && self.can_run(&entry.model) {
                     self.contests.remove(&job);
                     self.win(entry, now + self.duty.posted.lease, now);
                 }

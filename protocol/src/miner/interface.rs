@@ -194,8 +194,8 @@ pub enum Effect {
 /// What a look brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Looked {
-    /// What is to be said of the content that the operator named.
-    pub finding: Finding,
+    /// What is to be said of the content that the operator named, or why nothing is.
+    pub finding: Result<Finding, String>,
     /// The lease under which the job was accepted, as the records of the epoch have it.
     pub lease: Digest,
     /// The proof by which it was.

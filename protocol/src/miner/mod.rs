@@ -129,9 +129,17 @@ impl Miner {
         self.taken_slots() < usize::try_from(self.slots_of(model)).unwrap_or(usize::MAX)
     }
 
+    /// Whether a job of a model whose lease is granted can be run: others that were claimed may not be granted.
+    fn can_run(&self, model: &str) -> bool {
+        self.running() < usize::try_from(self.slots_of(model)).unwrap_or(usize::MAX)
+    }
+
+    fn running(&self) -> usize {
+        self.tasks.values().filter(|task| task.takes_slot()).count()
+    }
+
     fn taken_slots(&self) -> usize {
-        let live = self.tasks.values().filter(|task| task.takes_slot()).count();
-        live + self.givebacks.len() + self.contests.claimed()
+        self.running() + self.givebacks.len() + self.contests.claimed()
     }
 
     fn state(&self, body: impl Into<Body>, now: Timestamp) -> Statement {

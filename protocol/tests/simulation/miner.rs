@@ -242,7 +242,7 @@ fn looked(world: &mut World, picked: &AuditPicked, finding: Finding) -> Looked {
     let (lease, signed) =
         world.checker.book.accepted_proof(&picked.job).expect("only what was accepted is audited");
     let proof = world.judge(&signed.encode().into()).expect("what was accepted was said");
-    Looked { finding, lease, proof: Box::new((*proof).clone()) }
+    Looked { finding: Ok(finding), lease, proof: Box::new((*proof).clone()) }
 }
 
 fn later(world: &mut World, node: Node, (low, high): (u64, u64), event: ActorEvent) {

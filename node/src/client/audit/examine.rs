@@ -116,6 +116,12 @@ fn accepted(
     proof: &Proof,
     model: &KnownModel,
 ) -> Result<Result<Check, String>> {
+    let workload = model.workload();
+    if workload != job.job_type {
+        let why =
+            format!("nothing can be said of the proof: {} is for {} here", job.model, workload.as_str());
+        return Err(UserError::misuse(why).hint("name the manifest of that model with --model").into());
+    }
     let delivery = (proof, subject.transcript.as_slice(), subject.output.as_slice());
     let units = match model.accept(job, subject.linked.as_deref(), &[], delivery)? {
         Ok(units) => units,

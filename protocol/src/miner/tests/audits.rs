@@ -51,7 +51,8 @@ fn picked(index: u64) -> AuditPicked {
 }
 
 fn audited(index: u64, outcome: Result<Finding, String>) -> Event {
-    let looked = |finding| Looked { finding, lease: lease_of(index), proof: proven(proof(index)).into() };
+    let looked =
+        |finding| Looked { finding: Ok(finding), lease: lease_of(index), proof: proven(proof(index)).into() };
     Event::Audited { epoch: 3, index, outcome: outcome.map(looked) }
 }
 
@@ -210,7 +211,7 @@ fn another_proof_under_the_same_lease_is_found_in_the_records() {
     {
         let mut script = Script::established(1);
         script.hears(OPERATOR, picked(0));
-        let looked = Looked { finding: Finding::Holds, lease, proof: proof.into() };
+        let looked = Looked { finding: Ok(Finding::Holds), lease, proof: proof.into() };
         let event = Event::Audited { epoch: 3, index: 0, outcome: Ok(looked) };
         // The records prove it, two statements do not.
         assert_eq!(script.does(event), [format!("misled in its {what}")]);

@@ -363,7 +363,7 @@ impl World {
                     let finding = if is_false { Finding::Contradicts } else { Finding::Holds };
                     let signed = self.proofs[&picked.job].encode();
                     let proof = self.intake().verify(None, &signed, self.now).unwrap().into();
-                    let outcome = Ok(miner::Looked { finding, lease: picked.lease, proof });
+                    let outcome = Ok(miner::Looked { finding: Ok(finding), lease: picked.lease, proof });
                     self.after(Millis(400), n, Arrival::Miner(Event::Audited { epoch, index, outcome }));
                 }
                 Effect::Story(story) => self.stories.push((n, story)),
