@@ -84,7 +84,7 @@ for with_gpu, without in zip(gpu["models"], cpu["models"]):
     if "vectors" in with_gpu:
         pairs = [(a, b) for x, y in zip(with_gpu["vectors"], without["vectors"]) for a, b in zip(x, y)]
         worst = max(abs(a - b) for a, b in pairs)
-        criterion(f"{model}, largest difference to the processor", worst <= 1e-4, worst, "1e-4 or less")
+        criterion(f"{model}, largest difference to the processor", worst <= 4e-5, worst, "4e-5 or less")
     if "costs" in with_gpu:
         apart = [abs(a - b) for a, b in zip(with_gpu["costs"], without["costs"])]
         mean, wanted = sum(apart) / len(apart), with_gpu["tolerance"]
