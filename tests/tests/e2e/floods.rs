@@ -6,8 +6,9 @@ use crate::hostile::{Besieged, HONEST_JOBS};
 use crate::metrics::{listener, samples, scrape};
 use crate::peer::POOL;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::DialOpts;
-use libp2p::{PeerId, Stream, StreamProtocol, SwarmBuilder, noise, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, SwarmBuilder, noise, tcp, yamux};
 use libp2p_stream::Control;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -130,11 +131,16 @@ pub fn dial(site: &Site) -> (Control, PeerId, JoinHandle<()>) {
     let entries = addresses::scan(&site.runtime(), POOL).unwrap();
     let operator = entries.iter().find(|entry| entry.role == "operator").unwrap();
     let peer: PeerId = operator.peer_id.parse().unwrap();
-    let address = operator.addresses[0].parse().unwrap();
-    swarm.dial(DialOpts::peer_id(peer).addresses(vec![address]).build()).unwrap();
+    let address: Multiaddr = operator.addresses[0].parse().unwrap();
+    let again = move || DialOpts::peer_id(peer).addresses(vec![Multiaddr::clone(&address)]).build();
+    swarm.dial(again()).unwrap();
     let driver = tokio::spawn(async move {
         loop {
-            swarm.select_next_some().await;
+            // An operator with as many handshakes under way as it allows refuses one, and takes it later.
+            if let SwarmEvent::OutgoingConnectionError { .. } = swarm.select_next_some().await {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                swarm.dial(again()).unwrap();
+            }
         }
     });
     (control, peer, driver)
