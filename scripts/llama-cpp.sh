@@ -12,7 +12,8 @@ if [ -z "${PYTHON:-}" ]; then
     PYTHON=$work/venv/bin/python
     [ -x "$PYTHON" ] || python3 -m venv "$work/venv"
     # A processor that shows more than the machine allows would fault on what is built for it.
-    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=$(grep -qm1 avx512vbmi /proc/cpuinfo && echo ON || echo OFF)" \
+    has() { grep -qm1 "$1" /proc/cpuinfo && echo ON || echo OFF; }
+    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=$(has avx512vbmi) -DGGML_AVX512_VBMI=$(has avx512vbmi) -DGGML_AVX512_VNNI=$(has avx512_vnni)" \
         "$work/venv/bin/pip" install --quiet -r scripts/train/requirements-decoders.txt
 fi
 
