@@ -1,6 +1,5 @@
 //! A model on each of a node's devices, and which of them a request goes to.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -41,19 +40,13 @@ pub(super) struct Tallies(Arc<Mutex<Vec<Tally>>>);
 struct Tally {
     running: u32,
     begun: u64,
-    /// Requests in a row, the last ones, that its processes did not carry out.
-    failed: u32,
 }
-
-/// A device that fails whatever it is given is always idle: it counts as if so many more were running there.
-const MAX_PENALTY: u32 = 8;
 
 /// A request on a device, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Running {
     tallies: Tallies,
     device: usize,
-    failed: AtomicBool,
 }
 
 impl Hosts {
@@ -108,9 +101,8 @@ impl Hosts {
         }
     }
 
-    /// Why a request failed on its device, with the name of that.
-    pub(super) fn failed(&self, on: &Running, why: &str) -> String {
-        on.failed.store(true, Ordering::Relaxed);
+    /// What a request was told on its device, with the name of that.
+    pub(super) fn says(&self, on: &Running, why: &str) -> String {
         self.hosts.get(on.device).map_or_else(|| why.to_owned(), |host| host.program().says(why))
     }
 
@@ -128,17 +120,15 @@ impl Tallies {
         Self(Arc::new(Mutex::new(vec![Tally::default(); devices])))
     }
 
-    /// Begins a request on the device with the fewest, and of several on the one that has had the fewest so far.
+    /// Begins a request on the device with the fewest, and of several with the one that has had the fewest so far.
     fn begin<T>(&self, devices: Vec<(usize, T)>) -> Option<(T, Running)> {
         let mut tallies = lock(&self.0);
-        let least = |(device, _): &(usize, T)| {
-            tallies.get(*device).map(|tally| (tally.running + tally.failed.min(MAX_PENALTY), tally.begun))
-        };
+        let least = |(device, _): &(usize, T)| tallies.get(*device).map(|tally| (tally.running, tally.begun));
         let (device, chosen) = devices.into_iter().min_by_key(least)?;
         let tally = tallies.get_mut(device)?;
         tally.running += 1;
         tally.begun += 1;
-        Some((chosen, Running { tallies: self.clone(), device, failed: AtomicBool::new(false) }))
+        Some((chosen, Running { tallies: self.clone(), device }))
     }
 
     /// How many run on each device, and how many were begun there.
@@ -151,8 +141,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         if let Some(tally) = lock(&self.tallies.0).get_mut(self.device) {
             tally.running -= 1;
-            tally.failed =
-                if self.failed.load(Ordering::Relaxed) { tally.failed.saturating_add(1) } else { 0 };
         }
     }
 }

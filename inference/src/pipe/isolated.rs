@@ -379,7 +379,7 @@ impl<'a> Remote<'a> {
     fn order(&mut self, task: Task, interrupt: Interrupt<'_>) -> Result<(), EngineError> {
         let (process, running) = self.hosts.process(interrupt)?;
         let begun = process.begin(task, self.max_memory_bytes);
-        let (id, replies) = begun.map_err(|why| EngineError::Process(self.hosts.failed(&running, &why)))?;
+        let (id, replies) = begun.map_err(|why| EngineError::Process(self.hosts.says(&running, &why)))?;
         self.begun = Some(Begun { process, id, replies, running });
         Ok(())
     }
@@ -392,7 +392,7 @@ impl<'a> Remote<'a> {
             interrupt.check()?;
             match replies.recv_timeout(LOOK_INTERVAL) {
                 Ok(Reply::Ended(why)) if !why.is_empty() => {
-                    return Ok(Reply::Ended(self.hosts.failed(running, &why)));
+                    return Ok(Reply::Ended(self.hosts.says(running, &why)));
                 }
                 Ok(reply) => return Ok(reply),
                 Err(RecvTimeoutError::Timeout) => {}
