@@ -17,7 +17,7 @@ use rayon::slice::ParallelSliceMut;
 
 use self::formats::{Q4Tile, Q6Tile, Q8Tile};
 use self::inputs::{Block, quantised};
-use self::kernels::Tile;
+use self::kernels::{Row, Tile};
 
 /// Rows of a matrix that are computed together.
 const TILE_ROWS: usize = 16;
@@ -120,8 +120,7 @@ impl Tiles {
 
     fn multiply_by<T: Tile>(&self, tiles: &[T], tile_row: usize, inputs: &[Block], lanes: &mut [Lane]) {
         let blocks = self.columns / BLOCK;
-        let tiles = &tiles[tile_row * blocks..][..blocks];
-        kernels::multiply(self.token, tiles, inputs, lanes);
+        kernels::multiply(self.token, Row::new(&tiles[tile_row * blocks..], blocks), inputs, lanes);
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The formats of the blocks are GGML's (`block_q4_K`, `block_q6_K`, `block_q8_0` of `ggml-common.h`).
 
+use mem_prefetch::prefetch_read_data;
+
 use super::{BLOCK, TILE_ROWS};
 
 /// Four columns of all rows of a tile: a byte each.
@@ -53,6 +55,54 @@ pub(super) trait Packed: Clone {
 
     /// Takes the row's columns.
     fn put(&mut self, row: usize, bytes: &[u8]);
+}
+
+// A tile's parts are asked for as they are used, so that not all of them are waited for at once.
+impl Q4Tile {
+    /// Has the processor fetch what a run of 32 columns needs, of eight.
+    #[inline(always)]
+    pub(super) fn bring(&self, run: usize) {
+        self.quants[4 * run..][..4].iter().for_each(bring);
+        // Four runs of each lie in a line.
+        match run {
+            0 => bring(&self.scale),
+            1 | 2 => bring(&self.scales[4 * (run - 1)]),
+            3 | 4 => bring(&self.mins[4 * (run - 3)]),
+            _ => {}
+        }
+    }
+}
+
+impl Q6Tile {
+    /// Has the processor fetch what a run of 16 columns needs, of sixteen.
+    #[inline(always)]
+    pub(super) fn bring(&self, run: usize) {
+        self.low[2 * run..][..2].iter().for_each(bring);
+        bring(&self.high[run]);
+        match run {
+            0 => bring(&self.scale),
+            1..=4 => bring(&self.scales[4 * (run - 1)]),
+            _ => {}
+        }
+    }
+}
+
+impl Q8Tile {
+    /// Has the processor fetch what a run of 32 columns needs, of eight.
+    #[inline(always)]
+    pub(super) fn bring(&self, run: usize) {
+        self.quants[8 * run..][..8].iter().for_each(bring);
+        // Two runs' scales lie in a line.
+        if run.is_multiple_of(2) {
+            bring(&self.scales[run]);
+        }
+    }
+}
+
+/// The line that this begins in, into the second cache: the first has no room for so much.
+#[inline(always)]
+fn bring<T>(part: &T) {
+    prefetch_read_data::<T, 2>(part);
 }
 
 /// The tiles of a matrix whose rows have so many columns; whole tiles of them.

@@ -1,5 +1,8 @@
 //! What a row of tiles makes of inputs, up to eight at a time.
 //!
+//! Weights come from memory once for each pass. Where several inputs share them a processor has work enough that it no
+//! longer looks far ahead by itself, so that it is told what comes next.
+//!
 //! Products of integers are exact. The order of what is rounded, and with it every bit, depends neither on the number of
 //! inputs nor on which of them are taken together: for each run of columns, in their order, one fused multiplication and
 //! addition, and a second one for the minima of `Q4_K`.
@@ -10,38 +13,63 @@ use super::formats::{Packed, Q4Tile, Q6Tile, Q8Tile};
 use super::inputs::{Block, EMPTY};
 use super::{BLOCK, Lane};
 
+/// How many tiles ahead weights are asked for, into the second cache.
+const AHEAD: usize = 4;
+
+/// A row of tiles.
+pub(super) struct Row<'a, T> {
+    tiles: &'a [T],
+    /// What is to be asked for beside each of them, as long as there is something.
+    ahead: &'a [T],
+}
+
+impl<'a, T> Row<'a, T> {
+    /// The first `count` of these; the others follow in memory.
+    pub(super) fn new(tiles: &'a [T], count: usize) -> Self {
+        Self { tiles: &tiles[..count], ahead: tiles.get(AHEAD..).unwrap_or_default() }
+    }
+}
+
 /// Weights that can be multiplied with inputs.
 pub(super) trait Tile: Packed {
     /// With `M` inputs: of each the blocks, and the place for what comes of it.
     fn multiply<const M: usize>(
         token: X64V4xToken,
-        tiles: &[Self],
+        row: &Row<'_, Self>,
         inputs: [&[Block]; M],
         lanes: &mut [Lane; M],
     );
 }
 
-/// A row of tiles with all inputs, whose blocks are as many for each.
-pub(super) fn multiply<T: Tile>(token: X64V4xToken, tiles: &[T], inputs: &[Block], lanes: &mut [Lane]) {
+/// A row with all inputs, whose blocks are as many for each.
+pub(super) fn multiply<T: Tile>(
+    token: X64V4xToken,
+    mut row: Row<'_, T>,
+    inputs: &[Block],
+    lanes: &mut [Lane],
+) {
     let (mut blocks, mut lanes) = (inputs, lanes);
-    (blocks, lanes) = some::<T, 8>(token, tiles, blocks, lanes);
-    (blocks, lanes) = some::<T, 4>(token, tiles, blocks, lanes);
-    (blocks, lanes) = some::<T, 2>(token, tiles, blocks, lanes);
-    some::<T, 1>(token, tiles, blocks, lanes);
+    (blocks, lanes) = some::<T, 8>(token, &mut row, blocks, lanes);
+    (blocks, lanes) = some::<T, 4>(token, &mut row, blocks, lanes);
+    (blocks, lanes) = some::<T, 2>(token, &mut row, blocks, lanes);
+    some::<T, 1>(token, &mut row, blocks, lanes);
 }
 
 /// `M` inputs at a time, as long as there are so many; what is left.
 fn some<'a, 'b, T: Tile, const M: usize>(
     token: X64V4xToken,
-    tiles: &[T],
+    row: &mut Row<'_, T>,
     blocks: &'a [Block],
     lanes: &'b mut [Lane],
 ) -> (&'a [Block], &'b mut [Lane]) {
     let (groups, rest) = lanes.as_chunks_mut::<M>();
-    let (own, others) = blocks.split_at(groups.len() * M * tiles.len());
-    for (lanes, blocks) in groups.iter_mut().zip(own.chunks_exact(M * tiles.len())) {
-        let inputs = std::array::from_fn(|input| &blocks[input * tiles.len()..][..tiles.len()]);
-        T::multiply::<M>(token, tiles, inputs, lanes);
+    let count = row.tiles.len();
+    let (own, others) = blocks.split_at(groups.len() * M * count);
+    for (lanes, blocks) in groups.iter_mut().zip(own.chunks_exact(M * count)) {
+        let inputs = std::array::from_fn(|input| &blocks[input * count..][..count]);
+        T::multiply::<M>(token, row, inputs, lanes);
+        // Once is enough.
+        row.ahead = &[];
     }
     (others, rest)
 }
@@ -49,33 +77,33 @@ fn some<'a, 'b, T: Tile, const M: usize>(
 impl Tile for Q4Tile {
     fn multiply<const M: usize>(
         token: X64V4xToken,
-        tiles: &[Self],
+        row: &Row<'_, Self>,
         inputs: [&[Block]; M],
         lanes: &mut [Lane; M],
     ) {
-        q4(token, tiles, inputs, lanes);
+        q4(token, row, inputs, lanes);
     }
 }
 
 impl Tile for Q6Tile {
     fn multiply<const M: usize>(
         token: X64V4xToken,
-        tiles: &[Self],
+        row: &Row<'_, Self>,
         inputs: [&[Block]; M],
         lanes: &mut [Lane; M],
     ) {
-        q6(token, tiles, inputs, lanes);
+        q6(token, row, inputs, lanes);
     }
 }
 
 impl Tile for Q8Tile {
     fn multiply<const M: usize>(
         token: X64V4xToken,
-        tiles: &[Self],
+        row: &Row<'_, Self>,
         inputs: [&[Block]; M],
         lanes: &mut [Lane; M],
     ) {
-        q8(token, tiles, inputs, lanes);
+        q8(token, row, inputs, lanes);
     }
 }
 
@@ -90,14 +118,22 @@ fn at<const M: usize>(inputs: [&[Block]; M], index: usize) -> [&Block; M] {
 }
 
 #[arcane(import_intrinsics)]
-fn q4<const M: usize>(_token: X64V4xToken, tiles: &[Q4Tile], inputs: [&[Block]; M], lanes: &mut [Lane; M]) {
+fn q4<const M: usize>(
+    _token: X64V4xToken,
+    row: &Row<'_, Q4Tile>,
+    inputs: [&[Block]; M],
+    lanes: &mut [Lane; M],
+) {
     let nibble = _mm512_set1_epi8(15);
     let mut totals = [_mm512_setzero_ps(); M];
-    for (index, tile) in tiles.iter().enumerate() {
-        let blocks = at(inputs, index);
+    for (index, tile) in row.tiles.iter().enumerate() {
+        let (blocks, ahead) = (at(inputs, index), row.ahead.get(index));
         let scale = _mm512_cvtph_ps(_mm256_loadu_si256(&tile.scale));
         let min = _mm512_cvtph_ps(_mm256_loadu_si256(&tile.min));
         for run in 0..BLOCK / 32 {
+            if let Some(ahead) = ahead {
+                ahead.bring(run);
+            }
             let mut sums = [_mm512_setzero_si512(); M];
             for four in 4 * run..4 * run + 4 {
                 let both = _mm512_loadu_si512(&tile.quants[four]);
@@ -128,14 +164,22 @@ fn q4<const M: usize>(_token: X64V4xToken, tiles: &[Q4Tile], inputs: [&[Block]; 
 }
 
 #[arcane(import_intrinsics)]
-fn q6<const M: usize>(_token: X64V4xToken, tiles: &[Q6Tile], inputs: [&[Block]; M], lanes: &mut [Lane; M]) {
+fn q6<const M: usize>(
+    _token: X64V4xToken,
+    row: &Row<'_, Q6Tile>,
+    inputs: [&[Block]; M],
+    lanes: &mut [Lane; M],
+) {
     let nibble = _mm512_set1_epi8(15);
     let upper = _mm512_set1_epi8(0x30);
     let mut totals = [_mm512_setzero_ps(); M];
-    for (index, tile) in tiles.iter().enumerate() {
-        let blocks = at(inputs, index);
+    for (index, tile) in row.tiles.iter().enumerate() {
+        let (blocks, ahead) = (at(inputs, index), row.ahead.get(index));
         let scale = _mm512_cvtph_ps(_mm256_loadu_si256(&tile.scale));
         for run in 0..BLOCK / 16 {
+            if let Some(ahead) = ahead {
+                ahead.bring(run);
+            }
             let high = _mm512_loadu_si512(&tile.high[run]);
             let lows = [_mm512_loadu_si512(&tile.low[2 * run]), _mm512_loadu_si512(&tile.low[2 * run + 1])];
             let shifted = lows.map(|low| _mm512_srli_epi16::<4>(low));
@@ -166,11 +210,19 @@ fn q6<const M: usize>(_token: X64V4xToken, tiles: &[Q6Tile], inputs: [&[Block]; 
 }
 
 #[arcane(import_intrinsics)]
-fn q8<const M: usize>(_token: X64V4xToken, tiles: &[Q8Tile], inputs: [&[Block]; M], lanes: &mut [Lane; M]) {
+fn q8<const M: usize>(
+    _token: X64V4xToken,
+    row: &Row<'_, Q8Tile>,
+    inputs: [&[Block]; M],
+    lanes: &mut [Lane; M],
+) {
     let mut totals = [_mm512_setzero_ps(); M];
-    for (index, tile) in tiles.iter().enumerate() {
-        let blocks = at(inputs, index);
+    for (index, tile) in row.tiles.iter().enumerate() {
+        let (blocks, ahead) = (at(inputs, index), row.ahead.get(index));
         for run in 0..BLOCK / 32 {
+            if let Some(ahead) = ahead {
+                ahead.bring(run);
+            }
             // The quants are 128 too large.
             let mut sums = [_mm512_setzero_si512(); M];
             for input in 0..M {
