@@ -270,6 +270,30 @@ pub enum EngineError {
     Process(String),
 }
 
+impl EngineError {
+    /// Whether what runs the model failed, and not what was asked of it: another device may do it.
+    pub(crate) fn is_fault(&self) -> bool {
+        match self {
+            Self::Load(_)
+            | Self::Full(_)
+            | Self::NotFinite
+            | Self::Server(_)
+            | Self::Compute(_)
+            | Self::Process(_) => true,
+            Self::Unsupported(_)
+            | Self::EmptyPrompt
+            | Self::PromptTooLong { .. }
+            | Self::UnknownToken(_)
+            | Self::Request(_)
+            | Self::Memory { .. }
+            | Self::Cancelled
+            | Self::Deadline
+            | Self::CannotRescore
+            | Self::Sampler(_) => false,
+        }
+    }
+}
+
 impl From<candle_core::Error> for EngineError {
     fn from(error: candle_core::Error) -> Self {
         Self::Compute(error.to_string())

@@ -10,7 +10,7 @@ use serde_bytes::ByteBuf;
 use crate::{Candidate, DType, Manifest, Model, Weights, matmul, queenbee};
 
 /// The version of what is said; both ends must have the same.
-pub const PIPE_VERSION: u32 = 2;
+pub const PIPE_VERSION: u32 = 3;
 /// The longest frame, in bytes: a text of 4,096 tokens with 256 candidates at each, of which the costs are asked for, or 256
 /// texts of 8,192 tokens.
 pub const MAX_FRAME_BYTES: u32 = 16 << 20;
@@ -80,8 +80,9 @@ pub(super) enum Report {
     Summary { id: u64, numbers: Vec<i32> },
     /// The picture as a PNG.
     Picture { id: u64, png: ByteBuf },
-    /// The task is over and holds nothing any more.
-    Ended { id: u64, why: Option<String> },
+    /// The task is over and holds nothing any more; why before it was done, and whether by a fault here and not by what was
+    /// asked for.
+    Ended { id: u64, why: Option<String>, at_fault: bool },
     /// The process is alive.
     Pong,
 }

@@ -23,7 +23,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Runs what another provider would run in this process, in processes of `swarm-engine`: one for each model and device.
 ///
-/// Each request goes to the device with the fewest requests whose process is up. Whatever becomes of a process, its
+/// Each request goes to the device with the fewest requests whose process is up; one whose process fails requests is passed
+/// over for a while. Whatever becomes of a process, its
 /// requests fail with a reason and another is started, after a pause that doubles up to 30 seconds while processes end
 /// without having been of use.
 pub struct Isolated {
@@ -197,7 +198,7 @@ impl Engine for Proxy {
         let context = self.hosts.manifest().context_length;
         let mut remote = Remote::of(&self.hosts, request.max_memory_bytes);
         let result = generate(&mut remote, tokenizer, context, request, interrupt, sampler, sink);
-        drop(remote);
+        remote.close(&result);
         lock(&self.state).stats.count(request, &result);
         result
     }
@@ -224,7 +225,7 @@ impl Engine for Proxy {
             | Reply::Lap(_)
             | Reply::Summary(_)
             | Reply::Picture(_)
-            | Reply::Ended(_) => None,
+            | Reply::Ended { .. } => None,
         })?;
         Ok(found)
     }
@@ -248,7 +249,7 @@ impl Engine for Proxy {
             | Reply::Lap(_)
             | Reply::Summary(_)
             | Reply::Picture(_)
-            | Reply::Ended(_) => None,
+            | Reply::Ended { .. } => None,
         })
     }
 
@@ -269,7 +270,7 @@ impl Engine for Proxy {
             | Reply::Offer(_)
             | Reply::Summary(_)
             | Reply::Picture(_)
-            | Reply::Ended(_) => None,
+            | Reply::Ended { .. } => None,
         })
     }
 
@@ -301,7 +302,7 @@ impl Engine for Proxy {
             | Reply::Lap(_)
             | Reply::Summary(_)
             | Reply::Picture(_)
-            | Reply::Ended(_) => None,
+            | Reply::Ended { .. } => None,
         })?;
         picture.ok_or_else(|| gone("it told of no picture"))
     }
@@ -330,8 +331,8 @@ impl Proxy {
             remote.order(task.clone(), interrupt)?;
             loop {
                 match remote.reply(interrupt)? {
-                    Reply::Ended(why) if why.is_empty() && results == 0 => return Ok(()),
-                    Reply::Ended(why) => return Err(ended(why)),
+                    Reply::Ended { why, .. } if why.is_empty() && results == 0 => return Ok(()),
+                    Reply::Ended { why, .. } => return Err(ended(why)),
                     reply if results > 0 => match take(reply) {
                         Some(Flow::Continue) => results -= 1,
                         Some(Flow::Stop) => return Err(EngineError::Cancelled),
@@ -342,7 +343,7 @@ impl Proxy {
             }
         };
         let result = work();
-        drop(remote);
+        remote.close(&result);
         lock(&self.state).stats.count_without_output(&result, prompt_tokens, started.elapsed());
         result
     }
@@ -362,6 +363,8 @@ struct Remote<'a> {
     hosts: &'a Hosts,
     max_memory_bytes: Option<u64>,
     begun: Option<Begun>,
+    /// Whether it ended as it did by no fault of its device: it was refused, or its process is gone and started again.
+    blameless: bool,
 }
 
 struct Begun {
@@ -373,7 +376,7 @@ struct Begun {
 
 impl<'a> Remote<'a> {
     fn of(hosts: &'a Hosts, max_memory_bytes: Option<u64>) -> Self {
-        Self { hosts, max_memory_bytes, begun: None }
+        Self { hosts, max_memory_bytes, begun: None, blameless: false }
     }
 
     fn order(&mut self, task: Task, interrupt: Interrupt<'_>) -> Result<(), EngineError> {
@@ -384,27 +387,43 @@ impl<'a> Remote<'a> {
         Ok(())
     }
 
-    fn reply(&self, interrupt: Interrupt<'_>) -> Result<Reply, EngineError> {
+    /// Ends it, and notes what it says of its device.
+    fn close<T>(self, result: &Result<T, EngineError>) {
+        match (&self.begun, result) {
+            (Some(begun), Ok(_)) => begun.running.worked(),
+            (Some(begun), Err(EngineError::Process(_))) if !self.blameless => {
+                self.hosts.failed(&begun.running)
+            }
+            // Who asked ended it, or it has not begun.
+            (Some(_), Err(_)) | (None, _) => {}
+        }
+    }
+
+    fn reply(&mut self, interrupt: Interrupt<'_>) -> Result<Reply, EngineError> {
         let Some(Begun { replies, running, .. }) = &self.begun else {
             return Err(EngineError::Request("the task has not begun"));
         };
         loop {
             interrupt.check()?;
             match replies.recv_timeout(LOOK_INTERVAL) {
-                Ok(Reply::Ended(why)) if !why.is_empty() => {
-                    return Ok(Reply::Ended(self.hosts.says(running, &why)));
+                Ok(Reply::Ended { why, at_fault }) if !why.is_empty() => {
+                    self.blameless = !at_fault;
+                    return Ok(Reply::Ended { why: self.hosts.says(running, &why), at_fault });
                 }
                 Ok(reply) => return Ok(reply),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(gone("it is gone")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.blameless = true;
+                    return Err(gone("it is gone"));
+                }
             }
         }
     }
 
-    fn offered(&self, interrupt: Interrupt<'_>) -> Result<Vec<Candidate>, EngineError> {
+    fn offered(&mut self, interrupt: Interrupt<'_>) -> Result<Vec<Candidate>, EngineError> {
         match self.reply(interrupt)? {
             Reply::Offer(candidates) => self.checked(candidates),
-            Reply::Ended(why) => Err(ended(why)),
+            Reply::Ended { why, .. } => Err(ended(why)),
             Reply::Vector(_) | Reply::Scored(_) | Reply::Lap(_) | Reply::Summary(_) | Reply::Picture(_) => {
                 Err(gone("it told what was not asked for"))
             }

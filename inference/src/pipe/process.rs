@@ -42,7 +42,12 @@ pub(super) enum Reply {
     Lap(Lap),
     Summary(Vec<i32>),
     Picture(Vec<u8>),
-    Ended(String),
+    Ended {
+        /// Empty where the task was done.
+        why: String,
+        /// Whether the process goes on and did not do what it should have done.
+        at_fault: bool,
+    },
 }
 
 /// A process, and the tasks that it works on.
@@ -300,13 +305,15 @@ impl Process {
             }
             Report::Summary { id, numbers } => (id, Reply::Summary(numbers)),
             Report::Picture { id, png } => (id, Reply::Picture(png.into_vec())),
-            Report::Ended { id, why } => (id, Reply::Ended(why.unwrap_or_default())),
+            Report::Ended { id, why, at_fault } => {
+                (id, Reply::Ended { why: why.unwrap_or_default(), at_fault })
+            }
             Report::Hello { .. } | Report::Loaded { .. } | Report::NotLoaded { .. } => {
                 return Err(unexpected(&report));
             }
         };
         let mut state = lock(&self.state);
-        let over = matches!(reply, Reply::Ended(_));
+        let over = matches!(reply, Reply::Ended { .. });
         match state.tasks.get(&id).map(|(task, _)| task.try_send(reply)) {
             Some(Err(TrySendError::Full(_))) => return Err("it told more than was asked for".to_owned()),
             Some(Ok(()) | Err(TrySendError::Disconnected(_))) => {}
@@ -399,7 +406,7 @@ impl Process {
         state.ending.clear();
         for (task, _) in std::mem::take(&mut state.tasks).into_values() {
             // One that does not listen finds it closed.
-            let _ = task.try_send(Reply::Ended(why.to_owned()));
+            let _ = task.try_send(Reply::Ended { why: why.to_owned(), at_fault: false });
         }
     }
 

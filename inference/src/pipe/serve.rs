@@ -131,7 +131,7 @@ impl Desk {
         let mut tasks = lock(&self.tasks);
         if tasks.len() >= MAX_TASKS {
             let why = Some(format!("{MAX_TASKS} tasks are under way already"));
-            return Ok(self.reports.say(&Report::Ended { id, why })?);
+            return Ok(self.reports.say(&Report::Ended { id, why, at_fault: false })?);
         }
         let (taken, takes) = sync_channel(1);
         let over = CancelToken::new();
@@ -144,13 +144,14 @@ impl Desk {
             let work = Work { id, reports: reports.clone(), over };
             // An engine that panicked was not put back, and another takes its place.
             let run = || work.run(&loaded, task, takes, max_memory_bytes);
-            let why = match catch_unwind(AssertUnwindSafe(run)) {
-                Ok(result) => result.err().map(|error| error.to_string()),
-                Err(_) => Some("the engine panicked".to_owned()),
+            let (why, at_fault) = match catch_unwind(AssertUnwindSafe(run)) {
+                Ok(Ok(())) => (None, false),
+                Ok(Err(error)) => (Some(error.to_string()), error.is_fault()),
+                Err(_) => (Some("the engine panicked".to_owned()), true),
             };
             lock(&tasks).remove(&id);
             // A node that is gone has closed the input too.
-            let _ = reports.say(&Report::Ended { id, why });
+            let _ = reports.say(&Report::Ended { id, why, at_fault });
         });
         Ok(())
     }

@@ -21,6 +21,7 @@ mod queenbee;
 mod real_tokenizers;
 mod rescore;
 mod shards;
+mod sick;
 mod tokenizer;
 mod validate;
 mod workloads;
