@@ -8,7 +8,7 @@ use crate::driver::Input;
 use crate::metrics::MinerMetrics;
 use crate::providers::{Gone, Providers};
 use crate::workload::Models;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::PoolId;
 use swarm_crypto::key::SecretKey;
 use swarm_inference::Hardware;
@@ -62,7 +62,11 @@ impl Offer<'_> {
 
     /// All of it, as nothing is gone.
     pub fn whole(self) -> Whole {
-        Whole { slots_of_a_device: self.args.slots, devices: self.providers.devices.len() }
+        Whole {
+            slots_of_a_device: self.args.slots,
+            devices: self.providers.devices.len(),
+            models: self.engines.models().keys().cloned().collect(),
+        }
     }
 }
 
@@ -72,16 +76,24 @@ fn mebibytes(bytes: u64) -> u32 {
 }
 
 /// What there is while nothing is gone.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Whole {
     slots_of_a_device: u32,
     devices: usize,
+    models: Vec<String>,
 }
 
 impl Whole {
-    /// What is left with so many devices gone.
-    fn without(self, gone: usize) -> u32 {
+    /// Jobs of a model at once, with so many devices gone.
+    fn without(&self, gone: usize) -> u32 {
         self.slots_of_a_device * u32::try_from(self.devices.saturating_sub(gone)).unwrap_or(u32::MAX)
+    }
+
+    /// Jobs at once of the model that is best off, as heartbeats say it. A model that nothing is heard of, such as one that a
+    /// server runs, has lost nothing.
+    fn at_once(&self, gone: &Gone) -> u32 {
+        let lost = |model| gone.get(model).map_or(0, BTreeSet::len);
+        self.without(self.models.iter().map(lost).min().unwrap_or(0))
     }
 }
 
@@ -95,6 +107,7 @@ pub async fn keep(
     let mut told: BTreeMap<String, usize> = BTreeMap::new();
     loop {
         let now = gone.borrow_and_update().clone();
+        metrics.has_engines(whole.at_once(&now));
         for (model, devices) in now {
             let before = told.insert(model.clone(), devices.len()).unwrap_or(0);
             metrics.lost_engines(devices.len().saturating_sub(before));
@@ -103,10 +116,40 @@ pub async fn keep(
                 return;
             }
         }
-        // Of the model that is best off: others may be run by a server, of which nothing is heard here.
-        metrics.has_engines(whole.without(told.values().min().copied().unwrap_or(0)));
         if gone.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Models, and the devices that each has lost.
+    type Lost = [(&'static str, &'static [usize])];
+
+    fn gone(models: &Lost) -> Gone {
+        models.iter().map(|(name, devices)| ((*name).to_owned(), devices.iter().copied().collect())).collect()
+    }
+
+    #[test]
+    fn what_can_run_at_once_is_what_the_model_that_is_best_off_can() {
+        let models = ["matmul", "nano"].map(str::to_owned).to_vec();
+        let whole = Whole { slots_of_a_device: 2, devices: 2, models };
+        let table: [(&Lost, u32); 7] = [
+            (&[], 4),
+            (&[("nano", &[]), ("matmul", &[])], 4),
+            (&[("nano", &[1]), ("matmul", &[])], 4),
+            // A server runs the other.
+            (&[("nano", &[1])], 4),
+            (&[("nano", &[1]), ("matmul", &[1])], 2),
+            // With two jobs in hand neither is claimed any more, whichever these are.
+            (&[("nano", &[1]), ("matmul", &[0])], 2),
+            (&[("nano", &[0, 1]), ("matmul", &[0, 1])], 0),
+        ];
+        for (lost, expected) in table {
+            assert_eq!(whole.at_once(&gone(lost)), expected, "{lost:?}");
         }
     }
 }
