@@ -19,6 +19,8 @@ const MAX_ASK_PENDING: Millis = Millis(2000);
 const MAX_ASK: Millis = Millis(4000);
 /// The roster, and what the pool is, are asked for again after this.
 const REFETCH: Millis = Millis(5000);
+/// The shortest time after a heartbeat in which engines that came or went have the next one: many may at once, again and again.
+const MIN_BEAT: Millis = Millis(1000);
 /// How long after the grace period the releases may take.
 const LAST_WORDS: Millis = Millis(2000);
 
@@ -34,6 +36,7 @@ pub(super) struct Duty {
     wanted: Option<Wanted>,
     pool_asked_at: Option<Timestamp>,
     heartbeat_at: Option<Timestamp>,
+    last_beat_at: Timestamp,
     beats: u64,
     pending: u64,
     ask_at: Timestamp,
@@ -178,7 +181,7 @@ impl Miner {
         self.tell(Story::Resumed);
     }
 
-    /// Others hear at once what can be run; claims of before on what cannot are taken back.
+    /// Others hear soon what can be run; claims of before on what cannot are taken back.
     pub(super) fn take_engines(&mut self, model: String, slots: u32, now: Timestamp) {
         let before = self.slots_of(&model);
         let slots = slots.min(self.config.slots);
@@ -191,7 +194,8 @@ impl Miner {
         if slots > before {
             self.ask_now(now);
         }
-        self.duty.heartbeat_at = Some(now);
+        let soon = now.max(self.duty.last_beat_at + MIN_BEAT);
+        self.duty.heartbeat_at = self.duty.heartbeat_at.map(|at| at.min(soon));
         if slots == self.config.slots {
             self.duty.lessened.remove(&model);
         } else {
@@ -234,6 +238,7 @@ impl Miner {
     }
 
     fn beat(&mut self, now: Timestamp) {
+        self.duty.last_beat_at = now;
         self.duty.heartbeat_at = Some(now + Millis(self.duty.posted.heartbeat.0.max(1)));
         self.duty.registered_at.get_or_insert(self.clock.show(now));
         let offer = |terms: &ModelTerms| ModelOffer {

@@ -148,6 +148,7 @@ fn a_miner_takes_jobs_once_no_reason_to_pause_is_left() {
 fn a_miner_whose_engine_is_gone_takes_none_of_its_jobs_until_it_is_back() {
     let mut script = Script::established(2);
     let model = || entry(1).model;
+    script.wait(1000);
     script.hears(OPERATOR, listing(entry(1)));
     let lines = script.does(Event::Engines { model: model(), slots: 0 });
     assert_eq!(lines, ["publish heartbeat", "hand heartbeat"]);
@@ -162,6 +163,7 @@ fn a_miner_whose_engine_is_gone_takes_none_of_its_jobs_until_it_is_back() {
     assert!(lines[0].starts_with("released: Withdrawn"), "a claim of before is taken back: {lines:?}");
     assert_eq!(script.does(Event::Engines { model: "another".into(), slots: 0 }), [""; 0]);
 
+    script.wait(1000);
     let lines = script.does(Event::Engines { model: model(), slots: 2 });
     assert_eq!(lines, ["publish heartbeat", "hand heartbeat", "ask open jobs"]);
     assert_eq!(script.last(offered), 1);
@@ -175,6 +177,7 @@ fn a_miner_that_lost_some_engines_claims_no_more_than_the_others_can_run() {
     let model = || entry(1).model;
     let claims = |lines: &[String]| lines.iter().filter(|line| *line == "publish claim").count();
     script.runs(1);
+    script.wait(1000);
     let lines = script.does(Event::Engines { model: model(), slots: 2 });
     assert_eq!(lines, ["publish heartbeat", "hand heartbeat"]);
     let offered = |effect: &Effect| match effect {
@@ -192,9 +195,39 @@ fn a_miner_that_lost_some_engines_claims_no_more_than_the_others_can_run() {
     let lines = script.hears(OPERATOR, lease(&entry(2), MINER, script.now + Millis::from_secs(60)));
     assert!(lines[0].starts_with("released: Withdrawn"), "nothing has room for it: {lines:?}");
 
+    script.wait(2000);
     script.does(Event::Engines { model: model(), slots: 9 });
     assert_eq!(script.last(offered), (1, 4), "and not more than it said that it has");
     assert_eq!(claims(&script.hears(OPERATOR, listing(entry(4)))), 1);
+}
+
+#[test]
+fn engines_that_come_and_go_all_the_time_are_announced_once_a_second_and_as_they_are_in_the_end() {
+    let mut script = Script::established(4);
+    let slots = |effect: &Effect| match effect {
+        Effect::Publish(_, Statement { body: Body::Heartbeat(beat), .. }) => Some(beat.slots),
+        _ => None,
+    };
+    let mut beats = Vec::new();
+    let mut note = |script: &Script| beats.extend(script.done.iter().filter_map(slots));
+    // For ten seconds, every 50 ms.
+    for nth in 0..200 {
+        script.does(Event::Engines { model: entry(1).model, slots: 3 - nth % 2 });
+        note(&script);
+        script.now = script.now + Millis(50);
+        script.miner.handle_timeout(script.now);
+        script.done = std::iter::from_fn(|| script.miner.poll_effect()).collect();
+        note(&script);
+    }
+    assert!((9..=10).contains(&beats.len()), "{beats:?}");
+    script.does(Event::Engines { model: entry(1).model, slots: 1 });
+    let mut lines = Vec::new();
+    while !lines.contains(&"publish heartbeat".to_owned()) {
+        lines = script.wait_all(50);
+    }
+    assert_eq!(script.last(slots), 1, "the last of it");
+    let lines = script.wait_all(29_000);
+    assert!(!lines.contains(&"publish heartbeat".to_owned()), "and no more");
 }
 
 #[test]
