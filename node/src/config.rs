@@ -43,7 +43,11 @@ pub fn apply(command: Command, path: &Path) -> Result<Command, UserError> {
         if !known.contains(&name.as_str()) {
             return Err(unknown(name, &known, path));
         }
-        settings.push((name.clone(), written(value).map_err(|problem| fault(format!("{name} {problem}")))?));
+        let values = written(value).map_err(|problem| fault(format!("{name} {problem}")))?;
+        // An empty text is no value, and an empty list has none: the flag stays what it is.
+        if values.iter().any(|value| !value.is_empty()) {
+            settings.push((name.clone(), values));
+        }
     }
     let command = settings.into_iter().fold(command, with_default);
     check(&command).map_err(|error| fault(crate::cli::clap_message(&error)))?;

@@ -18,6 +18,7 @@ cat <<HEAD
 # Settings of swarmpool-$role.service. They are read at its start: after a change, systemctl restart swarmpool-$role
 # Every line is NAME=value. Take the # away from a setting to change it. Behind it stands its default; a word in capitals
 # where there is none, for what belongs there; or true, for a switch that is off. Several values have commas between them.
+# With nothing behind the = it is what it is without the line.
 # These are all flags of swarm-node --help for this role but --role, which the service gives.
 HEAD
 

@@ -29,7 +29,7 @@ Examples:
 const AFTER: &str = "\
 Answers go to stdout, everything else to stderr. Exit codes: 0 done, 1 the job or the input
 failed, 2 unexpected or misused. Every flag has an environment variable: --no-mdns is
-SWARMPOOL_NO_MDNS. A flag beats the variable, the variable beats the file of --config.";
+SWARMPOOL_NO_MDNS; empty is the default. A flag beats the variable, that the file of --config.";
 
 /// Send jobs to a SwarmPool and get answers with receipts
 #[derive(Debug, Clone, Parser)]

@@ -1,6 +1,6 @@
 //! The command lines of `swarm-node` and `swarm-client`, and how both end.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -78,10 +78,13 @@ enum Parsed<T> {
 }
 
 fn parse<T: CommandFactory + FromArgMatches>(arguments: Vec<OsString>) -> Result<Parsed<T>, UserError> {
-    let mut command = hide_variables(T::command());
+    let plain = hide_variables(T::command());
+    let mut command = plain.clone();
     if let Some(path) = config::path(&arguments) {
         command = config::apply(command, &path)?;
     }
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = without_empty_variables(command, &plain, &is_empty);
     let program = command.get_name().to_owned();
     let parsed = command.try_get_matches_from(arguments).and_then(|m| Ok((T::from_arg_matches(&m)?, m)));
     match parsed {
@@ -98,6 +101,24 @@ fn parse<T: CommandFactory + FromArgMatches>(arguments: Vec<OsString>) -> Result
 fn is_help(error: &clap::Error) -> bool {
     use clap::error::ErrorKind::*;
     matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand)
+}
+
+/// An empty variable is no value: its flag is what it is in `plain`, without a variable and without a settings file, which
+/// a variable beats.
+fn without_empty_variables(
+    command: clap::Command,
+    plain: &clap::Command,
+    is_empty: &dyn Fn(&OsStr) -> bool,
+) -> clap::Command {
+    let emptied = |argument: &&clap::Arg| argument.get_env().is_some_and(is_empty);
+    let unset = |command: clap::Command, argument: &clap::Arg| {
+        command.mut_arg(argument.get_id(), |_| argument.clone().env(None::<&'static str>))
+    };
+    let command = plain.get_arguments().filter(emptied).fold(command, unset);
+    let unset_below = |command: clap::Command, below: &clap::Command| {
+        command.mut_subcommand(below.get_name(), |now| without_empty_variables(now, below, is_empty))
+    };
+    plain.get_subcommands().fold(command, unset_below)
 }
 
 /// The rule in the examples says it once for all flags.

@@ -36,8 +36,8 @@ Examples:
 {all-args}{after-help}";
 
 const AFTER: &str = "\
-Every flag has an environment variable: --no-mdns is SWARMPOOL_NO_MDNS. A flag beats the
-variable, the variable beats the file of --config. Ctrl-C or SIGTERM ends a node cleanly.";
+Every flag has an environment variable: --no-mdns is SWARMPOOL_NO_MDNS; empty is the default.
+A flag beats the variable, that beats the file of --config. Ctrl-C or SIGTERM ends a node cleanly.";
 
 /// Run a node of a SwarmPool: the operator, who arbitrates jobs, or a miner, who runs them
 #[derive(Debug, Clone, Parser)]

@@ -182,6 +182,36 @@ fn a_settings_file_gives_defaults_that_flags_beat() {
 }
 
 #[test]
+fn empty_settings_are_none() {
+    let settings =
+        "role = \"miner\"\nbootstrap = \"\"\nlisten = []\nmodel = [\"\"]\nens = \"\"\nslots = \"\"\n";
+    let args = with_config(settings, "").unwrap();
+    assert_eq!((args.network.bootstrap.len(), args.network.listen.len(), args.models.len()), (0, 0, 0));
+    assert_eq!((args.miner.ens, args.miner.slots), (None, 1));
+}
+
+#[test]
+fn an_empty_variable_beats_the_settings_file() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "role = \"miner\"\nbootstrap = [\"/ip4/127.0.0.1/tcp/1\"]\nslots = 3\nens = \"a.eth\"")
+        .unwrap();
+    let plain = NodeArgs::command();
+    let read = |empty: &'static [&str]| {
+        let command = config::apply(plain.clone(), file.path()).unwrap();
+        let command =
+            without_empty_variables(command, &plain, &|name| empty.iter().any(|empty| name == *empty));
+        NodeArgs::from_arg_matches(&command.get_matches_from(["swarm-node"])).unwrap()
+    };
+    let read = |empty| {
+        let args = read(empty);
+        (args.network.bootstrap.len(), args.miner.slots, args.miner.ens)
+    };
+    assert_eq!(read(&[]), (1, 3, Some("a.eth".to_owned())));
+    assert_eq!(read(&["SWARMPOOL_BOOTSTRAP"]), (0, 3, Some("a.eth".to_owned())));
+    assert_eq!(read(&["SWARMPOOL_BOOTSTRAP", "SWARMPOOL_SLOTS", "SWARMPOOL_ENS"]), (0, 1, None));
+}
+
+#[test]
 fn mistakes_in_a_settings_file() {
     let table = [
         ("slot = 3", "config.toml: slot is not a setting → did you mean slots?"),

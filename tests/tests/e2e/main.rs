@@ -40,6 +40,7 @@ mod reference;
 mod replay;
 mod restarts;
 mod servers;
+mod settings;
 mod shards;
 mod shared;
 mod soak;
