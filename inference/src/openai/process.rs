@@ -1,4 +1,5 @@
-//! A server as a process of this one: started with its own process group, heard out, stopped with all it started.
+//! A server as a process of this one: started with its own process group, heard out, stopped with all it started, and ended
+//! by a guard if this process is killed.
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -15,14 +16,18 @@ use super::http::plain;
 
 /// How much of a process's last words is kept, in bytes.
 const MAX_TAIL_BYTES: usize = 2 * 1024;
+const SHELL: &str = "/bin/sh";
 const POLL: Duration = Duration::from_millis(20);
 /// How long what a process wrote at its end may take to get here.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Ends a process group once its own input ends, which nobody writes to and this process alone holds open.
+const GUARD: &str = r#"read -r _; kill -s KILL -- "-$1""#;
 
 /// A running server; dropping it stops it at once.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
+    guard: Option<Child>,
     tail: Arc<Mutex<VecDeque<u8>>>,
     listeners: Vec<JoinHandle<()>>,
     ended: bool,
@@ -45,7 +50,10 @@ impl Process {
         let tail = Arc::default();
         let pipes = [child.stdout.take().map(boxed), child.stderr.take().map(boxed)];
         let listeners = pipes.into_iter().flatten().filter_map(|pipe| listen(pipe, &tail)).collect();
-        Ok(Self { child, tail, listeners, ended: false })
+        let mut process = Self { child, guard: None, tail, listeners, ended: false };
+        let guard = guard(process.pid());
+        process.guard = Some(guard.map_err(|source| ServerError::Spawn { program: SHELL.into(), source })?);
+        Ok(process)
     }
 
     /// Whether it has ended; it stays a zombie until [`Process::stop`], so that its id stays its own.
@@ -86,6 +94,11 @@ impl Process {
             std::thread::sleep(POLL);
         }
         let _ = kill_process_group(self.pid(), Signal::KILL);
+        // First, as the id is not the server's any more once that has been waited for.
+        if let Some(mut guard) = self.guard.take() {
+            let _ = guard.kill();
+            let _ = guard.wait();
+        }
         self.ended = true;
         self.child.wait().ok()
     }
@@ -99,6 +112,18 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.stop(Duration::ZERO);
     }
+}
+
+/// A process that outlives this one and ends the group then; what ends this one by force leaves no time to do so itself.
+fn guard(group: Pid) -> std::io::Result<Child> {
+    Command::new(SHELL)
+        .args(["-c", GUARD, "guard"])
+        .arg(group.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
 }
 
 fn boxed(pipe: impl Read + Send + 'static) -> Box<dyn Read + Send> {

@@ -17,6 +17,8 @@ const ADDRESS: &str = "SWARM_TEST_SERVER_ADDRESS";
 const FOLDER: &str = "SWARM_TEST_SERVER_FOLDER";
 const HABIT: &str = "SWARM_TEST_SERVER_HABIT";
 
+const NODE: &str = "SWARM_TEST_NODE_FOLDER";
+
 /// Not a test but the server itself, where this program is started as one.
 #[test]
 fn as_a_server() {
@@ -34,6 +36,21 @@ fn as_a_server() {
     }
     let _server = (habit == "serves").then(|| serve(&address, folder));
     child.wait().unwrap();
+}
+
+/// Not a test but a node that starts the server, where this program is started as one.
+#[test]
+fn as_a_node() {
+    let Ok(folder) = std::env::var(NODE) else {
+        return println!("another test starts this one as a node");
+    };
+    let folder = PathBuf::from(folder);
+    let provider = provider(command(&free_address(), &folder, "serves"));
+    let _engine = start(&provider);
+    fs::write(folder.join("ready"), "").unwrap();
+    loop {
+        std::thread::park();
+    }
 }
 
 fn serve(address: &str, folder: PathBuf) -> Loopback {
@@ -123,6 +140,26 @@ fn a_command_is_started_shared_started_again_and_stopped_with_its_children() {
     assert!(matches!(run(one.as_mut(), &request(1)), Err(EngineError::Cancelled)));
     let after = start(&provider);
     drop(after);
+    all_gone(folder.path());
+}
+
+#[test]
+fn a_node_that_is_killed_takes_its_server_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "openai::process::as_a_node", "--nocapture"])
+        .env(NODE, folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while !folder.path().join("ready").exists() {
+        assert!(Instant::now() < until && node.try_wait().unwrap().is_none(), "it does not start its server");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(lives(folder.path(), "server") && lives(folder.path(), "child"));
+    node.kill().unwrap();
+    node.wait().unwrap();
     all_gone(folder.path());
 }
 
