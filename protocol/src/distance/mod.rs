@@ -91,7 +91,7 @@ impl Measure {
         match self {
             Self::Bits => "4096ths of a bit",
             Self::Lengths => "65536ths of a vector's length",
-            Self::Shades => "256ths of a shade",
+            Self::Shades => "4096ths of a latent (steps) and 256ths of a shade (tiles)",
         }
     }
 }

@@ -195,3 +195,25 @@ async fn compare(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_is_told_in_the_units_of_its_positions() {
+        let [mean, high, worst] = [3, 5, 9];
+        let found =
+            Distances { positions: vec![], mean, high, worst, candidates: 7, strangers: 1, strays: 2 };
+        let table = [
+            (Measure::Bits, "4096ths of a bit; 1 strangers, 2 strays"),
+            (Measure::Lengths, "65536ths of a vector's length"),
+            // Of both kinds, and any of the three may be of either.
+            (Measure::Shades, "4096ths of a latent (steps) and 256ths of a shade (tiles)"),
+        ];
+        for (measure, unit) in table {
+            let due = format!("mean 3, nine in ten below 5, worst 9 of {unit}");
+            assert_eq!(in_words(&found, measure), due);
+        }
+    }
+}
