@@ -15,14 +15,17 @@ use crate::cli::{Exit, ModelsCommand, NodeArgs, UserError};
 use crate::storage::disk::write_atomic;
 use crate::tables::{Column, column, table};
 use crate::words::{clean, size};
+use crate::workload::{tolerance, too_wide};
 use anyhow::Result;
 use indicatif::BinaryBytes;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use swarm_inference::{
-    Hardware, Manifest, Model, Registry, Validation, Weights, matmul, queenbee, slow_format, validate,
+    Hardware, Item, Manifest, Model, Registry, Validation, Weights, matmul, queenbee, slow_format, validate,
 };
+use swarm_protocol::distance::Tolerance;
+use swarm_protocol::finding::WIDEST_TOLERANCE;
 use tokio_util::sync::CancellationToken;
 
 const LIST: [Column; 6] = [
@@ -179,17 +182,34 @@ fn inspect(model: &Model) -> Result<Exit> {
     if let Ok(Some(slow)) = slow_format(model) {
         eprintln!("warning: {slow}");
     }
+    warn_if_wide(&model.manifest.name, &tolerance(&model.manifest));
     print(&format!("{}\n", serde_json::to_string_pretty(&model.manifest)?));
     Ok(Exit::Done)
+}
+
+fn warn_if_wide(name: &str, tolerance: &Tolerance) {
+    if let Some(wide) = too_wide(tolerance) {
+        eprintln!("warning: {} {wide}", clean(name));
+    }
+}
+
+/// Whether its tolerance suits a pool that audits, which is a rule of the pool and no measurement.
+fn suits_audits(tolerance: &Tolerance) -> Item {
+    let Tolerance { mean, worst, .. } = tolerance;
+    let passed = too_wide(tolerance).is_none();
+    let found = format!("mean {mean}, worst {worst}, {WIDEST_TOLERANCE} allowed where proofs are audited");
+    Item { check: "tolerance", passed, found }
 }
 
 fn check(model: &Model, text: Option<&Path>, out: Option<&Path>, json: bool) -> Result<Exit> {
     let text = text.map_or_else(|| Ok(TEXT.to_owned()), read_text)?;
     tracing::info!("running {}; a large model takes minutes", model.manifest.name);
-    let found = validate(&Registry::standard(), model, &text).map_err(|error| {
+    let mut found = validate(&Registry::standard(), model, &text).map_err(|error| {
         UserError::input(format!("{} cannot be offered: {error}", model.manifest.name))
             .hint("swarm-node doctor says what this machine has; docs/model-enablement.md what a model needs")
     })?;
+    found.checks.push(suits_audits(&tolerance(&model.manifest)));
+    found.passed = found.checks.iter().all(|check| check.passed);
     let artifact = serde_json::to_string_pretty(&found)?;
     if let Some(out) = out {
         write_atomic(out, format!("{artifact}\n").as_bytes())?;
@@ -208,6 +228,7 @@ fn spread(model: &Model, text: Option<&Path>, jobs: u32, out: Option<&Path>, jso
     if let Some(out) = out {
         write_atomic(out, format!("{artifact}\n").as_bytes())?;
     }
+    warn_if_wide(&model.manifest.name, &found.tolerance);
     print(&if json { format!("{artifact}\n") } else { calibration(&found) });
     Ok(Exit::Done)
 }
@@ -247,7 +268,7 @@ fn read_text(path: &Path) -> Result<String> {
 }
 
 fn page(found: &Validation) -> String {
-    let row = |item: &swarm_inference::Item| {
+    let row = |item: &Item| {
         vec![item.check.to_owned(), if item.passed { "OK" } else { "FAIL" }.to_owned(), clean(&item.found)]
     };
     let rows: Vec<_> = found.checks.iter().map(row).collect();

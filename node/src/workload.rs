@@ -14,6 +14,7 @@ use swarm_inference::{
 };
 use swarm_protocol::acceptance::{self, AcceptanceFault, ModelFacts, Opened, WorkUnits};
 use swarm_protocol::distance::{Measure, RECOMPUTED_PER_CANDIDATE, Recomputed, Tolerance};
+use swarm_protocol::finding::WIDEST_TOLERANCE;
 use swarm_protocol::sampler::{self, Candidate};
 use swarm_protocol::statement::{Input, Job, JobType, Proof};
 use swarm_protocol::transcript::{Step, StopReason, Transcript};
@@ -78,6 +79,13 @@ impl Models {
         self.0.keys()
     }
 
+    /// Those that are not to be offered in a pool that audits, and why, each in a line.
+    pub fn too_wide(&self) -> impl Iterator<Item = String> {
+        let told =
+            |(name, model): (_, &KnownModel)| Some(format!("{name} {}", too_wide(&model.tolerance())?));
+        self.0.iter().filter_map(told)
+    }
+
     /// Their names, and the workload that each is for.
     pub fn workloads(&self) -> BTreeMap<String, JobType> {
         self.0.iter().map(|(name, model)| (name.clone(), model.workload())).collect()
@@ -87,6 +95,35 @@ impl Models {
     pub fn get(&self, name: &str) -> Option<&KnownModel> {
         self.0.get(name)
     }
+}
+
+fn workload(manifest: &inference::Manifest) -> JobType {
+    match manifest.workload {
+        Workload::LlmGen => JobType::LlmGen,
+        Workload::Embed => JobType::Embed,
+        Workload::SdInfer => JobType::SdInfer,
+        Workload::TorchBench => JobType::TorchBench,
+    }
+}
+
+/// How far apart honest runs of a model are: as its manifest says, or else as of its workload's usual models.
+pub fn tolerance(manifest: &inference::Manifest) -> Tolerance {
+    let stated = |t: inference::Tolerance| Tolerance {
+        mean: t.mean,
+        worst: t.worst,
+        strangers: t.strangers,
+        strays: t.strays,
+    };
+    let usual = Measure::of(workload(manifest)).map_or(Tolerance::BUILT_IN, Measure::tolerance);
+    manifest.tolerance.map_or(usual, stated)
+}
+
+/// What is wrong with a tolerance that is too wide for audits, after the model's name.
+pub fn too_wide(tolerance: &Tolerance) -> Option<String> {
+    let Tolerance { mean, worst, .. } = tolerance;
+    (*mean.max(worst) > WIDEST_TOLERANCE).then(|| {
+        format!("has a tolerance of {mean} in the mean and {worst} at the worst place, of which {WIDEST_TOLERANCE} is the most where proofs are audited")
+    })
 }
 
 fn unusable(path: &Path, error: &anyhow::Error) -> UserError {
@@ -118,24 +155,12 @@ impl KnownModel {
 
     /// What it is for.
     pub fn workload(&self) -> JobType {
-        match self.model.manifest.workload {
-            Workload::LlmGen => JobType::LlmGen,
-            Workload::Embed => JobType::Embed,
-            Workload::SdInfer => JobType::SdInfer,
-            Workload::TorchBench => JobType::TorchBench,
-        }
+        workload(&self.model.manifest)
     }
 
     /// How far apart honest runs of it are.
     pub fn tolerance(&self) -> Tolerance {
-        let stated = |t: inference::Tolerance| Tolerance {
-            mean: t.mean,
-            worst: t.worst,
-            strangers: t.strangers,
-            strays: t.strays,
-        };
-        let usual = Measure::of(self.workload()).map_or(Tolerance::BUILT_IN, Measure::tolerance);
-        self.model.manifest.tolerance.map_or(usual, stated)
+        tolerance(&self.model.manifest)
     }
 
     /// Loads it for running, on this machine as it is now.

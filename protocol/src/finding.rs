@@ -16,6 +16,8 @@ pub const SCORE_MISSES: u32 = 3;
 /// A mean distance that no two honest looks at one proof can lie on both sides of, as tolerances are far below it: half a bit,
 /// a thirty-second of a vector's length, eight shades.
 pub const BEYOND_DOUBT: u32 = 2048;
+/// The widest mean and worst of a tolerance in a pool that audits: two honest looks may be twice that apart.
+pub const WIDEST_TOLERANCE: u32 = BEYOND_DOUBT / 2;
 /// So many errors make an auditor careless.
 pub const CARELESS_ERRORS: u32 = 2;
 

@@ -72,6 +72,7 @@ pub async fn run_with(args: NodeArgs, providers: &Providers, stop: CancellationT
     let key = wallet(&args.files, &directory)?;
     let clock = Clock::start();
     let models = Arc::new(Models::load(&args.models)?);
+    models.too_wide().for_each(|wide| tracing::warn!("{wide}: pools that audit do not take it"));
     let daemon = Daemon::open(args.ipfs_api.as_deref()).await?;
     let watching = CancellationToken::new();
     let _ends = watching.clone().drop_guard();

@@ -13,7 +13,7 @@ mod tree;
 pub use backup::ask as backup;
 pub use published::replay_all;
 
-use crate::cli::{Exit, NodeArgs, RedisArgs};
+use crate::cli::{Exit, NodeArgs, RedisArgs, UserError};
 use crate::clock::Clock;
 use crate::daemon::{self, Daemon, MAX_LOOKUP, Mirroring};
 use crate::driver::{self, Input, MAX_INBOX};
@@ -61,6 +61,7 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
     check_free_space(directory.path())?;
     let key = home::wallet(&args.files, &directory)?;
     let models = Arc::new(Models::load(&args.models)?);
+    check_tolerances(&models, args.operator.audit_rate)?;
     let daemon = Daemon::open(args.ipfs_api.as_deref()).await?;
     let mut again = false;
     loop {
@@ -71,6 +72,16 @@ pub async fn run(args: NodeArgs, stop: CancellationToken) -> Result<()> {
             }
             other => return other,
         }
+    }
+}
+
+/// Refuses models of which honest auditors may be condemned.
+fn check_tolerances(models: &Models, audit_rate: u32) -> Result<(), UserError> {
+    match models.too_wide().next().filter(|_| audit_rate > 0) {
+        Some(wide) => Err(UserError::misuse(wide).hint(
+            "leave the model out, give its manifest the tolerance of swarm-node models calibrate, or start with --audit-rate 0",
+        )),
+        None => Ok(()),
     }
 }
 

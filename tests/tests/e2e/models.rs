@@ -1,7 +1,8 @@
 //! `swarm-node models`: what a node would know, and whether it should be offered.
 
 use crate::harness::{Finished, Process, Site, text};
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::path::Path;
 
 fn models(site: &Site, args: &[&str]) -> Finished {
     let mut command = site.command("swarm-node");
@@ -23,7 +24,7 @@ fn the_built_in_model_is_listed_inspected_and_validated() {
     assert!(told.stdout.contains("queenbee-nano can be offered"), "{told:?}");
     let written: Value = serde_json::from_slice(&std::fs::read(&artifact).unwrap()).unwrap();
     assert_eq!((&written["passed"], &written["blake3"]), (&Value::Bool(true), &inspected["blake3"]));
-    assert_eq!(written["checks"].as_array().unwrap().len(), 7);
+    assert_eq!(written["checks"].as_array().unwrap().len(), 8);
 }
 
 #[test]
@@ -51,6 +52,47 @@ fn calibration_finds_no_difference_but_between_kernels_and_gives_a_tolerance_tha
     assert_eq!(models(&site, &["inspect", &text(&path)]).good().json(), manifest);
     let told = models(&site, &["calibrate", "queenbee-nano", "--text", "/dev/null"]);
     assert!(told.code() == Some(1) && told.stderr.contains("take a longer one"), "{told:?}");
+}
+
+#[test]
+fn a_tolerance_that_is_too_wide_for_audits_is_refused_by_who_audits() {
+    let site = Site::new();
+    let mut manifest = models(&site, &["inspect", "queenbee-nano"]).good().json();
+    let file = manifest["file"].as_str().unwrap().to_owned();
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/queenbee-nano").join(&file);
+    std::fs::copy(weights, site.home().join(file)).unwrap();
+    let path = site.home().join("manifest.json");
+    let mut states = |mean: u32, worst: u32| {
+        manifest["name"] = "wide".into();
+        manifest["tolerance"] = json!({ "mean": mean, "worst": worst, "strangers": 1, "strays": 228 });
+        std::fs::write(&path, manifest.to_string()).unwrap();
+    };
+    let model = text(&path);
+    let told =
+        "wide has a tolerance of 103 in the mean and 1025 at the worst place, of which 1024 is the most";
+
+    states(1024, 1024);
+    assert!(!models(&site, &["inspect", &model]).good().stderr.contains("tolerance"));
+    let operator = site.operator(&["--model", &model]);
+    operator.terminate().good();
+    states(103, 1025);
+    assert!(models(&site, &["inspect", &model]).good().stderr.contains(&format!("warning: {told}")));
+    let checked = models(&site, &["validate", &model]);
+    assert_eq!(checked.code(), Some(1), "{checked:?}");
+    assert!(checked.stdout.contains("mean 103, worst 1025, 1024 allowed"), "{checked:?}");
+    assert!(checked.stdout.contains("wide is not to be offered"), "{checked:?}");
+    let mut command = site.command("swarm-node");
+    command.args(["--role", "operator", "--model", &model]);
+    let refused = Process::start("operator", command).finish();
+    assert_eq!(refused.code(), Some(2), "{refused:?}");
+    assert!(refused.stderr.contains(&format!("error: {told}")), "{refused:?}");
+
+    let operator = site.operator(&["--model", &model, "--audit-rate", "0"]);
+    let miner = site.miner("alice.eth", &["--model", &model]);
+    assert_eq!(miner.lines_with(told).len(), 1);
+    for node in [miner, operator] {
+        node.terminate().good();
+    }
 }
 
 #[test]
