@@ -6,6 +6,7 @@
 
 pub mod acceptance;
 pub mod allowance;
+pub mod altered;
 pub mod audit;
 mod clock;
 pub mod codec;

@@ -168,7 +168,8 @@ pub struct ReadingArgs {
     pub out: Option<PathBuf>,
 
     /// Write the log-probability of each token, and of those it was chosen from, to this file as JSON, as the operator
-    /// publishes them some seconds later; tokens have their text if the model is built in or was pulled (models pull)
+    /// publishes them some seconds later; tokens have their text if the model is built in or was pulled (models pull). They
+    /// are what the miner signed; some alter those of a few proofs on purpose, which swarm-node audit shows (docs/audits.md)
     #[arg(long, env = "SWARMPOOL_LOGPROBS", value_name = "FILE")]
     pub logprobs: Option<PathBuf>,
 }

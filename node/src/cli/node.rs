@@ -330,6 +330,12 @@ pub struct MinerArgs {
     /// which is steadier. Counts from the next epoch on
     #[arg(long, env = "SWARMPOOL_PAYOUT", value_enum, default_value = "solo")]
     pub payout: Payout,
+
+    /// Percent of your proofs of text, at most 10, whose log-probabilities are altered on purpose, their answers never, to
+    /// find auditors who do not look. An honest audit of one is a miss of yours: docs/audits.md [default: none are]
+    #[arg(long, env = "SWARMPOOL_ALTER_PROOFS", value_name = "PERCENT", hide_short_help = true,
+          value_parser = clap::value_parser!(u32).range(1..=10))]
+    pub alter_proofs: Option<u32>,
 }
 
 /// What is to run models.

@@ -7,9 +7,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::time::Instant;
-use swarm_protocol::miner::Story;
+use swarm_protocol::finding::AuditEnd;
+use swarm_protocol::miner::{Challenged, Story};
 
 const FINDINGS: [&str; 4] = ["holds", "contradicts", "differs", "none"];
+const ALTERED: [&str; 7] =
+    ["made", "called_good", "found_out", "challenged", "not_challenged", "right", "outvoted"];
 const FIRST_TOKEN_SECONDS: [f64; 9] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
 const TOKENS_PER_SECOND: [f64; 9] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0];
 const OUTCOMES: [&str; 5] = ["accepted", "refused", "lease_lost", "released", "underpaid"];
@@ -23,6 +26,7 @@ pub struct MinerMetrics {
     runs: Counter,
     jobs: Counters<1>,
     audits: Counters<1>,
+    altered: Counters<1>,
     tokens: Counter,
     engines_gone: Counter,
     engines: Gauge,
@@ -42,6 +46,7 @@ impl Default for MinerMetrics {
         let races = counters(["won", "lost"].map(|outcome| [("outcome", outcome)]));
         let jobs = counters(OUTCOMES.map(|outcome| [("outcome", outcome)]));
         let audits = counters(FINDINGS.map(|finding| [("finding", finding)]));
+        let altered = counters(ALTERED.map(|event| [("event", event)]));
         let [busy_seconds, joules] = Default::default();
         let first_token_seconds = Histogram::new(FIRST_TOKEN_SECONDS);
         let tokens_per_second = Histogram::new(TOKENS_PER_SECOND);
@@ -52,6 +57,7 @@ impl Default for MinerMetrics {
             runs,
             jobs,
             audits,
+            altered,
             tokens,
             engines_gone,
             engines,
@@ -88,6 +94,18 @@ impl MinerMetrics {
             Story::Audited { finding, .. } => self.found(finding.word()),
             Story::NotAudited { .. } => self.found("none"),
             Story::Misled { .. } => self.found("misled"),
+            Story::Altered { .. } => self.altered("made"),
+            Story::AlteredAudited { end: AuditEnd::Holds | AuditEnd::Unserved, .. } => {
+                self.altered("called_good")
+            }
+            Story::AlteredAudited { .. } => self.altered("found_out"),
+            Story::Challenge { how, .. } => match how {
+                Challenged::Asked => {}
+                Challenged::Looks(_) => self.altered("challenged"),
+                Challenged::Not(_) => self.altered("not_challenged"),
+                Challenged::Ended(AuditEnd::Holds | AuditEnd::Unserved) => self.altered("outvoted"),
+                Challenged::Ended(AuditEnd::Contradicts | AuditEnd::Differs) => self.altered("right"),
+            },
             Story::NewJob { .. }
             | Story::ProofSubmitted { .. }
             | Story::Draining { .. }
@@ -106,6 +124,10 @@ impl MinerMetrics {
 
     fn found(&self, finding: &'static str) {
         self.audits.get_or_create(&[("finding", finding)]).inc();
+    }
+
+    fn altered(&self, event: &'static str) {
+        self.altered.get_or_create(&[("event", event)]).inc();
     }
 
     /// A token was made.
@@ -176,6 +198,8 @@ impl Subsystem for MinerMetrics {
         miner.register("runs", "Jobs begun on an engine", self.runs.clone());
         miner.register("jobs", "Leases that are over, by what came of them", self.jobs.clone());
         miner.register("audits", "Looks at proofs of other miners, by what was found", self.audits.clone());
+        let help = "Own proofs that were altered on purpose, by what came of them";
+        miner.register("altered_proofs", help, self.altered.clone());
         miner.register("tokens", "Tokens made", self.tokens.clone());
         let help = "Engines that ended by themselves";
         miner.register("engines_gone", help, self.engines_gone.clone());

@@ -12,11 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use swarm_crypto::address::PoolId;
 use swarm_crypto::key::SecretKey;
 use swarm_inference::Hardware;
+use swarm_protocol::altered::Altering;
 use swarm_protocol::miner::{AuditSecret, Config, Event, ModelTerms};
 use swarm_protocol::statement::Assurance;
 use tokio::sync::{mpsc, watch};
 
 const MIB: u64 = 1 << 20;
+/// A share is in 1/10000.
+const PARTS_OF_A_PERCENT: u32 = 100;
 
 /// Jobs that can be run at once while all engines are up: so many on each device.
 pub fn slots(args: &MinerArgs, providers: &Providers) -> u32 {
@@ -57,6 +60,9 @@ impl Offer<'_> {
             vram_mb: devices::memory_mib(&providers.devices, host),
             boot_at: clock.now(),
             audit_secret: AuditSecret::of(&key.to_bytes()),
+            altering: args
+                .alter_proofs
+                .map(|percent| Altering::of(&key.to_bytes(), PARTS_OF_A_PERCENT * percent)),
         }
     }
 

@@ -132,6 +132,9 @@ fn outcome(story: &Story) -> Option<(JobId, &'static str, String)> {
         Story::Audited { .. }
         | Story::NotAudited { .. }
         | Story::Misled { .. }
+        | Story::Altered { .. }
+        | Story::AlteredAudited { .. }
+        | Story::Challenge { .. }
         | Story::Draining { .. }
         | Story::Paused { .. }
         | Story::Resumed => return None,

@@ -68,6 +68,9 @@ async fn finding_of(
     engines: Engines,
     picked: AuditPicked,
 ) -> Result<Finding> {
+    if is_lazy() {
+        return Ok(Finding::Holds);
+    }
     let content = fetch(&link, daemon.as_ref(), &picked).await?;
     let model = models.get(&content.job.model).context("its model is not served here")?.clone();
     // A look ends with its deadline at the latest, and the process waits for none.
@@ -162,4 +165,16 @@ fn judge(picked: &AuditPicked, content: &Content, model: &KnownModel, engines: &
     };
     let (finding, _) = finding::judge(checked.as_ref(), &model.tolerance())?;
     Ok(finding)
+}
+
+/// While the file exists that `SWARMPOOL_LAZY_AUDITS` names, a debug build says of every proof that it holds, for tests of
+/// challenges.
+#[cfg(debug_assertions)]
+fn is_lazy() -> bool {
+    std::env::var_os("SWARMPOOL_LAZY_AUDITS").is_some_and(|path| std::path::Path::new(&path).exists())
+}
+
+#[cfg(not(debug_assertions))]
+fn is_lazy() -> bool {
+    false
 }

@@ -240,6 +240,7 @@ fn keep(blocks: &BlockStore, broken: &OnceLock<DiskError>, made: Made, now: Time
         transcript_bytes: made.transcript.len() as u64,
         output,
         output_bytes: made.output.len() as u64,
+        altered: made.altered,
     })
 }
 

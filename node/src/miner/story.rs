@@ -1,8 +1,8 @@
 //! The miner's log.
 
 use crate::words::{short_job, who};
-use swarm_protocol::finding::Finding;
-use swarm_protocol::miner::{Pause, Story};
+use swarm_protocol::finding::{AuditEnd, Finding};
+use swarm_protocol::miner::{Challenged, Pause, Story};
 use swarm_protocol::money::MicroUsdc;
 
 /// Writes one line.
@@ -63,6 +63,14 @@ pub fn tell(story: &Story) {
                 short_job(job)
             );
         }
+        Story::Altered { job, mean } => tracing::info!(
+            "altered the costs of {} on purpose, by {mean} of 4096ths of a bit in the mean; the answer is the model's",
+            short_job(job)
+        ),
+        Story::AlteredAudited { job, end } => {
+            tracing::info!("the altered proof of {} was audited: {}", short_job(job), ended(*end))
+        }
+        Story::Challenge { job, how } => challenge(&short_job(job), how),
         Story::Draining { running } => tracing::info!("stopping: no new jobs, {running} still running"),
         Story::Paused { why: Pause::Owner, running } => {
             tracing::info!("paused: no new jobs, {running} still running");
@@ -71,5 +79,33 @@ pub fn tell(story: &Story) {
             tracing::info!("outside its hours: no new jobs, {running} still running");
         }
         Story::Resumed => tracing::info!("resumed: jobs are taken again"),
+    }
+}
+
+fn ended(end: AuditEnd) -> &'static str {
+    match end {
+        AuditEnd::Holds => "it was called good",
+        AuditEnd::Contradicts | AuditEnd::Differs => "it was found out",
+        AuditEnd::Unserved => "nobody could look",
+    }
+}
+
+/// Of a finding that an altered proof is good.
+fn challenge(job: &str, how: &Challenged) {
+    match how {
+        Challenged::Asked => tracing::info!("challenging who called the altered proof of {job} good"),
+        Challenged::Looks(auditor) => {
+            tracing::info!(
+                "the challenge is taken: {} looks at the altered proof of {job}",
+                who(auditor, None)
+            );
+        }
+        Challenged::Not(why) => tracing::warn!("the altered proof of {job} is not challenged: {why}"),
+        Challenged::Ended(AuditEnd::Contradicts | AuditEnd::Differs) => tracing::info!(
+            "the challenge was right: who called the altered proof of {job} good has not looked, and its price is back"
+        ),
+        Challenged::Ended(AuditEnd::Holds | AuditEnd::Unserved) => tracing::warn!(
+            "the challenge has cost its price: others called the altered proof of {job} good too"
+        ),
     }
 }

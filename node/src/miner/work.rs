@@ -10,9 +10,11 @@ use swarm_crypto::digest::Digest;
 use swarm_inference::{
     BenchRequest, CancelToken, EmbedRequest, Engine, Flow, GenerateRequest, PaintRequest, Sampling,
 };
+use swarm_protocol::altered;
+use swarm_protocol::distance::Draws;
 use swarm_protocol::miner::Run;
-use swarm_protocol::statement::JobType;
-use swarm_protocol::transcript::{PrefixDigest, Transcript};
+use swarm_protocol::statement::{JobType, Params};
+use swarm_protocol::transcript::{PrefixDigest, Step, Transcript};
 use swarm_protocol::workload::{bench, embed, image};
 
 /// What a run left behind.
@@ -24,6 +26,8 @@ pub struct Made {
     pub output: Vec<u8>,
     /// Of text.
     pub pace: Option<Pace>,
+    /// How far its costs are from the model's, in the mean; none if they are the model's.
+    pub altered: Option<u32>,
 }
 
 /// Who hears of every token, text, step or lap: what of a text became certain with it, how many there are, and the digest of
@@ -84,8 +88,9 @@ fn generate(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) ->
     let mut prefix = PrefixDigest::new(&run.lease, &model.digest(), &prompt);
     let mut steps = Vec::new();
     let mut sampler = NormativeSampler::new(&run.job, run.seed);
+    let mut costs = Costs::of(task);
     let mut sink = |made: &swarm_inference::Step| {
-        let taken = step(made);
+        let taken = costs.signed(step(made));
         prefix.push(&taken);
         steps.push(taken);
         progress(&made.text, prefix.steps(), prefix.digest());
@@ -101,7 +106,38 @@ fn generate(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) ->
         stop: stop_reason(generation.stop_reason),
     };
     let pace = Some(Pace::of(&generation));
-    Ok(Made { transcript: transcript.encode(), output: generation.output, pace })
+    Ok(Made { transcript: transcript.encode(), output: generation.output, pace, altered: costs.mean() })
+}
+
+/// The costs that are signed: the model's own, or those of a proof that is altered on purpose.
+struct Costs {
+    draws: Option<Draws>,
+    positions: u64,
+    distance: u64,
+}
+
+impl Costs {
+    fn of(task: &Task<'_>) -> Self {
+        let Params { temperature, top_p, .. } = task.run.job.params;
+        let is_altered = task.run.altered && altered::can_alter(&task.model.tolerance());
+        let draws = is_altered.then_some(Draws { seed: task.run.seed, temperature, top_p });
+        Self { draws, positions: 0, distance: 0 }
+    }
+
+    /// The next step, as it is signed.
+    fn signed(&mut self, step: Step) -> Step {
+        let place = self.positions;
+        self.positions += 1;
+        let altered = self.draws.as_ref().and_then(|draws| altered::alter(&step, place, draws));
+        let Some((altered, distance)) = altered else { return step };
+        self.distance += u64::from(distance);
+        altered
+    }
+
+    fn mean(&self) -> Option<u32> {
+        let mean = self.distance.checked_div(self.positions).filter(|mean| *mean > 0)?;
+        u32::try_from(mean).ok()
+    }
 }
 
 /// Embeds a job's texts.
@@ -123,7 +159,7 @@ fn embed(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) -> Re
     };
     engine.embed(&request, cancel, &mut sink)?;
     let transcript = embed::Transcript { model: run.job.model.clone(), model_digest: model.digest(), texts };
-    Ok(Made { transcript: transcript.encode(), output, pace: None })
+    Ok(Made { transcript: transcript.encode(), output, pace: None, altered: None })
 }
 
 /// Paints the picture that a job asks for.
@@ -147,7 +183,7 @@ fn paint(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) -> Re
     let output = engine.paint(&request, cancel, &mut sink)?;
     let (model, model_digest) = (run.job.model.clone(), model.digest());
     let transcript = image::Transcript { model, model_digest, spec, prompt, seed, steps };
-    Ok(Made { transcript: transcript.encode(), output, pace: None })
+    Ok(Made { transcript: transcript.encode(), output, pace: None, altered: None })
 }
 
 /// Measures what a job names.
@@ -172,7 +208,7 @@ fn benchmark(engine: &mut dyn Engine, task: &Task<'_>, progress: Progress<'_>) -
     let figures = bench::Figures::of(&spec, &laps).context("the laps took no time")?;
     let (model, model_digest) = (run.job.model.clone(), model.digest());
     let transcript = bench::Transcript { model, model_digest, spec: text, laps };
-    Ok(Made { transcript: transcript.encode(), output: figures.encode(), pace: None })
+    Ok(Made { transcript: transcript.encode(), output: figures.encode(), pace: None, altered: None })
 }
 
 /// `SWARMPOOL_TOKEN_PAUSE_MS` makes jobs of small models long in debug builds, for tests.

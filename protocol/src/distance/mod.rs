@@ -258,7 +258,7 @@ pub fn measure(
 
 /// Candidates are weighed with the larger probability, so that neither what was made up nor what was left out is light.
 /// A token that the transcript leaves out costs there at least as much as the last one that it has.
-fn distance(signed: &[Candidate], own: &Recomputed) -> u32 {
+pub(crate) fn distance(signed: &[Candidate], own: &Recomputed) -> u32 {
     let named: BTreeSet<u32> = signed.iter().map(|candidate| candidate.token).collect();
     let last = signed.last().map_or(0, |candidate| candidate.cost.min(MAX_COST));
     let left_out = own.top.iter().take(signed.len()).filter(|candidate| !named.contains(&candidate.token));

@@ -103,7 +103,10 @@ impl Audits {
 impl Miner {
     /// The operator says whom the draw has look at a proof, and says it again until it has heard what was found.
     pub(super) fn hear_audit_picked(&mut self, picked: &AuditPicked, told: &Verified, now: Timestamp) {
-        if picked.auditor != self.config.wallet || picked.wallet == self.config.wallet {
+        if picked.wallet == self.config.wallet {
+            return self.hear_own_picked(picked);
+        }
+        if picked.auditor != self.config.wallet {
             return;
         }
         let place = (picked.epoch, picked.index);
@@ -122,9 +125,13 @@ impl Miner {
     }
 
     /// Begins with the next proof, once nothing is being looked at.
-    fn look(&mut self) {
+    pub(super) fn look(&mut self) {
         if self.audits.looking.is_some() || self.duty.is_resting() {
             return;
+        }
+        if let Some(own) = self.own.doubted() {
+            self.audits.looking = Some((own.epoch, own.index));
+            return self.effects.push_back(Effect::Audit(Box::new(own.clone())));
         }
         let waiting =
             self.audits.asked.iter().filter_map(|(place, asked)| Some((asked.tries()?, *place, asked)));
@@ -144,7 +151,10 @@ impl Miner {
         if self.audits.looking == Some((epoch, index)) {
             self.audits.looking = None;
         }
-        let Some(asked) = self.audits.asked.get_mut(&(epoch, index)) else { return self.look() };
+        let Some(asked) = self.audits.asked.get_mut(&(epoch, index)) else {
+            self.take_own_look((epoch, index), outcome, now);
+            return self.look();
+        };
         let picked = asked.picked.clone();
         match outcome {
             Ok(looked) if let Some(how) = looked.misled(&picked) => {
@@ -191,6 +201,7 @@ impl Miner {
     /// A new epoch: what may not be said any more is forgotten.
     pub(super) fn forget_audits(&mut self, epoch: u64) {
         self.audits.forget_before(epoch);
+        self.own.forget_before(epoch);
     }
 }
 

@@ -69,6 +69,11 @@ impl Duty {
         !self.pauses.is_empty() || self.drain.is_some()
     }
 
+    /// The open epoch; 0 before the pool has said it.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.unwrap_or(0)
+    }
+
     /// How long a wallet cools down at first, as posted; nothing before the pool has said it.
     pub(super) fn cooldown(&self) -> Millis {
         if self.epoch.is_some() { self.posted.cooldown } else { Millis(0) }

@@ -1,7 +1,8 @@
 use super::AuditSecret;
+use crate::altered::Altering;
 use crate::audit::Misled;
 use crate::codec::{JobId, Link};
-use crate::finding::Finding;
+use crate::finding::{AuditEnd, Finding};
 use crate::money::MicroUsdc;
 use crate::query::{Fate, Query};
 use crate::race::Roster;
@@ -38,6 +39,8 @@ pub struct Config {
     pub boot_at: Timestamp,
     /// What the salts of its seals follow from.
     pub audit_secret: AuditSecret,
+    /// Which of its proofs it alters on purpose, if it does.
+    pub altering: Option<Altering>,
 }
 
 /// A model that the miner serves, and on which terms.
@@ -148,6 +151,8 @@ pub struct Delivered {
     pub output: Cid,
     /// Its length in bytes.
     pub output_bytes: u64,
+    /// How far the costs that it names are from the model's, in 1/4096 bit in the mean; none if they are the model's.
+    pub altered: Option<u32>,
 }
 
 /// What a miner asks of the shell.
@@ -217,6 +222,8 @@ pub struct Run {
     pub seed: Digest,
     /// When the lease ends, by this miner's clock.
     pub until: Timestamp,
+    /// Whether its costs are to be altered ([`crate::altered`]).
+    pub altered: bool,
 }
 
 /// What a reader of the miner's log wants to know.
@@ -315,6 +322,21 @@ pub enum Story {
         job: JobId,
         how: Misled,
     },
+    /// The costs that the proof names are altered on purpose, by so many 4096ths of a bit in the mean.
+    Altered {
+        job: JobId,
+        mean: u32,
+    },
+    /// What came of the audit of such a proof.
+    AlteredAudited {
+        job: JobId,
+        end: AuditEnd,
+    },
+    /// Such a proof was called good, which this miner challenges.
+    Challenge {
+        job: JobId,
+        how: Challenged,
+    },
     /// No new jobs from here on; so many are still in hand.
     Draining {
         running: u32,
@@ -326,6 +348,19 @@ pub enum Story {
     },
     /// Jobs are taken again.
     Resumed,
+}
+
+/// How a challenge gets on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Challenged {
+    /// There is none, for this reason.
+    Not(String),
+    /// It is sent.
+    Asked,
+    /// It is taken: this auditor looks.
+    Looks(Address),
+    /// The audit has ended again.
+    Ended(AuditEnd),
 }
 
 /// Why a miner takes no jobs for now.

@@ -6,12 +6,14 @@
 //! | `contest` | listings, claims, and who won |
 //! | `task` | leases in hand, from the lease to the receipt |
 //! | `audits` | proofs of others that it is to look at, and what it found |
+//! | `altered` | what is found of its own that it altered on purpose |
 //! | `duty` | heartbeats, rosters, asking for open jobs, draining |
 //!
 //! It signs nothing: it says what is to be signed. It keeps nothing on disk: a miner that restarts has lost its leases
 //! and asks for open jobs. Times are the miner's own; what the operator dates is used as a span only, so a clock that
 //! is off by less than the skew allowance, or is set back, costs nothing.
 
+mod altered;
 mod audits;
 mod contest;
 mod duty;
@@ -20,11 +22,12 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+pub use altered::{MAX_CHALLENGES, MAX_INQUESTS};
 pub use audits::{AuditSecret, MAX_AUDITS};
 pub use contest::MAX_TRACKED_LISTINGS;
 pub use duty::MAX_ROSTERS;
 pub use interface::{
-    Config, Content, Decline, Delivered, Effect, Event, Looked, ModelTerms, Pause, Run, Story,
+    Challenged, Config, Content, Decline, Delivered, Effect, Event, Looked, ModelTerms, Pause, Run, Story,
 };
 pub use task::MAX_RELEASES;
 
@@ -32,6 +35,7 @@ use crate::clock::Clock;
 use crate::codec::JobId;
 use crate::statement::{Body, MAX_JOB_LIFE, Statement, Topic, Verified};
 use crate::{Machine, Millis, Timestamp};
+use altered::OwnProofs;
 use audits::Audits;
 use contest::Contests;
 use duty::Duty;
@@ -50,6 +54,7 @@ pub struct Miner {
     duty: Duty,
     contests: Contests,
     audits: Audits,
+    own: OwnProofs,
     tasks: BTreeMap<Digest, Task>,
     givebacks: BTreeMap<Digest, Giveback>,
     past: BTreeMap<JobId, Past>,
@@ -75,6 +80,7 @@ impl Miner {
             duty: Duty::default(),
             contests: Contests::default(),
             audits: Audits::default(),
+            own: OwnProofs::default(),
             tasks: BTreeMap::new(),
             givebacks: BTreeMap::new(),
             past: BTreeMap::new(),
@@ -104,12 +110,12 @@ impl Miner {
             Body::Beacon(beacon) => self.hear_beacon(beacon, now),
             Body::EpochOpened(opened) => self.hear_epoch_opened(opened, now),
             Body::AuditPicked(picked) => self.hear_audit_picked(picked, verified, now),
+            Body::Attestation(said) => self.hear_attestation(said, header.by),
             Body::Job(_)
             | Body::Cancel(_)
             | Body::Admitted(_)
             | Body::Release(_)
             | Body::Proof(_)
-            | Body::Attestation(_)
             | Body::Challenge(_)
             | Body::Heartbeat(_)
             | Body::EpochSealed(_)
@@ -121,6 +127,7 @@ impl Miner {
         self.run_due_contests(now);
         self.run_due_tasks(now);
         self.run_due_givebacks(now);
+        self.run_due_challenges(now);
         self.run_due_duties(now);
     }
 
@@ -222,7 +229,10 @@ impl Machine for Miner {
     fn poll_timeout(&self) -> Option<Timestamp> {
         let tasks = self.tasks.values().filter_map(|task| task.due(self.duty.connected)).min();
         let givebacks = self.givebacks.values().map(Giveback::due).min();
-        let due = [self.contests.due(), tasks, givebacks, self.duty_due()].into_iter().flatten().min();
+        let due = [self.contests.due(), tasks, givebacks, self.own.due(), self.duty_due()]
+            .into_iter()
+            .flatten()
+            .min();
         due.map(|due| self.clock.show(due))
     }
 

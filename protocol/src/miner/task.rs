@@ -140,7 +140,9 @@ impl Miner {
                 };
                 let seed = sampling_seed(&lease, job.params.seed);
                 self.tell(Story::Executing { job: id, lease });
-                self.effects.push_back(Effect::Infer(Box::new(Run { lease, id, job, linked, seed, until })));
+                let altered = self.alters(&lease, &job);
+                let run = Run { lease, id, job, linked, seed, until, altered };
+                self.effects.push_back(Effect::Infer(Box::new(run)));
             }
             Err(why) => self.give_back(lease, ReleaseCause::ContentUnavailable, why, now),
         }
@@ -180,10 +182,13 @@ impl Miner {
 
     fn prove(&mut self, lease: Digest, delivered: Delivered, job_ends_at: Timestamp, now: Timestamp) {
         let Some(job) = self.tasks.get(&lease).map(|task| task.entry.job) else { return };
-        let Delivered { transcript, transcript_bytes, output, output_bytes } = delivered;
+        let Delivered { transcript, transcript_bytes, output, output_bytes, altered } = delivered;
         let body = Proof { job, lease, transcript, transcript_bytes, output, output_bytes };
         let proof = self.state(body, now);
         let id = Link::of(&proof.encode());
+        if let Some(mean) = altered {
+            self.tell(Story::Altered { job, mean });
+        }
         self.tell(Story::ProofSubmitted { job, proof: id });
         self.say(Topic::Proofs, proof.clone());
         if let Some(task) = self.tasks.get_mut(&lease) {
@@ -274,7 +279,7 @@ impl Miner {
     /// A refused proof is the end of its lease, unless only its content could not be fetched: then it is said again.
     pub(super) fn hear_refusal(&mut self, refusal: &Refusal, now: Timestamp) {
         let Refusal { subject, job, reason, detail } = refusal;
-        if self.refuse_claim(refusal, now) {
+        if self.refuse_challenge(refusal) || self.refuse_claim(refusal, now) {
             return;
         }
         if subject == job {

@@ -40,6 +40,7 @@ impl MinerShell {
             vram_mb: 24_564,
             boot_at: world.now(),
             audit_secret: miner::AuditSecret::of(&[7; 32]),
+            altering: None,
         };
         Self { machine: Miner::new(config) }
     }
@@ -109,6 +110,7 @@ fn infer(world: &mut World, node: Node, lease: Digest) {
         transcript_bytes: 4_000,
         output: raw_cid(OUTPUT),
         output_bytes: OUTPUT.len() as u64,
+        altered: None,
     };
     let event = miner::Event::EngineDone { lease, outcome: Ok(delivered) };
     world.later(node, takes, Event::Miner(Box::new(event)));

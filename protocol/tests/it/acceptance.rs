@@ -7,7 +7,7 @@ use swarm_protocol::statement::{Assurance, Input, JobType, MAX_DETAIL_BYTES, MAX
 use swarm_protocol::transcript::StopReason;
 
 /// Delivers under the proof that an attacker would sign over exactly this.
-fn judge(delivery: &Delivery) -> Result<WorkUnits, Fault> {
+pub(crate) fn judge(delivery: &Delivery) -> Result<WorkUnits, Fault> {
     judge_under(&delivery.proof(), delivery)
 }
 

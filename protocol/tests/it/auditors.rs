@@ -8,7 +8,7 @@ use swarm_protocol::finding::{AuditEnd, BEYOND_DOUBT, Finding};
 use swarm_protocol::pool::{LeafAt, Said};
 
 /// A wallet that says that everything holds.
-const LAZY: u8 = 4;
+pub(crate) const LAZY: u8 = 4;
 const FAR: Finding = Finding::Differs(BEYOND_DOUBT);
 const NEAR: Finding = Finding::Differs(BEYOND_DOUBT - 1);
 
@@ -27,7 +27,7 @@ fn first_asked(table: &Table) -> Address {
 }
 
 /// A proof of 2 that the lazy one is the first to look at, sealed; proofs for which others are drawn hold.
-fn asked_the_lazy(table: &mut Table) -> LeafAt {
+pub(crate) fn asked_the_lazy(table: &mut Table) -> LeafAt {
     for _ in 0..40 {
         let at = cheap_answer(table);
         if first_asked(table) == key(LAZY).address() {
@@ -45,11 +45,11 @@ fn challenge(table: &mut Table, at: LeafAt) {
     table.challenge(CHALLENGER, at, job);
 }
 
-fn erred(table: &Table, at: LeafAt) -> Vec<bool> {
+pub(crate) fn erred(table: &Table, at: LeafAt) -> Vec<bool> {
     table.pool.state().audit(at).unwrap().seats.iter().map(|seat| seat.erred).collect()
 }
 
-fn is_established(table: &Table, n: u8) -> bool {
+pub(crate) fn is_established(table: &Table, n: u8) -> bool {
     table.pool.roster_entry(&key(n).address()).unwrap().established
 }
 

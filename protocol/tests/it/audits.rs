@@ -88,7 +88,7 @@ fn held(table: &Table, n: u8) -> u64 {
     table.pool.state().accounts().amount(&Account::MinerHeld(key(n).address())).0
 }
 
-fn free(table: &Table, n: u8) -> u64 {
+pub(crate) fn free(table: &Table, n: u8) -> u64 {
     table.pool.state().accounts().amount(&Account::ClientFree(key(n).address())).0
 }
 

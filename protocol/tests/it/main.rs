@@ -4,6 +4,7 @@
 
 mod abuses;
 mod acceptance;
+mod altered;
 mod auditors;
 mod audits;
 mod favours;

@@ -59,6 +59,7 @@ impl MinerShell {
             vram_mb: 0,
             boot_at: world.clock(node),
             audit_secret: AuditSecret::of(&[7; 32]),
+            altering: None,
         };
         let slow = world.rng.chance(250);
         let audits = match (world.plan.seed + node as u64) % 4 {
@@ -257,7 +258,8 @@ pub(crate) fn deliver(world: &mut World, lease: &Digest) -> Delivered {
     let transcript = Link::of(text.as_bytes());
     world.content.set_quality(transcript, Quality::Good(12));
     let output = world.content.put(&text);
-    Delivered { transcript, transcript_bytes: 100, output, output_bytes: text.len() as u64 }
+    let output_bytes = text.len() as u64;
+    Delivered { transcript, transcript_bytes: 100, output, output_bytes, altered: None }
 }
 
 fn content(world: &mut World, node: Node, job: &JobId) -> Result<Box<Content>, String> {

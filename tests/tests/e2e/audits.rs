@@ -1,12 +1,13 @@
 //! `swarm-node audit`: an honest proof holds, also from files alone, and a miner that runs other weights is found out.
 
-use crate::harness::{Finished, Process, Site, eventually, job_of, text};
+use crate::harness::{Finished, Process, Site, eventually, job_of, short_id, text};
 use crate::recompute::{SEALED, good};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use swarm_inference::testing::{Change, Storage, changed};
 use swarm_inference::{Weights, queenbee};
 use swarm_protocol::codec::Link;
+use swarm_protocol::finding::BEYOND_DOUBT;
 
 pub const CHECKS: [&str; 4] = ["signatures", "lease", "check A", "check B"];
 
@@ -215,4 +216,80 @@ fn miners_look_at_each_others_proofs_and_one_that_runs_coarser_weights_loses_its
     cheat.terminate().good();
     operator.terminate().good();
     assert_eq!(crate::reference::read(&site).open_jobs(), 0);
+}
+
+/// A miner that alters proofs, and the first job of which it did; whoever else is there does not work for so little.
+fn altering(site: &Site) -> (Process, Value) {
+    let miner = site.miner("mallory.eth", &["--alter-proofs", "10"]);
+    for n in 0..90 {
+        let mut job = job_of("The carriage was at the door", 40);
+        job["params"]["temperature"] = json!(0.9);
+        let file = site.job(&format!("job-{n}"), &job);
+        let answer = site.submit(&file).good().json();
+        let id = short_id(answer["job"].as_str().unwrap());
+        if !miner.lines_with(&format!("altered the costs of {id}")).is_empty() {
+            return (miner, answer);
+        }
+    }
+    panic!("one in ten proofs is altered");
+}
+
+const ALTERING: [&str; 8] =
+    ["--epoch", "12s", "--heartbeat", "1s", "--audit-rate", "100", "--established", "0"];
+
+#[test]
+fn an_altered_proof_brings_the_right_answer_and_only_a_run_of_the_model_finds_it_out() {
+    let site = Site::new();
+    let operator = site.operator(&ALTERING);
+    let honest = ["alice.eth", "bob.eth", "carol.eth"].map(|ens| site.miner(ens, &["--min-price", "0.20"]));
+    operator.expect("epoch 0 sealed");
+    let (maker, answer) = altering(&site);
+    operator.expect(&format!("epoch {} sealed", answer["receipt"]["epoch"]));
+    let told = audit(&site, &[answer["receipt"]["proof"].as_str().unwrap(), "--json"]);
+    assert_eq!(told.code(), Some(1), "{told:?}");
+    let found = told.json();
+    assert_eq!(found["proof"]["finding"], "differs", "{found}");
+    assert!(found["proof"]["distances"]["mean"].as_u64().unwrap() >= u64::from(BEYOND_DOUBT), "{found}");
+    let right = found["checks"].as_array().unwrap().iter().filter(|check| check["result"] == "ok");
+    let right: Vec<_> = right.map(|check| check["check"].as_str().unwrap()).collect();
+    assert!(right.contains(&"check A") && !right.contains(&"check B"), "{found}");
+    let id = short_id(answer["job"].as_str().unwrap());
+    maker.expect(&format!("the altered proof of {id} was audited: it was found out"));
+    let against = |miner: &Process| miner.lines_with("it is not what the model says");
+    let against: Vec<String> = honest.iter().flat_map(against).collect();
+    assert!(against.len() >= 2 && against.iter().all(|line| line.contains(&id)), "{against:?}");
+    assert_eq!(maker.lines_with("challeng"), [""; 0]);
+    honest.into_iter().for_each(|miner| _ = miner.terminate().good());
+    maker.terminate().good();
+    operator.terminate().good();
+}
+
+#[test]
+fn an_auditor_who_does_not_look_is_challenged_by_the_maker_of_an_altered_proof() {
+    let site = Site::new();
+    let operator = site.operator(&ALTERING);
+    // None of them looks at anything, as long as this is there.
+    let lazy = site.home().join("lazy");
+    std::fs::write(&lazy, "").unwrap();
+    let auditors = ["alice.eth", "bob.eth", "carol.eth"].map(|ens| {
+        let mut command = site.command("swarm-node");
+        command.args(["--role", "miner", "--ens", ens, "--min-price", "0.20"]);
+        command.env("SWARMPOOL_LAZY_AUDITS", &lazy);
+        let miner = Process::start(ens, command);
+        miner.expect("joined swarmpool.eth");
+        miner
+    });
+    operator.expect("epoch 0 sealed");
+    let (maker, answer) = altering(&site);
+    let id = short_id(answer["job"].as_str().unwrap());
+    maker.expect(&format!("the altered proof of {id} was audited: it was called good"));
+    std::fs::remove_file(&lazy).unwrap();
+    maker.expect(&format!("challenging who called the altered proof of {id} good"));
+    maker.expect("the challenge is taken");
+    maker.expect("the challenge was right");
+    operator.expect_after(operator.mark(), "sealed");
+    good(&site.client(&["verify", "--json"]).good().json(), &SEALED);
+    auditors.into_iter().for_each(|miner| _ = miner.terminate().good());
+    maker.terminate().good();
+    operator.terminate().good();
 }

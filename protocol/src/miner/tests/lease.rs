@@ -12,6 +12,7 @@ fn delivered() -> Delivered {
         transcript_bytes: 100,
         output: codec::raw_cid(b"upon a time"),
         output_bytes: 11,
+        altered: None,
     }
 }
 

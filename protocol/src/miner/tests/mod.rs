@@ -1,5 +1,6 @@
 //! Scripts: what happens to a miner, and what it does then.
 
+mod altered;
 mod audits;
 mod duty;
 mod lease;
@@ -52,6 +53,7 @@ pub(super) fn config(slots: u32) -> Config {
         vram_mb: 500,
         boot_at: START,
         audit_secret: AuditSecret::of(&[MINER; 32]),
+        altering: None,
     }
 }
 
@@ -139,7 +141,11 @@ impl Script {
 
     /// Connected, in epoch 3, knowing `roster`.
     pub(super) fn started(slots: u32, roster: Roster) -> Self {
-        let mut script = Self::new(config(slots));
+        Self::started_as(config(slots), roster)
+    }
+
+    fn started_as(config: Config, roster: Roster) -> Self {
+        let mut script = Self::new(config);
         script.does(Event::Connected);
         script.hears(OPERATOR, opened(3, &roster));
         script.does(Event::RosterLearned { epoch: 3, roster: roster.into() });
@@ -295,6 +301,14 @@ fn tale(story: &Story) -> String {
         Story::Audited { finding, .. } => format!("found that it {finding:?}"),
         Story::NotAudited { why, .. } => format!("not audited: {why}"),
         Story::Misled { how, .. } => format!("misled in its {}", how.what),
+        Story::Altered { mean, .. } => format!("altered by {mean}"),
+        Story::AlteredAudited { end, .. } => format!("the altered one {end:?}"),
+        Story::Challenge { how, .. } => match how {
+            Challenged::Not(why) => format!("no challenge: {why}"),
+            Challenged::Asked => "challenging".into(),
+            Challenged::Looks(_) => "another looks".into(),
+            Challenged::Ended(end) => format!("after the challenge it {end:?}"),
+        },
     }
 }
 

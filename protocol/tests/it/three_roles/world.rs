@@ -165,6 +165,7 @@ impl World {
             vram_mb: 0,
             boot_at: self.now,
             audit_secret: miner::AuditSecret::of(&key(n).to_bytes()),
+            altering: None,
         };
         self.miners.insert(n, Node { machine: Miner::new(config), intake: self.intake() });
         self.to(n, Arrival::Miner(miner::Event::Connected));
@@ -384,6 +385,7 @@ impl World {
             transcript_bytes: 100,
             output: codec::raw_cid(OUTPUT),
             output_bytes: OUTPUT.len() as u64,
+            altered: None,
         };
         self.after(self.work, n, Arrival::Miner(Event::EngineDone { lease, outcome: Ok(delivered) }));
     }
