@@ -102,8 +102,8 @@ fi
 
 if [ "${1:-}" = install ] && ! { command -v debootstrap && command -v systemd-nspawn; } >/dev/null; then
     echo "setup: debootstrap or systemd-nspawn is missing, in which the services are tried; installing them" >&2
-    apt-get update -q
-    apt-get install -q -y --no-install-recommends debootstrap systemd-container
+    apt-get update -qq
+    apt-get install -qq -y --no-install-recommends debootstrap systemd-container
 fi
 
 if [ "${1:-}" = queues ]; then
