@@ -21,5 +21,8 @@ export RAYON_NUM_THREADS=1
 echo "commit $(git describe --always --dirty --abbrev=10), $(date -u +%F)"
 for bench in "${benches[@]}"; do
     printf '\n== %s\n' "$bench"
-    cargo bench --locked --quiet -p swarm-tests --bench "$bench"
+    tunables=${GLIBC_TUNABLES:-}
+    # It is an engine itself, and has large pages as engines are given them.
+    [ "$bench" != batch ] || tunables=glibc.malloc.hugetlb=1
+    GLIBC_TUNABLES=$tunables cargo bench --locked --quiet -p swarm-tests --bench "$bench"
 done
