@@ -14,7 +14,7 @@ use swarm_inference::{
 };
 use swarm_protocol::acceptance::{self, AcceptanceFault, ModelFacts, Opened, WorkUnits};
 use swarm_protocol::distance::{Measure, RECOMPUTED_PER_CANDIDATE, Recomputed, Tolerance};
-use swarm_protocol::finding::WIDEST_TOLERANCE;
+use swarm_protocol::finding::{WIDEST_TOLERANCE, can_audit};
 use swarm_protocol::sampler::{self, Candidate};
 use swarm_protocol::statement::{Input, Job, JobType, Proof};
 use swarm_protocol::transcript::{Step, StopReason, Transcript};
@@ -121,7 +121,7 @@ pub fn tolerance(manifest: &inference::Manifest) -> Tolerance {
 /// What is wrong with a tolerance that is too wide for audits, after the model's name.
 pub fn too_wide(tolerance: &Tolerance) -> Option<String> {
     let Tolerance { mean, worst, .. } = tolerance;
-    (*mean.max(worst) > WIDEST_TOLERANCE).then(|| {
+    (!can_audit(tolerance)).then(|| {
         format!("has a tolerance of {mean} in the mean and {worst} at the worst place, of which {WIDEST_TOLERANCE} is the most where proofs are audited")
     })
 }

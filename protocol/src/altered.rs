@@ -5,8 +5,8 @@
 
 use crate::audit::is_picked;
 use crate::codec::keyed;
-use crate::distance::{Draws, Recomputed, Tolerance, distance};
-use crate::finding::BEYOND_DOUBT;
+use crate::distance::{Draws, Recomputed, distance};
+use crate::finding::{BEYOND_DOUBT, WIDEST_TOLERANCE};
 use crate::sampler::{self, Candidate, MAX_COST, weight};
 use crate::statement::{Assurance, Job, JobType};
 use crate::transcript::Step;
@@ -18,8 +18,6 @@ pub const MAX_ALTERED: u32 = 1000;
 /// a pool that audits may differ by.
 pub const LEAST_DISTANCE: u32 = BEYOND_DOUBT + WIDEST_TOLERANCE;
 
-/// The widest tolerance of a model that is to be offered in a pool that audits.
-const WIDEST_TOLERANCE: u32 = 1024;
 /// By how much the differences of costs are stretched: the least change first, towards certainty before away from it.
 const FACTORS: [(u64, u64); 10] =
     [(3, 2), (2, 3), (2, 1), (1, 2), (3, 1), (1, 3), (4, 1), (1, 4), (1, 6), (1, 8)];
@@ -54,11 +52,6 @@ impl std::fmt::Debug for Altering {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Altering({} in 10000)", self.share)
     }
-}
-
-/// Whether what is altered is beyond doubt for all who run a model of this tolerance.
-pub fn can_alter(tolerance: &Tolerance) -> bool {
-    tolerance.mean.max(tolerance.worst) <= WIDEST_TOLERANCE
 }
 
 /// The output position `n` with other costs, from which the seed picks the same token, and how far they are from the model's

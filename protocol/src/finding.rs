@@ -21,6 +21,11 @@ pub const WIDEST_TOLERANCE: u32 = BEYOND_DOUBT / 2;
 /// So many errors make an auditor careless.
 pub const CARELESS_ERRORS: u32 = 2;
 
+/// Whether proofs of a model of this tolerance can be audited, and altered beyond doubt for all who run it.
+pub fn can_audit(tolerance: &Tolerance) -> bool {
+    tolerance.mean.max(tolerance.worst) <= WIDEST_TOLERANCE
+}
+
 /// What an auditor says about one proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

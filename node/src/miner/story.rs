@@ -47,11 +47,7 @@ pub fn tell(story: &Story) {
             tracing::info!("lease on {} given back ({cause:?}): {why}", short_job(job));
         }
         Story::Audited { job, wallet, finding } => {
-            let found = match finding {
-                Finding::Holds => "it holds".to_owned(),
-                Finding::Contradicts => "it breaks the rules".to_owned(),
-                Finding::Differs(mean) => format!("it is not what the model says, by {mean} in the mean"),
-            };
+            let found = found(*finding);
             tracing::info!("looked at the proof of {} by {}: {found}", short_job(job), who(wallet, None));
         }
         Story::NotAudited { job, why } => {
@@ -79,6 +75,14 @@ pub fn tell(story: &Story) {
             tracing::info!("outside its hours: no new jobs, {running} still running");
         }
         Story::Resumed => tracing::info!("resumed: jobs are taken again"),
+    }
+}
+
+fn found(finding: Finding) -> String {
+    match finding {
+        Finding::Holds => "it holds".to_owned(),
+        Finding::Contradicts => "it breaks the rules".to_owned(),
+        Finding::Differs(mean) => format!("it is not what the model says, by {mean} in the mean"),
     }
 }
 

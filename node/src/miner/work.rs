@@ -12,6 +12,7 @@ use swarm_inference::{
 };
 use swarm_protocol::altered;
 use swarm_protocol::distance::Draws;
+use swarm_protocol::finding::can_audit;
 use swarm_protocol::miner::Run;
 use swarm_protocol::statement::{JobType, Params};
 use swarm_protocol::transcript::{PrefixDigest, Step, Transcript};
@@ -119,7 +120,7 @@ struct Costs {
 impl Costs {
     fn of(task: &Task<'_>) -> Self {
         let Params { temperature, top_p, .. } = task.run.job.params;
-        let is_altered = task.run.altered && altered::can_alter(&task.model.tolerance());
+        let is_altered = task.run.altered && can_audit(&task.model.tolerance());
         let draws = is_altered.then_some(Draws { seed: task.run.seed, temperature, top_p });
         Self { draws, positions: 0, distance: 0 }
     }

@@ -8,9 +8,9 @@ use crate::verification::{published, verify};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use swarm_crypto::digest::{Digest, blake3};
-use swarm_protocol::altered::{Altering, LEAST_DISTANCE, MAX_ALTERED, alter, can_alter};
+use swarm_protocol::altered::{Altering, LEAST_DISTANCE, MAX_ALTERED, alter};
 use swarm_protocol::distance::{Distances, Draws, Recomputed, Tolerance, measure};
-use swarm_protocol::finding::{self, AuditEnd, BEYOND_DOUBT, Finding};
+use swarm_protocol::finding::{self, AuditEnd, BEYOND_DOUBT, Finding, can_audit};
 use swarm_protocol::sampler::{Candidate, draw, sample, weight};
 use swarm_protocol::statement::{Assurance, JobType};
 use swarm_protocol::transcript::{Step, StopReason};
@@ -206,7 +206,7 @@ fn only_costs_that_are_checked_draw_by_draw_are_altered() {
         ..job(5, 0, &[])
     }));
     let wide = Tolerance { worst: 1025, ..Tolerance::BUILT_IN };
-    assert!(can_alter(&Tolerance::BUILT_IN) && !can_alter(&wide));
+    assert!(can_audit(&Tolerance::BUILT_IN) && !can_audit(&wide));
 }
 
 /// An auditor that looks at nothing is found out by those whose proofs it calls good, and is drawn no more.
